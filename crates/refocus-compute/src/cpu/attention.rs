@@ -1,0 +1,476 @@
+//! Causal attention in one pass over blocks of keys.
+//!
+//! A query row meets the key blocks in ascending order from absolute position 0, keeping a running
+//! maximum, the sum of exponentials and the weighted values. Blocks it cannot see change nothing,
+//! so a row's bits depend neither on its neighbours nor on the cache.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::KEY_BLOCK;
+use crate::error::{Error, Result};
+use crate::ops::{AttnOut, AttnProbe, AttnSpec, Batch, KvUse, PatternChange, Qkv, RawPattern, RowSet};
+use crate::simd::{Isa, LANES, Simd, exp, isa_fn, ln};
+
+use super::Cpu;
+use super::memory::{CpuBuf, Out, Scratch};
+use super::pages::{CpuPage, PageShape, pages};
+use super::product::{self, TALL, tall};
+
+/// Query rows of one tile of work.
+const ROWS: usize = 48;
+/// Vectors in a block of keys.
+const BLOCK_VECS: usize = KEY_BLOCK / LANES;
+
+/// Pattern edits of one (query row, head), in order.
+pub(super) type Edits<'a> = HashMap<(u32, usize), Vec<Edit<'a>>>;
+
+/// One edit as a row sees it.
+#[derive(Clone)]
+pub(super) enum Edit<'a> {
+    Block(Range<u32>),
+    Uniform,
+    Temperature(f32),
+    Set(&'a [f32]),
+}
+
+/// Everything a tile needs.
+struct Job<'a> {
+    spec: &'a AttnSpec,
+    q: &'a CpuBuf,
+    edits: Edits<'a>,
+    z: Out,
+    mass: Option<(Out, &'a [Vec<Vec<Range<u32>>>], usize)>,
+    stats: Option<Out>,
+    raw: Option<(Out, Out, &'a [usize])>,
+}
+
+/// One tile of work: some query rows of one segment and one key/value head.
+struct Tile<'a> {
+    seg: usize,
+    kv_head: usize,
+    /// Query rows (indices into `q`).
+    rows: Range<usize>,
+    /// Absolute position of every query row of `q`.
+    pos: &'a [u32],
+    /// Packed row of every query row.
+    packed: &'a [u32],
+    pages: &'a [Arc<CpuPage>],
+}
+
+/// See [`crate::Ops::attention`].
+#[allow(clippy::too_many_arguments)]
+pub(super) fn attention(
+    cpu: &mut Cpu,
+    qkv: Qkv<'_, CpuBuf>,
+    spec: &AttnSpec,
+    layer: usize,
+    batch: &Batch,
+    q_rows: Option<&RowSet>,
+    mut kv: KvUse<'_, CpuPage>,
+    probe: Option<&AttnProbe<&CpuBuf>>,
+) -> Result<AttnOut<CpuBuf>> {
+    let pages = pages(cpu, spec, layer, batch, qkv.k, qkv.v, &mut kv)?;
+    let all_pos = batch.positions();
+    let packed: Vec<u32> = match q_rows {
+        Some(r) => r.as_slice().to_vec(),
+        None => (0..batch.rows() as u32).collect(),
+    };
+    let pos: Vec<u32> = packed.iter().map(|&r| all_pos[r as usize]).collect();
+    let edits = match probe {
+        Some(p) => edits_by_row(p, spec, &packed, &pos)?,
+        None => Edits::new(),
+    };
+    let mut z = cpu.stale(packed.len(), spec.n_heads * spec.d_head)?;
+    let groups = probe.and_then(|p| p.groups.as_deref());
+    let n_groups = groups.map_or(0, |g| g.first().map_or(0, Vec::len));
+    let mut mass = groups.map(|_| cpu.stale(packed.len(), spec.n_heads * n_groups)).transpose()?;
+    let mut stats = match probe {
+        Some(p) if p.stats => Some(cpu.stale(packed.len(), spec.n_heads * 3)?),
+        _ => None,
+    };
+    let mut raw = probe.is_some_and(|p| p.raw).then(|| {
+        let mut r = RawPattern { keys: pos.iter().map(|p| p + 1).collect(), ..RawPattern::default() };
+        let mut at = 0;
+        for &k in &r.keys {
+            r.offset.push(at);
+            at += k as usize * spec.n_heads;
+        }
+        r.scores = vec![0.0; at];
+        r.pattern = vec![0.0; at];
+        r
+    });
+    let mut tiles = Vec::new();
+    let mut first = 0;
+    for (seg, s) in batch.segs.iter().enumerate() {
+        let end = first + packed[first..].partition_point(|&r| r < s.rows.end);
+        for kv_head in 0..spec.n_kv_heads {
+            // Long rows first: the last tiles handed out are then the short ones.
+            for rows in (first..end).step_by(ROWS).map(|r| r..end.min(r + ROWS)).rev() {
+                tiles.push(Tile { seg, kv_head, rows, pos: &pos, packed: &packed, pages: &pages[seg] });
+            }
+        }
+        first = end;
+    }
+    let offsets = raw.as_ref().map(|r| r.offset.clone());
+    let job = Job {
+        spec,
+        q: qkv.q,
+        edits,
+        z: Out::new(z.as_mut_slice()),
+        mass: match (&mut mass, groups) {
+            (Some(m), Some(g)) => Some((Out::new(m.as_mut_slice()), g, n_groups)),
+            _ => None,
+        },
+        stats: stats.as_mut().map(|s| Out::new(s.as_mut_slice())),
+        raw: raw
+            .as_mut()
+            .zip(offsets.as_ref())
+            .map(|(r, o)| (Out::new(&mut r.scores), Out::new(&mut r.pattern), &o[..])),
+    };
+    let isa = cpu.isa;
+    // SAFETY: a tile writes the outputs of its own rows and heads only.
+    cpu.team.run(tiles.len(), |i| unsafe { work(isa, &job, &tiles[i]) });
+    Ok(AttnOut { z, mass, stats, raw })
+}
+
+/// Sorts the probe's edits by row and head, and refuses those that leave a row without keys.
+pub(super) fn edits_by_row<'a>(
+    probe: &AttnProbe<&'a CpuBuf>,
+    spec: &AttnSpec,
+    packed: &[u32],
+    pos: &[u32],
+) -> Result<Edits<'a>> {
+    let mut edits = Edits::new();
+    for e in &probe.edits {
+        for (i, &row) in e.rows.as_slice().iter().enumerate() {
+            let edit = match &e.kind {
+                PatternChange::Block(r) => Edit::Block(r.clone()),
+                PatternChange::Uniform => Edit::Uniform,
+                PatternChange::Temperature(t) => Edit::Temperature(*t),
+                PatternChange::Set(t) => Edit::Set(t.row(i)),
+            };
+            edits.entry((row, e.head)).or_default().push(edit);
+        }
+    }
+    for (&(row, head), list) in &edits {
+        let Ok(i) = packed.binary_search(&row) else { continue };
+        let first = spec.window.map_or(0, |w| (pos[i] + 1).saturating_sub(w as u32));
+        let blocked = |k: u32| list.iter().any(|e| matches!(e, Edit::Block(r) if r.contains(&k)));
+        if list.iter().any(|e| matches!(e, Edit::Block(_))) && (first..=pos[i]).all(blocked) {
+            return Err(Error::Unsupported {
+                op: "attention",
+                why: format!("every key that row {row} (position {}) sees in head {head} is blocked", pos[i]),
+            });
+        }
+    }
+    Ok(edits)
+}
+
+/// Works through the (row, head) pairs of a tile, as many at a time as the product takes.
+///
+/// # Safety
+/// Nobody else writes the tile's rows and heads.
+unsafe fn work(isa: Isa, job: &Job<'_>, t: &Tile<'_>) {
+    let group = job.spec.n_heads / job.spec.n_kv_heads;
+    // Query heads that share these keys are rows like any other.
+    let total = t.rows.len() * group;
+    let mut at = 0;
+    while at < total {
+        let n = tall(isa, total - at);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { pairs(isa, job, t, at, n) };
+        at += n;
+    }
+}
+
+/// One (query row, head).
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    row: usize,
+    head: usize,
+    pos: usize,
+    /// First key it sees.
+    first: usize,
+    edits: &'a [Edit<'a>],
+    max: f32,
+    sum: f32,
+}
+
+/// Pairs `at .. at + n` of a tile, numbered head by head.
+unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
+    let spec = job.spec;
+    let group = spec.n_heads / spec.n_kv_heads;
+    let shape = PageShape::of(spec);
+    let d = spec.d_head;
+    let panels = shape.value_panels();
+    let dv = panels * LANES;
+    let mut pair: [Pair<'_>; TALL] = std::array::from_fn(|i| {
+        let i = at + i.min(n - 1);
+        let row = t.rows.start + i % t.rows.len();
+        let head = t.kv_head * group + i / t.rows.len();
+        let pos = t.pos[row] as usize;
+        let edits = if job.edits.is_empty() { None } else { job.edits.get(&(t.packed[row], head)) };
+        Pair {
+            row,
+            head,
+            pos,
+            first: spec.window.map_or(0, |w| (pos + 1).saturating_sub(w)),
+            edits: edits.map_or(&[], Vec::as_slice),
+            max: f32::NEG_INFINITY,
+            sum: 0.0,
+        }
+    });
+    let pair = &mut pair[..n];
+    let end = pair.iter().map(|p| p.pos + 1).max().unwrap_or(0);
+    let start = pair.iter().map(|p| p.first / KEY_BLOCK * KEY_BLOCK).min().unwrap_or(0);
+    let keep = job.raw.is_some() || job.mass.is_some() || job.stats.is_some();
+    let span = (end - start).next_multiple_of(KEY_BLOCK);
+    let kept = if keep { n * span } else { 0 };
+
+    let size = d * n + n * KEY_BLOCK + n * dv + kept;
+    let mut scratch = Scratch::take(size);
+    let (q, rest) = scratch.get(size).split_at_mut(d * n);
+    let (s, rest) = rest.split_at_mut(n * KEY_BLOCK);
+    let (o, all) = rest.split_at_mut(n * dv);
+    o.fill(0.0);
+    for (i, p) in pair.iter().enumerate() {
+        for (j, &x) in job.q.row(p.row)[p.head * d..(p.head + 1) * d].iter().enumerate() {
+            q[j * n + i] = x;
+        }
+    }
+    let mut block = start;
+    while block < end {
+        let page = t.pages[block / KEY_BLOCK].as_slice();
+        // SAFETY: a head's page is `[4][d][16]` keys and `[panels][64][16]` values; scratch parts are
+        // sized above.
+        unsafe {
+            let scores = product::Tile {
+                rows: n,
+                panels: KEY_BLOCK / LANES,
+                a: q.as_ptr(),
+                a_row: 1,
+                a_k: n,
+                kc: d,
+                b: page[shape.keys(t.kv_head)..].as_ptr(),
+                stride: d * LANES,
+                c: s.as_mut_ptr(),
+                ldc: KEY_BLOCK,
+                cols: KEY_BLOCK,
+                add: false,
+            };
+            product::tile(isa, &scores);
+            for (i, p) in pair.iter_mut().enumerate() {
+                let row = &mut s[i * KEY_BLOCK..(i + 1) * KEY_BLOCK];
+                scale(isa, row, spec.scale);
+                mask(row, block, p.first, p.pos);
+                if !p.edits.is_empty() {
+                    edit_scores(row, block, p.first, p.pos, p.edits);
+                }
+                if keep {
+                    all[i * span + block - start..][..KEY_BLOCK].copy_from_slice(row);
+                }
+                if let Some(given) = given(p.edits) {
+                    // A given pattern stands for the weights themselves.
+                    (p.max, p.sum) = (0.0, 1.0);
+                    for (j, w) in row.iter_mut().enumerate() {
+                        *w = if block + j <= p.pos { given.get(block + j).copied().unwrap_or(0.0) } else { 0.0 };
+                    }
+                } else {
+                    (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);
+                }
+            }
+            let values = product::Tile {
+                rows: n,
+                panels,
+                a: s.as_ptr(),
+                a_row: KEY_BLOCK,
+                a_k: 1,
+                kc: KEY_BLOCK,
+                b: page[shape.values(t.kv_head)..].as_ptr(),
+                stride: KEY_BLOCK * LANES,
+                c: o.as_mut_ptr(),
+                ldc: dv,
+                cols: dv,
+                add: true,
+            };
+            product::tile(isa, &values);
+        }
+        block += KEY_BLOCK;
+    }
+    for (i, p) in pair.iter().enumerate() {
+        // SAFETY: this row's and head's own entries.
+        let z = unsafe { job.z.slice((p.row * spec.n_heads + p.head) * d, d) };
+        for (z, &v) in z.iter_mut().zip(&o[i * dv..]) {
+            // + 0 makes one zero of two.
+            *z = v / p.sum + 0.0;
+        }
+        if keep {
+            let scores = &mut all[i * span..(i + 1) * span];
+            // SAFETY: the caller's promise, passed on.
+            unsafe { measure(isa, job, t.seg, p, start, scores) };
+        }
+    }
+}
+
+isa_fn! {
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    unsafe fn scale = scale_body(x: &mut [f32], by: f32)
+}
+
+#[inline(always)]
+unsafe fn scale_body<S: Simd>(x: &mut [f32], by: f32) {
+    for i in (0..x.len()).step_by(LANES) {
+        // SAFETY: `x` is whole vectors.
+        unsafe {
+            let at = x.as_mut_ptr().add(i);
+            S::store(at, S::mul(S::load(at), S::splat(by)));
+        }
+    }
+}
+
+/// The pattern that replaces this row's, where one was given; the last one wins.
+pub(super) fn given<'a>(edits: &[Edit<'a>]) -> Option<&'a [f32]> {
+    edits.iter().rev().find_map(|e| match e {
+        Edit::Set(p) => Some(*p),
+        _ => None,
+    })
+}
+
+/// −∞ on the keys that a row at `pos` does not see.
+fn mask(row: &mut [f32], block: usize, first: usize, pos: usize) {
+    if block + KEY_BLOCK - 1 > pos {
+        row[(pos + 1).saturating_sub(block).min(KEY_BLOCK)..].fill(f32::NEG_INFINITY);
+    }
+    if block < first {
+        row[..(first - block).min(KEY_BLOCK)].fill(f32::NEG_INFINITY);
+    }
+}
+
+/// Applies edits to the visible scores of one row.
+pub(super) fn edit_scores(row: &mut [f32], block: usize, first: usize, pos: usize, edits: &[Edit<'_>]) {
+    let visible = first.max(block)..(pos + 1).min(block + KEY_BLOCK);
+    for e in edits {
+        for k in visible.clone() {
+            let s = &mut row[k - block];
+            match e {
+                Edit::Block(r) if r.contains(&(k as u32)) => *s = f32::NEG_INFINITY,
+                Edit::Uniform if *s != f32::NEG_INFINITY => *s = 0.0,
+                Edit::Temperature(t) => *s /= t,
+                _ => {}
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// One step of the running softmax: scores become weights relative to the new maximum, the output
+    /// so far is scaled to it. Gives the new maximum and sum.
+    ///
+    /// # Safety
+    /// `row` is a block of keys, `o` whole vectors.
+    unsafe fn soften = soften_body(row: &mut [f32], max: f32, sum: f32, o: &mut [f32]) -> (f32, f32)
+}
+
+#[inline(always)]
+unsafe fn soften_body<S: Simd>(row: &mut [f32], max: f32, sum: f32, o: &mut [f32]) -> (f32, f32) {
+    // SAFETY: `row` is four vectors, `o` whole vectors.
+    unsafe {
+        let p = row.as_mut_ptr();
+        let s: [S::F; BLOCK_VECS] = std::array::from_fn(|j| S::load(p.add(j * LANES)));
+        let top = S::max(S::max(s[0], s[1]), S::max(s[2], s[3]));
+        let top = S::max_lane(top);
+        let new = if top > max { top } else { max };
+        if new == f32::NEG_INFINITY {
+            row.fill(0.0);
+            return (max, sum);
+        }
+        let w: [S::F; BLOCK_VECS] = std::array::from_fn(|j| exp::<S>(S::sub(s[j], S::splat(new))));
+        for (j, &w) in w.iter().enumerate() {
+            S::store(p.add(j * LANES), w);
+        }
+        let block_sum = S::sum(S::add(S::add(w[0], w[1]), S::add(w[2], w[3])));
+        if new == max {
+            return (max, sum + block_sum);
+        }
+        let shrink = exp::<S>(S::splat(max - new));
+        for j in (0..o.len()).step_by(LANES) {
+            let at = o.as_mut_ptr().add(j);
+            S::store(at, S::mul(S::load(at), shrink));
+        }
+        (new, S::lanes(shrink)[0].mul_add(sum, block_sum))
+    }
+}
+
+isa_fn! {
+    /// Finished scores to weights.
+    ///
+    /// # Safety
+    /// `x` is whole vectors.
+    unsafe fn to_weights = to_weights_body(x: &mut [f32], max: f32, sum: f32)
+}
+
+#[inline(always)]
+unsafe fn to_weights_body<S: Simd>(x: &mut [f32], max: f32, sum: f32) {
+    for i in (0..x.len()).step_by(LANES) {
+        // SAFETY: `x` is whole vectors.
+        unsafe {
+            let at = x.as_mut_ptr().add(i);
+            let w = exp::<S>(S::sub(S::load(at), S::splat(max)));
+            S::store(at, S::div(w, S::splat(sum)));
+        }
+    }
+}
+
+/// Weights of one finished row and what was asked about them. `scores` starts at key `start`.
+unsafe fn measure(isa: Isa, job: &Job<'_>, seg: usize, r: &Pair<'_>, start: usize, scores: &mut [f32]) {
+    let (heads, row, head) = (job.spec.n_heads, r.row, r.head);
+    let visible = r.first..r.pos + 1;
+    if let Some((all_scores, _, offset)) = job.raw {
+        // SAFETY: the block of this row and head is `pos + 1` long.
+        let out = unsafe { all_scores.slice(offset[row] + head * (r.pos + 1), r.pos + 1) };
+        out.fill(f32::NEG_INFINITY);
+        out[r.first..].copy_from_slice(&scores[r.first - start..=r.pos - start]);
+    }
+    // SAFETY: `scores` is whole vectors.
+    unsafe { to_weights(isa, scores, r.max, r.sum) };
+    let set = given(r.edits);
+    let weight = |k: usize| match set {
+        Some(p) => p.get(k).copied().unwrap_or(0.0),
+        None => scores[k - start],
+    };
+    if let Some((_, pattern, offset)) = job.raw {
+        // SAFETY: as above.
+        let out = unsafe { pattern.slice(offset[row] + head * (r.pos + 1), r.pos + 1) };
+        out.fill(0.0);
+        for k in visible.clone() {
+            out[k] = weight(k);
+        }
+    }
+    if let Some((mass, groups, n)) = job.mass {
+        // SAFETY: this row's and head's own entries.
+        let out = unsafe { mass.slice((row * heads + head) * n, n) };
+        for (o, ranges) in out.iter_mut().zip(&groups[seg]) {
+            let inside = ranges.iter().flat_map(|g| {
+                (g.start as usize).max(visible.start)..(g.end as usize).min(visible.end).max(visible.start)
+            });
+            *o = inside.map(|k| f64::from(weight(k))).sum::<f64>() as f32;
+        }
+    }
+    if let Some(stats) = job.stats {
+        // SAFETY: this row's and head's own entries.
+        let out = unsafe { stats.slice((row * heads + head) * 3, 3) };
+        let (mut entropy, mut square, mut top) = (0.0f64, 0.0f64, 0.0f32);
+        for k in visible {
+            let p = weight(k);
+            if p > 0.0 {
+                entropy -= f64::from(p) * ln(f64::from(p));
+            }
+            square += f64::from(p) * f64::from(p);
+            top = if p > top { p } else { top };
+        }
+        out.copy_from_slice(&[entropy as f32, square.sqrt() as f32, top]);
+    }
+}

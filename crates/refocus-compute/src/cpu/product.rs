@@ -1,0 +1,506 @@
+//! The product `x Wᵀ` on packed panels.
+//!
+//! Each output is one chain: for every block of [`K_BLOCK`] inputs a chain of fused multiply-adds
+//! from zero in ascending `k`, the blocks added in order. Neither the number of rows, nor the tile
+//! they fall into, nor the thread changes it.
+
+use crate::ops::Activation;
+use crate::simd::{Isa, LANES, Simd, erf, exp, isa_fn, tanh};
+use crate::source::Dtype;
+
+use super::memory::Scratch;
+use super::panels::{Bf16, F16, F32, Format, Panels, Q4_1, Q8_0};
+
+/// Inputs summed in one chain before it is added to the total. Part of the format of results.
+pub(crate) const K_BLOCK: usize = 256;
+
+/// Up to this many rows, weights go from their stored form straight into the product; above it a
+/// block of them is decoded once into scratch and used by all rows.
+pub(crate) const FEW_ROWS: usize = 2;
+
+/// Panels a tile spans at most.
+const WIDE: usize = 2;
+
+/// Rows a tile spans at most.
+pub(crate) const TALL: usize = 12;
+
+/// What is applied to outputs once their sum is complete.
+#[derive(Clone, Copy)]
+pub(crate) struct Epilogue<'a> {
+    /// Of the whole matrix: `[n]`.
+    pub bias: Option<&'a [f32]>,
+    pub act: Option<Activation>,
+    /// Element (row 0, column 0 of this matrix) and row stride, laid out as the output.
+    pub residual: Option<(*const f32, usize)>,
+}
+
+impl Epilogue<'_> {
+    /// Nothing to apply.
+    pub(crate) const NONE: Self = Self { bias: None, act: None, residual: None };
+}
+
+/// One rectangle of the product: some rows of `x`, panels `p0 .. p1`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rect<'a> {
+    /// First row of `x`, and the distance of rows.
+    pub x: *const f32,
+    pub ldx: usize,
+    pub rows: usize,
+    pub w: &'a Panels,
+    pub p0: usize,
+    pub p1: usize,
+    /// Output of (first row, first column of panel `p0`), and the distance of rows.
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub epi: Epilogue<'a>,
+}
+
+/// Computes a rectangle.
+///
+/// # Safety
+/// The pointers are valid for the rectangle, and nobody else writes it.
+pub(crate) unsafe fn rect(isa: Isa, r: &Rect<'_>) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { if r.rows <= FEW_ROWS { few(isa, r) } else { many(isa, r) } }
+}
+
+isa_fn! {
+    /// Few rows: as many panels side by side as there are accumulators.
+    ///
+    /// # Safety
+    /// As [`rect`], with at most [`FEW_ROWS`] rows.
+    unsafe fn few = few_body(r: &Rect<'_>)
+}
+
+#[inline(always)]
+unsafe fn few_body<S: Simd>(r: &Rect<'_>) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match r.w.dtype {
+            Dtype::F32 => few_of::<S, F32>(r),
+            Dtype::F16 => few_of::<S, F16>(r),
+            Dtype::Bf16 => few_of::<S, Bf16>(r),
+            Dtype::Q8_0 => few_of::<S, Q8_0>(r),
+            Dtype::Q4_1 => few_of::<S, Q4_1>(r),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn few_of<S: Simd, Q: Format>(r: &Rect<'_>) {
+    // Chains enough to hide the latency of a fused multiply-add.
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        if S::ACC >= 24 {
+            if r.rows == 1 { few_panels::<S, Q, 1, 8>(r) } else { few_panels::<S, Q, 2, 8>(r) }
+        } else if S::ACC >= 6 {
+            if r.rows == 1 { few_panels::<S, Q, 1, 4>(r) } else { few_panels::<S, Q, 2, 2>(r) }
+        } else {
+            for row in 0..r.rows {
+                let one = Rect { x: r.x.add(row * r.ldx), rows: 1, c: r.c.add(row * r.ldc), ..*r };
+                let residual = r.epi.residual.map(|(p, ld)| (p.add(row * ld), ld));
+                let one = Rect { epi: Epilogue { residual, ..r.epi }, ..one };
+                few_panels::<S, Q, 1, 1>(&one);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn few_panels<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<'_>) {
+    let mut p = r.p0;
+    while p < r.p1 {
+        // Panels beyond the last are read as the last again and not stored: one kernel serves all.
+        // SAFETY: the caller's promise, passed on.
+        unsafe { few_tile::<S, Q, R, P>(r, p) };
+        p += P;
+    }
+}
+
+#[inline(always)]
+unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<'_>, p: usize) {
+    // SAFETY: rows, panels and inputs lie within the rectangle.
+    unsafe {
+        let panel: [*const u8; P] = std::array::from_fn(|i| r.w.panel((p + i).min(r.p1 - 1)));
+        let mut total = [[S::splat(0.0); P]; R];
+        let mut k0 = 0;
+        while k0 < r.w.k {
+            let k1 = r.w.k.min(k0 + K_BLOCK);
+            let mut acc = [[S::splat(0.0); P]; R];
+            let mut k = k0;
+            while k < k1 {
+                let at = k / Q::BLOCK * Q::BYTES;
+                let head: [_; P] = std::array::from_fn(|i| Q::head::<S>(panel[i].add(at)));
+                for g in 0..Q::BLOCK / Q::GROUP {
+                    let mut group: [_; P] = std::array::from_fn(|i| Q::group::<S>(panel[i].add(at), g));
+                    for _ in 0..Q::GROUP {
+                        for i in 0..P {
+                            let w = Q::weight::<S>(head[i], group[i]);
+                            for (row, acc) in acc.iter_mut().enumerate() {
+                                acc[i] = S::fma(S::splat(*r.x.add(row * r.ldx + k)), w, acc[i]);
+                            }
+                            group[i] = Q::next::<S>(group[i]);
+                        }
+                        k += 1;
+                    }
+                }
+            }
+            for row in 0..R {
+                for i in 0..P {
+                    total[row][i] = if k0 == 0 { acc[row][i] } else { S::add(total[row][i], acc[row][i]) };
+                }
+            }
+            k0 = k1;
+        }
+        let shown = P.min(r.p1 - p);
+        for (row, total) in total.iter().enumerate() {
+            for (i, &v) in total.iter().enumerate().take(shown) {
+                let n = LANES.min(r.w.n - (p + i) * LANES);
+                S::store_part(r.c.add(row * r.ldc + (p + i - r.p0) * LANES), v, n);
+            }
+        }
+        finish::<S>(r, 0, R, p, p + shown);
+    }
+}
+
+/// Many rows: tiles of rows by panels, blocks of inputs outermost, `x` repacked tile by tile so that
+/// no stride can alias in the cache.
+unsafe fn many(isa: Isa, r: &Rect<'_>) {
+    let stored_f32 = r.w.dtype == Dtype::F32;
+    let weights = if stored_f32 { 0 } else { WIDE * K_BLOCK * LANES };
+    let size = weights + r.rows * K_BLOCK;
+    let mut scratch = Scratch::take(size);
+    let (decoded, packed) = scratch.get(size).split_at_mut(weights);
+    let plain = r.epi.bias.is_none() && r.epi.act.is_none() && r.epi.residual.is_none();
+    let (bb, block) = (r.w.dtype.block_bytes() * LANES, r.w.dtype.block());
+    let mut k0 = 0;
+    // SAFETY: the caller's promise; tiles stay within rows, panels and inputs.
+    unsafe {
+        while k0 < r.w.k {
+            let kc = K_BLOCK.min(r.w.k - k0);
+            let last = k0 + kc == r.w.k;
+            let mut row = 0;
+            while row < r.rows {
+                let n = tall(isa, r.rows - row);
+                repack(r.x.add(row * r.ldx + k0), r.ldx, n, kc, &mut packed[row * kc..(row + n) * kc]);
+                row += n;
+            }
+            let mut p = r.p0;
+            while p < r.p1 {
+                let wide = WIDE.min(r.p1 - p);
+                let (b, stride) = if stored_f32 {
+                    (r.w.panel(p).cast::<f32>().add(k0 * LANES), r.w.stride / 4)
+                } else {
+                    for i in 0..wide {
+                        let panel = r.w.panel(p + i).add(k0 / block * bb);
+                        decode(isa, r.w.dtype, panel, &mut decoded[i * kc * LANES..][..kc * LANES]);
+                    }
+                    (decoded.as_ptr(), kc * LANES)
+                };
+                let cols = (wide * LANES).min(r.w.n - p * LANES);
+                let mut row = 0;
+                while row < r.rows {
+                    let n = tall(isa, r.rows - row);
+                    let t = Tile {
+                        rows: n,
+                        panels: wide,
+                        a: packed.as_ptr().add(row * kc),
+                        a_row: 1,
+                        a_k: n,
+                        kc,
+                        b,
+                        stride,
+                        c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
+                        ldc: r.ldc,
+                        cols,
+                        add: k0 > 0,
+                    };
+                    tile(isa, &t);
+                    if last && !plain {
+                        finish_tile(isa, r, row, row + n, p, p + wide);
+                    }
+                    row += n;
+                }
+                p += wide;
+            }
+            k0 += kc;
+        }
+    }
+}
+
+/// Rows of the next tile when `left` are left: few sizes, so that few kernels are compiled.
+pub(crate) fn tall(isa: Isa, left: usize) -> usize {
+    let sizes: &[usize] = match isa {
+        Isa::Avx512 => &[12, 8, 4, 2, 1],
+        Isa::Avx2 | Isa::Neon => &[6, 4, 2, 1],
+        Isa::Portable => &[2, 1],
+    };
+    sizes.iter().copied().find(|&s| s <= left).unwrap_or(1)
+}
+
+/// `[n][k] → [k][n]`.
+unsafe fn repack(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32]) {
+    for i in 0..n {
+        for k in 0..kc {
+            // SAFETY: row `i` has `kc` readable inputs; `out` is `n·kc` long.
+            unsafe { *out.get_unchecked_mut(k * n + i) = *x.add(i * ldx + k) };
+        }
+    }
+}
+
+isa_fn! {
+    /// Decodes whole blocks of a panel: `out` `[kc][16]`.
+    ///
+    /// # Safety
+    /// The panel holds that many inputs.
+    unsafe fn decode = decode_body(dtype: Dtype, panel: *const u8, out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn decode_body<S: Simd>(dtype: Dtype, panel: *const u8, out: &mut [f32]) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match dtype {
+            Dtype::F32 => decode_of::<S, F32>(panel, out),
+            Dtype::F16 => decode_of::<S, F16>(panel, out),
+            Dtype::Bf16 => decode_of::<S, Bf16>(panel, out),
+            Dtype::Q8_0 => decode_of::<S, Q8_0>(panel, out),
+            Dtype::Q4_1 => decode_of::<S, Q4_1>(panel, out),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
+    // SAFETY: `out` is whole blocks of 16 outputs.
+    unsafe {
+        let mut o = out.as_mut_ptr();
+        for block in 0..out.len() / LANES / Q::BLOCK {
+            let at = panel.add(block * Q::BYTES);
+            let head = Q::head::<S>(at);
+            for g in 0..Q::BLOCK / Q::GROUP {
+                let mut group = Q::group::<S>(at, g);
+                for _ in 0..Q::GROUP {
+                    S::store(o, Q::weight::<S>(head, group));
+                    group = Q::next::<S>(group);
+                    o = o.add(LANES);
+                }
+            }
+        }
+    }
+}
+
+/// A tile of a product on f32 panels: `c = a b` or `c += a b`, one chain of `kc` an output.
+pub(crate) struct Tile {
+    /// One of the sizes that [`tall`] gives.
+    pub rows: usize,
+    /// Any number.
+    pub panels: usize,
+    /// Element (row i, input k) is at `i · a_row + k · a_k`.
+    pub a: *const f32,
+    pub a_row: usize,
+    pub a_k: usize,
+    pub kc: usize,
+    /// Panels `[kc][16]`, `stride` values apart.
+    pub b: *const f32,
+    pub stride: usize,
+    pub c: *mut f32,
+    pub ldc: usize,
+    /// Columns to store; the last panel may be cut.
+    pub cols: usize,
+    pub add: bool,
+}
+
+isa_fn! {
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The pointers are valid for the tile, and nobody else writes `c`.
+    pub(crate) unsafe fn tile = tile_body(t: &Tile)
+}
+
+#[inline(always)]
+unsafe fn tile_body<S: Simd>(t: &Tile) {
+    macro_rules! go {
+        ($($n:literal)*) => {
+            match t.rows {
+                // SAFETY: the caller's promise, passed on.
+                $($n => unsafe { tile_rows::<S, $n>(t) },)*
+                _ => debug_assert!(false, "no kernel for {} rows", t.rows),
+            }
+        };
+    }
+    if S::ACC >= 24 {
+        go!(12 8 4 2 1)
+    } else if S::ACC >= 6 {
+        go!(6 4 2 1)
+    } else {
+        go!(2 1)
+    }
+}
+
+#[inline(always)]
+unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
+    let mut p = 0;
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        if S::ACC >= 24 && R <= 4 {
+            while p + 4 <= t.panels {
+                tile_kernel::<S, R, 4>(t, p);
+                p += 4;
+            }
+        }
+        if S::ACC >= 24 {
+            while p + 2 <= t.panels {
+                tile_kernel::<S, R, 2>(t, p);
+                p += 2;
+            }
+        }
+        while p < t.panels {
+            tile_kernel::<S, R, 1>(t, p);
+            p += 1;
+        }
+    }
+}
+
+/// The micro-kernel: `R × P` chains of `kc` fused multiply-adds from zero.
+#[inline(always)]
+unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize>(t: &Tile, p: usize) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        let b = t.b.add(p * t.stride);
+        let mut acc = [[S::splat(0.0); P]; R];
+        if t.a_row == 1 && t.a_k == R {
+            chain::<S, R, P>(t.a, 1, R, t.kc, b, t.stride, &mut acc);
+        } else {
+            chain::<S, R, P>(t.a, t.a_row, t.a_k, t.kc, b, t.stride, &mut acc);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            for (j, &v) in acc.iter().enumerate() {
+                let n = LANES.min(t.cols - (p + j) * LANES);
+                let c = t.c.add(i * t.ldc + (p + j) * LANES);
+                if n == LANES {
+                    S::store(c, if t.add { S::add(S::load(c), v) } else { v });
+                } else {
+                    S::store_part(c, if t.add { S::add(S::load_part(c, n), v) } else { v }, n);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn chain<S: Simd, const R: usize, const P: usize>(
+    a: *const f32,
+    a_row: usize,
+    a_k: usize,
+    kc: usize,
+    b: *const f32,
+    stride: usize,
+    acc: &mut [[S::F; P]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for k in 0..kc {
+            let w: [S::F; P] = std::array::from_fn(|j| S::load(b.add(j * stride + k * LANES)));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let x = S::splat(*a.add(i * a_row + k * a_k));
+                for j in 0..P {
+                    acc[j] = S::fma(x, w[j], acc[j]);
+                }
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Applies the epilogue to finished sums: rows `row0 .. row1`, panels `p0 .. p1` of the matrix.
+    ///
+    /// # Safety
+    /// As [`rect`].
+    unsafe fn finish_tile = finish(r: &Rect<'_>, row0: usize, row1: usize, p0: usize, p1: usize)
+}
+
+/// Bias, activation, residual.
+#[inline(always)]
+unsafe fn finish<S: Simd>(r: &Rect<'_>, row0: usize, row1: usize, p0: usize, p1: usize) {
+    if r.epi.bias.is_none() && r.epi.act.is_none() && r.epi.residual.is_none() {
+        return;
+    }
+    for row in row0..row1 {
+        for p in p0..p1 {
+            // SAFETY: row and panel lie within the rectangle; the last panel touches `n` lanes only.
+            unsafe {
+                let n = LANES.min(r.w.n - p * LANES);
+                let at = (p - r.p0) * LANES;
+                let c = r.c.add(row * r.ldc + at);
+                let mut v = S::load_part(c, n);
+                if let Some(bias) = r.epi.bias {
+                    v = S::add(v, S::load_part(bias.as_ptr().add(p * LANES), n));
+                }
+                if let Some(act) = r.epi.act {
+                    v = activate::<S>(act, v);
+                }
+                if let Some((res, ld)) = r.epi.residual {
+                    v = S::add(S::load_part(res.add(row * ld + at), n), v);
+                }
+                S::store_part(c, v, n);
+            }
+        }
+    }
+}
+
+/// A pointwise non-linearity on sixteen lanes.
+#[inline(always)]
+pub(crate) unsafe fn activate<S: Simd>(act: Activation, x: S::F) -> S::F {
+    // SAFETY: the caller's instruction set.
+    unsafe {
+        match act {
+            // In this order NaN stays NaN.
+            Activation::Relu => S::max(S::splat(0.0), x),
+            Activation::Silu => {
+                let e = exp::<S>(S::sub(S::splat(0.0), x));
+                S::div(x, S::add(S::splat(1.0), e))
+            }
+            Activation::Gelu => {
+                let phi = S::add(
+                    erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2))),
+                    S::splat(1.0),
+                );
+                S::mul(S::mul(x, S::splat(0.5)), phi)
+            }
+            Activation::GeluTanh => {
+                let cube = S::mul(S::mul(x, x), x);
+                let inner = S::mul(S::splat(0.797_884_6), S::fma(S::splat(0.044_715), cube, x));
+                S::mul(S::mul(x, S::splat(0.5)), S::add(tanh::<S>(inner), S::splat(1.0)))
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Nothing but fused multiply-adds, to measure the peak: `n` rounds of 24 chains of 16 lanes.
+    ///
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    pub(crate) unsafe fn burn = burn_body(n: usize)
+}
+
+#[inline(always)]
+unsafe fn burn_body<S: Simd>(n: usize) {
+    // SAFETY: the caller's instruction set.
+    unsafe {
+        let mut acc = [S::splat(std::hint::black_box(1.0)); 24];
+        let (a, b) = (
+            S::splat(std::hint::black_box(0.999)),
+            S::splat(std::hint::black_box(1e-3)),
+        );
+        for _ in 0..n {
+            for v in &mut acc {
+                *v = S::fma(*v, a, b);
+            }
+        }
+        let sum = acc.into_iter().reduce(|x, y| S::add(x, y));
+        std::hint::black_box(sum.map(|v| S::lanes(v)));
+    }
+}

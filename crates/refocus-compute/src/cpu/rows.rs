@@ -1,0 +1,252 @@
+//! Operations on rows: norms, activations, rotary positions, gathers, edits.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::kernels::NormArgs;
+use crate::ops::{Activation, NormKind, RopeTable};
+use crate::simd::{LANES, Simd, isa_fn};
+
+use super::Cpu;
+use super::memory::{CpuBuf, Out};
+use super::panels::Panels;
+use super::product::activate;
+
+/// Numbers one tile handles, about.
+const GRAIN: usize = 1 << 15;
+
+impl Cpu {
+    /// Calls `f` on ranges of rows that cover `0..rows`, on all threads.
+    pub(super) fn by_rows(&mut self, rows: usize, width: usize, f: impl Fn(Range<usize>) + Sync) {
+        let step = (GRAIN / width.max(1)).max(1);
+        self.team.run(rows.div_ceil(step), |i| f(i * step..rows.min((i + 1) * step)));
+    }
+}
+
+/// `f(row of x, row of out)` for every row.
+fn map_rows(
+    cpu: &mut Cpu,
+    x: &CpuBuf,
+    width: usize,
+    f: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+) -> Result<CpuBuf> {
+    let mut out = cpu.stale(x.rows, width)?;
+    let o = Out::new(out.as_mut_slice());
+    cpu.by_rows(x.rows, x.width.max(width), |rows| {
+        for r in rows {
+            // SAFETY: row `r` belongs to this tile alone.
+            f(r, x.row(r), unsafe { o.slice(r * width, width) });
+        }
+    });
+    Ok(out)
+}
+
+/// Sixteen lanes at a time over slices of one length.
+macro_rules! each_vector {
+    ($n:expr, |$i:ident, $len:ident| $body:block) => {
+        let mut $i = 0;
+        while $i < $n {
+            let $len = LANES.min($n - $i);
+            $body
+            $i += LANES;
+        }
+    };
+}
+
+isa_fn! {
+    /// Mean (zero for RMS) and `1 / denominator` of one group.
+    ///
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    pub(super) unsafe fn moments = moments_body(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32)
+}
+
+#[inline(always)]
+unsafe fn moments_body<S: Simd>(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    // SAFETY: partial vectors stay within the slice.
+    unsafe {
+        let mean = match kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => {
+                let mut acc = S::splat(0.0);
+                each_vector!(x.len(), |i, len| {
+                    acc = S::add(acc, S::load_part(x.as_ptr().add(i), len));
+                });
+                S::sum(acc) / n
+            }
+        };
+        let mut acc = S::splat(0.0);
+        each_vector!(x.len(), |i, len| {
+            let v = S::sub(S::load_part(x.as_ptr().add(i), len), S::splat(mean));
+            let v = S::blend_first(v, S::splat(0.0), len);
+            acc = S::fma(v, v, acc);
+        });
+        (mean, (S::sum(acc) / n + eps).sqrt())
+    }
+}
+
+isa_fn! {
+    /// `(x − mean) / scale · gain + bias`.
+    ///
+    /// # Safety
+    /// All slices have the length of `x`.
+    unsafe fn normalise = normalise_body(
+        x: &[f32], out: &mut [f32], mean: f32, scale: f32, gain: Option<&[f32]>, bias: Option<&[f32]>,
+    )
+}
+
+#[inline(always)]
+unsafe fn normalise_body<S: Simd>(
+    x: &[f32],
+    out: &mut [f32],
+    mean: f32,
+    scale: f32,
+    gain: Option<&[f32]>,
+    bias: Option<&[f32]>,
+) {
+    // SAFETY: partial vectors stay within the slices.
+    unsafe {
+        let inverse = S::splat(1.0 / scale);
+        each_vector!(x.len(), |i, len| {
+            let mut v = S::mul(S::sub(S::load_part(x.as_ptr().add(i), len), S::splat(mean)), inverse);
+            if let Some(g) = gain {
+                v = S::mul(v, S::load_part(g.as_ptr().add(i), len));
+            }
+            if let Some(b) = bias {
+                v = S::add(v, S::load_part(b.as_ptr().add(i), len));
+            }
+            S::store_part(out.as_mut_ptr().add(i), v, len);
+        });
+    }
+}
+
+pub(super) fn norm(cpu: &mut Cpu, x: &CpuBuf, n: &NormArgs<'_, CpuBuf>) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    let (gain, bias) = (n.gain.map(CpuBuf::as_slice), n.bias.map(CpuBuf::as_slice));
+    map_rows(cpu, x, x.width, |_, x, out| {
+        for (x, out) in x.chunks_exact(n.group).zip(out.chunks_exact_mut(n.group)) {
+            // SAFETY: gain and bias are `group` long (checked by the caller).
+            unsafe {
+                let (mean, scale) = moments(isa, x, n.kind, n.eps);
+                normalise(isa, x, out, mean, scale, gain, bias);
+            }
+        }
+    })
+}
+
+pub(super) fn norm_scale(cpu: &mut Cpu, x: &CpuBuf, n: &NormArgs<'_, CpuBuf>) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    map_rows(cpu, x, x.width / n.group, |_, x, out| {
+        for (x, out) in x.chunks_exact(n.group).zip(out) {
+            // SAFETY: no condition.
+            *out = unsafe { moments(isa, x, n.kind, n.eps) }.1;
+        }
+    })
+}
+
+isa_fn! {
+    /// # Safety
+    /// The slices have one length.
+    unsafe fn add_slices = add_slices_body(x: &[f32], y: &[f32], out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn add_slices_body<S: Simd>(x: &[f32], y: &[f32], out: &mut [f32]) {
+    // SAFETY: partial vectors stay within the slices.
+    unsafe {
+        each_vector!(x.len(), |i, len| {
+            let v = S::add(S::load_part(x.as_ptr().add(i), len), S::load_part(y.as_ptr().add(i), len));
+            S::store_part(out.as_mut_ptr().add(i), v, len);
+        });
+    }
+}
+
+pub(super) fn add(cpu: &mut Cpu, x: &CpuBuf, y: &CpuBuf) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    // SAFETY: equal shapes (checked by the caller).
+    map_rows(cpu, x, x.width, |r, x, out| unsafe { add_slices(isa, x, y.row(r), out) })
+}
+
+isa_fn! {
+    /// # Safety
+    /// `gate` (and `up`) have the length of `out`.
+    unsafe fn act_slice = act_body(gate: &[f32], up: Option<&[f32]>, out: &mut [f32], a: Activation)
+}
+
+#[inline(always)]
+unsafe fn act_body<S: Simd>(gate: &[f32], up: Option<&[f32]>, out: &mut [f32], a: Activation) {
+    // SAFETY: partial vectors stay within the slices.
+    unsafe {
+        each_vector!(out.len(), |i, len| {
+            let mut v = activate::<S>(a, S::load_part(gate.as_ptr().add(i), len));
+            if let Some(up) = up {
+                v = S::mul(v, S::load_part(up.as_ptr().add(i), len));
+            }
+            S::store_part(out.as_mut_ptr().add(i), v, len);
+        });
+    }
+}
+
+pub(super) fn act(cpu: &mut Cpu, x: &CpuBuf, a: Activation) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    // SAFETY: equal lengths.
+    map_rows(cpu, x, x.width, |_, x, out| unsafe { act_slice(isa, x, None, out, a) })
+}
+
+pub(super) fn glu(cpu: &mut Cpu, x: &CpuBuf, a: Activation) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    let h = x.width / 2;
+    // SAFETY: halves of equal length.
+    map_rows(cpu, x, h, |_, x, out| unsafe { act_slice(isa, &x[..h], Some(&x[h..]), out, a) })
+}
+
+pub(super) fn rope(
+    cpu: &mut Cpu,
+    x: &CpuBuf,
+    d_head: usize,
+    table: &RopeTable,
+    pos: &[u32],
+    inverse: bool,
+) -> Result<CpuBuf> {
+    let half = table.rotary / 2;
+    map_rows(cpu, x, x.width, |r, x, out| {
+        let at = pos[r] as usize * half;
+        let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
+        out.copy_from_slice(x);
+        for (x, out) in x.chunks_exact(d_head).zip(out.chunks_exact_mut(d_head)) {
+            for i in 0..half {
+                let (a, b) = if table.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let s = if inverse { -sin[i] } else { sin[i] };
+                out[a] = x[a] * cos[i] - x[b] * s;
+                out[b] = x[b] * cos[i] + x[a] * s;
+            }
+        }
+    })
+}
+
+pub(super) fn embed(cpu: &mut Cpu, w: &Panels, ids: &[u32]) -> Result<CpuBuf> {
+    let k = w.k;
+    let mut out = cpu.stale(ids.len(), k)?;
+    let o = Out::new(out.as_mut_slice());
+    cpu.by_rows(ids.len(), k * LANES, |rows| {
+        for r in rows {
+            // SAFETY: row `r` belongs to this tile alone.
+            w.row(ids[r] as usize, unsafe { o.slice(r * k, k) });
+        }
+    });
+    Ok(out)
+}
+
+pub(super) fn cols(cpu: &mut Cpu, x: &CpuBuf, cols: Range<usize>) -> Result<CpuBuf> {
+    map_rows(cpu, x, cols.len(), |_, x, out| out.copy_from_slice(&x[cols.clone()]))
+}
+
+pub(super) fn gather(cpu: &mut Cpu, x: &CpuBuf, r: &[u32]) -> Result<CpuBuf> {
+    let width = x.width;
+    let mut out = cpu.stale(r.len(), width)?;
+    for (out, &r) in out.as_mut_slice().chunks_exact_mut(width.max(1)).zip(r) {
+        out.copy_from_slice(x.row(r as usize));
+    }
+    Ok(out)
+}

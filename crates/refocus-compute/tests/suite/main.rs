@@ -1,0 +1,8 @@
+//! The tests of this crate, in one binary.
+#![allow(clippy::unwrap_used)]
+
+mod gradients;
+mod parity;
+mod semantics;
+mod support;
+mod tape;

@@ -1,0 +1,270 @@
+//! Checkpoints: a folder in Hugging Face layout, or a GGUF file.
+//!
+//! Opening reads headers only. The configuration becomes a [`ModelSpec`], and every parameter that the
+//! specification asks for is found and its shape checked, so that a model either opens whole or not at
+//! all. Values are read when they are asked for, from files mapped into memory.
+
+mod fingerprint;
+mod folder;
+mod gguf;
+mod json;
+mod map;
+mod metadata;
+mod safetensors;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use refocus_compute::Dtype;
+use serde_json::{Map, Value};
+
+use self::map::Mapped;
+use crate::config::{self, Described};
+use crate::error::{LoadError, LoadResult, shorten};
+use crate::names::Names;
+use crate::spec::ModelSpec;
+
+pub(crate) use self::folder::read_json;
+pub(crate) use self::metadata::View;
+
+/// How a tensor is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// A type that can be computed with.
+    Known(Dtype),
+    /// Another type of the format; only constant buffers that no model reads may have it.
+    Other(&'static str),
+}
+
+impl Stored {
+    /// The usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stored::Known(d) => d.name(),
+            Stored::Other(name) => name,
+        }
+    }
+}
+
+/// One stored tensor: where it lies and what it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Index into the checkpoint's files.
+    pub(crate) file: usize,
+    pub(crate) dtype: Stored,
+    /// Outermost dimension first.
+    pub(crate) shape: Vec<usize>,
+    /// Bytes of the file.
+    pub(crate) range: Range<usize>,
+}
+
+/// Name, type and shape of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// Name in the file.
+    pub name: &'a str,
+    /// Stored type.
+    pub dtype: Stored,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Stored bytes.
+    pub bytes: usize,
+}
+
+/// A stored tensor with its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// Name in the file.
+    pub name: &'a str,
+    /// Stored type.
+    pub dtype: Dtype,
+    /// Outermost dimension first (the dimensions of GGUF are reversed).
+    pub shape: &'a [usize],
+    /// The stored bytes, little-endian, rows one after another.
+    pub bytes: &'a [u8],
+}
+
+#[derive(Debug)]
+enum Source {
+    Folder { config: Map<String, Value> },
+    Gguf(metadata::Keys),
+}
+
+/// An open checkpoint.
+///
+/// Its files are mapped into memory and must not be changed or truncated while it lives. A length that
+/// changed is noticed whenever a tensor is handed out; a change that keeps the length is not.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<Mapped>,
+    tensors: BTreeMap<String, Entry>,
+    source: Source,
+    described: Described,
+    names: Names,
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json` and `*.safetensors`, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// The path is no model; a file is truncated or contradicts itself; the configuration has an unknown
+    /// key or a value that is not supported; a parameter is missing or has another shape than the
+    /// configuration asks for; a tensor is left over.
+    pub fn open(path: impl AsRef<Path>) -> LoadResult<Self> {
+        let path = path.as_ref();
+        let meta = std::fs::metadata(path).map_err(LoadError::io(path))?;
+        let mut checkpoint = if meta.is_dir() {
+            Self::open_folder(path)?
+        } else if meta.is_file() {
+            Self::open_file(path)?
+        } else {
+            return Err(LoadError::NotAModel {
+                path: path.to_owned(),
+                why: "neither a file nor a folder".to_owned(),
+            });
+        };
+        checkpoint.names = Names::find(&checkpoint)?;
+        checkpoint.described.spec.tied = checkpoint.names.tied;
+        Ok(checkpoint)
+    }
+
+    fn open_folder(path: &Path) -> LoadResult<Self> {
+        let folder = folder::open(path)?;
+        let described = config::from_json(&folder.config_path, &folder.config)?;
+        Ok(Self {
+            path: path.to_owned(),
+            files: folder.files,
+            tensors: folder.tensors,
+            source: Source::Folder { config: folder.config },
+            names: Names::unresolved(&described.spec),
+            described,
+        })
+    }
+
+    fn open_file(path: &Path) -> LoadResult<Self> {
+        let mut magic = Vec::new();
+        let file = std::fs::File::open(path).map_err(LoadError::io(path))?;
+        file.take(4).read_to_end(&mut magic).map_err(LoadError::io(path))?;
+        if magic != b"GGUF" {
+            let tensors = path.extension().is_some_and(|e| e == "safetensors");
+            let hint = if tensors {
+                "; to open this one, give the folder that holds it and its config.json"
+            } else {
+                ""
+            };
+            let why = format!(
+                "this is no GGUF file{hint}; a model is a folder in Hugging Face layout or a .gguf file"
+            );
+            return Err(LoadError::NotAModel { path: path.to_owned(), why });
+        }
+        let file = Mapped::open(path).map_err(LoadError::io(path))?;
+        let (keys, tensors) = gguf::parse(path, file.bytes())?;
+        let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
+        let described = config::from_gguf(&keys.view(path, file.bytes()), &tensors, file.bytes())?;
+        Ok(Self {
+            path: path.to_owned(),
+            files: vec![file],
+            tensors,
+            source: Source::Gguf(keys),
+            names: Names::unresolved(&described.spec),
+            described,
+        })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the model is. `tied` is as `transformers` decides it: a model whose configuration ties the
+    /// unembedding but whose file holds another unembedding than its embedding is not tied.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.described.spec
+    }
+
+    /// Whether this is a GGUF file (else a folder).
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.source, Source::Gguf(_))
+    }
+
+    /// All stored tensors in the order of their names, also constant buffers that the model ignores.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|(name, e)| TensorInfo {
+            name,
+            dtype: e.dtype,
+            shape: &e.shape,
+            bytes: e.range.len(),
+        })
+    }
+
+    /// A stored tensor by its name in the file.
+    ///
+    /// # Errors
+    /// There is none of this name, its type cannot be computed with, or the file changed its length.
+    pub fn tensor(&self, name: &str) -> LoadResult<TensorView<'_>> {
+        let Some((name, entry)) = self.tensors.get_key_value(name) else {
+            return Err(LoadError::Missing { path: self.path.clone(), tensor: shorten(name) });
+        };
+        let file = &self.files[entry.file];
+        let Stored::Known(dtype) = entry.dtype else {
+            return Err(LoadError::TensorType {
+                path: file.path().to_owned(),
+                tensor: shorten(name),
+                dtype: entry.dtype.name().to_owned(),
+                supported: "F32, F16 and BF16",
+            });
+        };
+        file.check_length()?;
+        Ok(TensorView { name, dtype, shape: &entry.shape, bytes: &file.bytes()[entry.range.clone()] })
+    }
+
+    /// Lets the system drop the pages of a tensor that has been copied elsewhere. Harmless for a tensor
+    /// that is used again, and for a name that does not exist.
+    pub fn release(&self, name: &str) {
+        if let Some(entry) = self.tensors.get(name) {
+            self.files[entry.file].release(entry.range.clone());
+        }
+    }
+
+    /// `sha256:…` over the configuration, the names, shapes and types of all tensors, and four KiB from
+    /// head and tail of each. Order of keys and white space in `config.json` do not matter, nor does the
+    /// division into shards.
+    ///
+    /// # Errors
+    /// A file changed its length.
+    pub fn fingerprint(&self) -> LoadResult<String> {
+        fingerprint::fingerprint(self)
+    }
+
+    pub(crate) fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.tensors
+    }
+
+    pub(crate) fn described(&self) -> &Described {
+        &self.described
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The file that holds a tensor, for errors.
+    pub(crate) fn file_of(&self, entry: &Entry) -> &Path {
+        self.files[entry.file].path()
+    }
+
+    /// Metadata of a GGUF file.
+    pub(crate) fn gguf(&self) -> Option<View<'_>> {
+        match &self.source {
+            Source::Folder { .. } => None,
+            Source::Gguf(keys) => Some(keys.view(self.files[0].path(), self.files[0].bytes())),
+        }
+    }
+}

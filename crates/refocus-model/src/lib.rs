@@ -1,0 +1,32 @@
+//! A model from a real checkpoint, and the one forward pass over it.
+//!
+//! [`Checkpoint`] reads files, [`Model`] packs them for a backend, [`Plan`] checks what is wanted and
+//! changed, [`forward`] runs it.
+
+mod capture;
+pub mod checkpoint;
+pub mod config;
+mod error;
+mod forward;
+mod intervene;
+mod names;
+mod plan;
+mod rope;
+mod run_error;
+mod site;
+mod spec;
+pub mod tokenizer;
+mod weights;
+
+pub use capture::{HostTensor, SeqTensors, capture};
+pub use checkpoint::Checkpoint;
+pub use error::LoadError;
+pub use forward::{Captured, Reading, empty_cache, forward};
+pub use intervene::{Action, Gate, Intervention, Position};
+pub use names::*;
+pub use plan::{Applied, Mode, Plan, PlanError, Readout, Rows};
+pub use run_error::RunError;
+pub use site::{Kind, Site, SiteError};
+pub use spec::*;
+pub use tokenizer::Tokenizer;
+pub use weights::{Block, Model, ParamInfo};
