@@ -6,8 +6,10 @@
 mod capture;
 pub mod checkpoint;
 pub mod config;
+pub mod doctor;
 mod error;
 mod forward;
+pub mod generate;
 mod intervene;
 mod names;
 mod plan;

@@ -274,8 +274,9 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                 if let Some(given) = given(p.edits) {
                     // A given pattern stands for the weights themselves.
                     (p.max, p.sum) = (0.0, 1.0);
-                    for (j, w) in row.iter_mut().enumerate() {
-                        *w = if block + j <= p.pos { given.get(block + j).copied().unwrap_or(0.0) } else { 0.0 };
+                    for (k, w) in (block..).zip(row.iter_mut()) {
+                        let seen = (p.first..=p.pos).contains(&k);
+                        *w = if seen { given.get(k).copied().unwrap_or(0.0) } else { 0.0 };
                     }
                 } else {
                     (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);

@@ -170,6 +170,13 @@ fn linear_maps_with_what_follows() {
             }
         }
     }
+    let mut rng = Rng::new(8);
+    let inputs = [rng.buf(3, 4), rng.buf(2, 4), rng.buf(1, 2), rng.buf(5, 4)];
+    check("maps apart", &inputs, |g| {
+        let x = g.var(0);
+        let maps = [g.linear(1, Some(2)), g.linear(3, None)];
+        g.tape.linear_each(&x, &[&maps[0], &maps[1]])
+    });
     let mut rng = Rng::new(9);
     let inputs = [rng.buf(3, 4), rng.buf(4, 4)];
     check("a square map onto its own input", &inputs, |g| {

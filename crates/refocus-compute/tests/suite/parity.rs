@@ -163,6 +163,14 @@ fn products<K: Kernels>(b: &mut Both<K>, rows: usize) -> Result<()> {
             b.same(("linear", act, with), &y.0, &y.1)?;
         }
     }
+    let each = (
+        b.k.linear_each(&x.0, &[(&u.0, Some(&bu.0)), (&v.0, None), (&w.0, Some(&bw.0))])?,
+        b.r.linear_each(&x.1, &[(&u.1, Some(&bu.1)), (&v.1, None), (&w.1, Some(&bw.1))])?,
+    );
+    assert_eq!(each.0.len(), 3);
+    for (got, want) in each.0.iter().zip(&each.1) {
+        b.same("linear_each", got, want)?;
+    }
     let dy = b.buf(rows, 40)?;
     let d = (b.k.linear_vjp_input(&w.0, &dy.0)?, b.r.linear_vjp_input(&w.1, &dy.1)?);
     b.same("linear_vjp_input", &d.0, &d.1)?;

@@ -1,0 +1,80 @@
+//! refocus' side of the benchmarks. Commands come one a line on standard input, and each is answered by
+//! one line of numbers, so that Python can alternate between refocus and its rivals in one run:
+//!
+//! ```text
+//! threads N                   → instruction set           a new team; a loaded model stays
+//! peak                        → GFLOP/s                    fused multiply-adds on registers, median of bursts
+//! bandwidth                   → GB/s                       all threads read a buffer beyond any cache
+//! load PATH                   → seconds                    open and pack
+//! logits FILE T               → 0                          raw f32 of the last position after T tokens
+//! forward WHAT B T REPS       → seconds                    WHAT: hidden, logits, labels, slots
+//! decode B T N REPS           → prefill, seconds, ids …    prompts of T tokens, then N steps
+//! linear DTYPE ROWS K N REPS  → seconds, checksum
+//! memory                      → VmHWM in bytes
+//! ```
+//!
+//! Seconds are medians of REPS repetitions. `refocus-bench first PATH TEXT` loads a model, says its next
+//! token and prints the time this took inside the process and VmHWM.
+
+mod machine;
+mod product;
+mod session;
+
+use std::io::Write;
+use std::time::Instant;
+
+use session::Session;
+
+/// Anything that goes wrong is a message for the other side.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Median seconds of `reps` calls.
+pub fn median(reps: usize, mut call: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+    let mut times = Vec::with_capacity(reps.max(1));
+    for _ in 0..reps.max(1) {
+        let start = Instant::now();
+        call()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn answer(session: &mut Session, line: &str) -> Outcome<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let number = |i: usize| -> Outcome<usize> { Ok(words.get(i).ok_or("a number is missing")?.parse()?) };
+    let word = |i: usize| words.get(i).copied().ok_or("a word is missing");
+    Ok(match word(0)? {
+        "threads" => session.threads(number(1)?)?.to_owned(),
+        "peak" => session.peak().to_string(),
+        "bandwidth" => machine::bandwidth(session.team()).to_string(),
+        "load" => session.load(line.trim_start_matches("load").trim())?.to_string(),
+        "logits" => session.logits(word(1)?, number(2)?).map(|()| "0".to_owned())?,
+        "forward" => session.forward(word(1)?, number(2)?, number(3)?, number(4)?)?.to_string(),
+        "decode" => session.decode(number(1)?, number(2)?, number(3)?, number(4)?)?,
+        "linear" => {
+            let shape = [number(2)?, number(3)?, number(4)?];
+            product::linear(session, word(1)?, shape, number(5)?)?
+        }
+        "memory" => machine::peak_memory()?.to_string(),
+        other => return Err(format!("no command is called '{other}'").into()),
+    })
+}
+
+fn main() -> Outcome<()> {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, first, path, text] = &args[..]
+        && first == "first"
+    {
+        return session::first(path, text);
+    }
+    let mut session = Session::new()?;
+    for line in std::io::stdin().lines() {
+        match answer(&mut session, &line?) {
+            Ok(numbers) => println!("ok {numbers}"),
+            Err(e) => println!("error {e}"),
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
