@@ -118,6 +118,10 @@ impl<K: Kernels> Ops for Eager<K> {
         self.kernels.download(x)
     }
 
+    fn parameter(&mut self, p: &Param<K::Buf>) -> Result<Self::T> {
+        Ok(Rc::new((*p.value).clone()))
+    }
+
     fn embed(&mut self, w: &Param<K::W>, ids: &[u32]) -> Result<Self::T> {
         let (n, width) = self.kernels.weight_shape(&w.value);
         check::within("embed", "id", ids, n)?;

@@ -435,6 +435,9 @@ pub trait Ops {
     /// Copies a matrix to the host, row-major. The only way out.
     fn to_host(&mut self, x: &Self::T) -> Result<Vec<f32>>;
 
+    /// A vector parameter as a constant matrix `[1, n]`, for measurements. Not differentiable.
+    fn parameter(&mut self, p: &Param<<Self::K as Kernels>::Buf>) -> Result<Self::T>;
+
     /// Rows `ids` of the table `w` `[vocab, width]`.
     fn embed(&mut self, w: &Param<<Self::K as Kernels>::W>, ids: &[u32]) -> Result<Self::T>;
     /// `x + y`.

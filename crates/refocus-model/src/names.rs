@@ -117,10 +117,10 @@ impl Part {
     }
 }
 
-/// Which vector of a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Which tensor of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Which {
-    /// Gain of a norm.
+    /// The matrix of a linear map or table; the gain of a norm.
     Weight,
     /// Bias of a norm or a linear map.
     Bias,
@@ -137,6 +137,20 @@ pub(crate) struct Names {
     /// Stored where the embedding should be, in a tied model that stores it as its unembedding.
     swapped: bool,
     pub(crate) tied: bool,
+}
+
+/// Where a parameter lies in a checkpoint's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location<'a> {
+    /// Name of the stored tensor.
+    pub name: &'a str,
+    /// Its shape, outermost dimension first.
+    pub shape: &'a [usize],
+    /// A matrix that is stored as `[n_in, n_out]`.
+    pub transposed: bool,
+    /// Logical output `i` is stored row (column, if transposed; element of a vector) `rows[i]`; all of
+    /// them in order where absent.
+    pub rows: Option<Vec<u32>>,
 }
 
 /// A stored tensor and where in it a parameter lies.
@@ -320,11 +334,10 @@ impl Checkpoint {
     /// The layer does not exist, or the file changed its length. What else could be wrong was found when
     /// the checkpoint was opened.
     pub fn matrix(&self, part: Part, layer: usize) -> LoadResult<Option<MatrixSource<'_>>> {
-        let spec = self.spec();
-        if part.is_norm() || !part.exists(spec) {
+        if part.is_norm() {
             return Ok(None);
         }
-        let at = self.names().locate(self, spec, part, layer, Which::Weight)?;
+        let Some(at) = self.location(part, layer, Which::Weight)? else { return Ok(None) };
         let view = self.tensor(at.name)?;
         let &[outer, inner] = view.shape else { return Ok(None) };
         Ok(Some(MatrixSource {
@@ -332,8 +345,8 @@ impl Checkpoint {
             dtype: view.dtype,
             bytes: view.bytes,
             stored: [outer, inner],
-            transposed: at.layout.transposed(),
-            rows: at.layout.rows(spec, part),
+            transposed: at.transposed,
+            rows: at.rows,
         }))
     }
 
@@ -342,18 +355,37 @@ impl Checkpoint {
     /// # Errors
     /// As for [`Checkpoint::matrix`].
     pub fn vector(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Vec<f32>>> {
+        if !part.is_norm() && which == Which::Weight {
+            return Ok(None);
+        }
+        let Some(at) = self.location(part, layer, which)? else { return Ok(None) };
+        let view = self.tensor(at.name)?;
+        let all = floats(&view.dtype, view.bytes, at.shape[0]);
+        Ok(Some(match at.rows {
+            None => all,
+            Some(rows) => rows.into_iter().map(|r| all[r as usize]).collect(),
+        }))
+    }
+
+    /// The stored tensor of a parameter and where in it the parameter lies. `None` where the model has no
+    /// such parameter.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::matrix`].
+    pub fn location(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Location<'_>>> {
         let spec = self.spec();
+        let matrix = !part.is_norm() && which == Which::Weight;
         // A tied model may still have a bias of its unembedding.
-        let exists = part.exists(spec) || part == Part::Unembed;
-        if !exists || !has(self.described().has, part, which) {
+        let exists = part.exists(spec) || (part == Part::Unembed && !matrix);
+        if !exists || !(matrix || has(self.described().has, part, which)) {
             return Ok(None);
         }
         let at = self.names().locate(self, spec, part, layer, which)?;
-        let view = self.tensor(at.name)?;
-        let all = floats(&view.dtype, view.bytes, at.entry.shape[0]);
-        Ok(Some(match at.layout.rows(spec, part).filter(|_| !part.is_norm()) {
-            None => all,
-            Some(rows) => rows.into_iter().map(|r| all[r as usize]).collect(),
+        Ok(Some(Location {
+            name: at.name,
+            shape: &at.entry.shape,
+            transposed: matrix && at.layout.transposed(),
+            rows: at.layout.rows(spec, part).filter(|_| !part.is_norm()),
         }))
     }
 }

@@ -1,11 +1,13 @@
 //! A model's parameters, packed for a backend.
 
+use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
-use refocus_compute::{Kernels, Linear, Norm, Param, ParamId};
+use refocus_compute::{Kernels, Linear, MatrixSource, Norm, Param, ParamId};
 
 use crate::checkpoint::Checkpoint;
-use crate::error::LoadError;
+use crate::error::{LoadError, LoadResult};
 use crate::names::{Part, Which};
 use crate::rope::RopeCache;
 use crate::spec::{ModelSpec, Positions};
@@ -72,65 +74,113 @@ pub struct Model<K: Kernels> {
     pub(crate) rope: RopeCache,
 }
 
-struct Loader<'a, K: Kernels> {
-    checkpoint: &'a Checkpoint,
+/// Where a model's parameters come from: a [`Checkpoint`], or [`crate::Params`] in memory.
+pub trait ParamSource {
+    /// What errors name: a file, a folder, or words in brackets.
+    fn origin(&self) -> &Path;
+    /// A weight `[n_out, n_in]` ([`Part::shape`]); `None` where there is none.
+    fn matrix(&self, part: Part, layer: usize) -> LoadResult<Option<MatrixSource<'_>>>;
+    /// Gain or bias of a norm, or bias of a linear map, `[n_out]`; `None` where there is none.
+    fn vector(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Cow<'_, [f32]>>>;
+    /// Says that the matrix of this name has been packed and is not read again.
+    fn packed(&self, _name: &str) {}
+}
+
+impl ParamSource for Checkpoint {
+    fn origin(&self) -> &Path {
+        self.path()
+    }
+
+    fn matrix(&self, part: Part, layer: usize) -> LoadResult<Option<MatrixSource<'_>>> {
+        self.matrix(part, layer)
+    }
+
+    fn vector(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Cow<'_, [f32]>>> {
+        Ok(self.vector(part, layer, which)?.map(Cow::Owned))
+    }
+
+    /// A file larger than memory can be loaded this way.
+    fn packed(&self, name: &str) {
+        self.release(name);
+    }
+}
+
+struct Loader<'a, K: Kernels, S> {
+    spec: &'a ModelSpec,
+    source: &'a S,
     kernels: &'a mut K,
     params: Vec<ParamInfo>,
 }
 
-impl<K: Kernels> Loader<'_, K> {
+/// How errors name a parameter.
+pub(crate) fn label(part: Part, layer: usize, which: Which) -> String {
+    if Part::GLOBAL.contains(&part) {
+        return format!("{part:?} {which:?}");
+    }
+    format!("{part:?} {which:?} of block {layer}")
+}
+
+impl<K: Kernels, S: ParamSource> Loader<'_, K, S> {
     fn param<X>(&mut self, part: Part, layer: usize, which: Which, value: X) -> Param<X> {
         let id = ParamId(self.params.len() as u32);
         self.params.push(ParamInfo { id, part, layer, which });
         Param { id, value: Arc::new(value) }
     }
 
-    fn matrix(&mut self, part: Part, layer: usize) -> Result<Option<Param<K::W>>, LoadError> {
-        let Some(source) = self.checkpoint.matrix(part, layer)? else { return Ok(None) };
-        let packed = self.kernels.pack(&source).map_err(|e| LoadError::pack(self.checkpoint.path(), e))?;
-        let stored = source.name.to_owned();
-        // What was packed is not needed again; a file larger than memory can be loaded this way.
-        self.checkpoint.release(&stored);
+    fn refused(&self, source: refocus_compute::Error) -> LoadError {
+        LoadError::pack(self.source.origin(), source)
+    }
+
+    fn wrong(&self, part: Part, layer: usize, which: Which, why: String) -> LoadError {
+        self.refused(refocus_compute::Error::Source { name: label(part, layer, which), why })
+    }
+
+    fn missing(&self, part: Part, layer: usize) -> LoadError {
+        self.wrong(part, layer, Which::Weight, "there is none, but the model needs it".to_owned())
+    }
+
+    fn matrix(&mut self, part: Part, layer: usize) -> LoadResult<Option<Param<K::W>>> {
+        let Some(source) = self.source.matrix(part, layer)? else { return Ok(None) };
+        let ([n, k], got) = (part.shape(self.spec), source.shape());
+        if got != (n, k) {
+            let why = format!("shape [{}, {}], the specification asks for [{n}, {k}]", got.0, got.1);
+            return Err(self.wrong(part, layer, Which::Weight, why));
+        }
+        let packed = self.kernels.pack(&source).map_err(|e| self.refused(e))?;
+        self.source.packed(source.name);
         Ok(Some(self.param(part, layer, Which::Weight, packed)))
     }
 
-    fn vector(&mut self, part: Part, layer: usize, which: Which) -> Result<Option<Param<K::Buf>>, LoadError> {
-        let Some(v) = self.checkpoint.vector(part, layer, which)? else { return Ok(None) };
-        if let Some(i) = v.iter().position(|x| !x.is_finite()) {
-            return Err(LoadError::pack(
-                self.checkpoint.path(),
-                refocus_compute::Error::Source {
-                    name: format!("{part:?} {which:?} of block {layer}"),
-                    why: format!("value {i} is {}", v[i]),
-                },
-            ));
+    fn vector(&mut self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Param<K::Buf>>> {
+        let Some(v) = self.source.vector(part, layer, which)? else { return Ok(None) };
+        let n = part.shape(self.spec)[0];
+        if v.len() != n {
+            let why = format!("{} values, the specification asks for {n}", v.len());
+            return Err(self.wrong(part, layer, which, why));
         }
-        let buf =
-            self.kernels.upload(1, v.len(), &v).map_err(|e| LoadError::pack(self.checkpoint.path(), e))?;
+        if let Some(i) = v.iter().position(|x| !x.is_finite()) {
+            return Err(self.wrong(part, layer, which, format!("value {i} is {}", v[i])));
+        }
+        let buf = self.kernels.upload(1, n, &v).map_err(|e| self.refused(e))?;
         Ok(Some(self.param(part, layer, which, buf)))
     }
 
-    fn linear(&mut self, part: Part, layer: usize) -> Result<Option<Linear<K>>, LoadError> {
+    fn linear(&mut self, part: Part, layer: usize) -> LoadResult<Option<Linear<K>>> {
         let Some(w) = self.matrix(part, layer)? else { return Ok(None) };
         Ok(Some(Linear { w, bias: self.vector(part, layer, Which::Bias)? }))
     }
 
-    fn need(&mut self, part: Part, layer: usize) -> Result<Linear<K>, LoadError> {
+    fn need(&mut self, part: Part, layer: usize) -> LoadResult<Linear<K>> {
         self.linear(part, layer)?.ok_or_else(|| self.missing(part, layer))
     }
 
-    fn missing(&self, part: Part, layer: usize) -> LoadError {
-        LoadError::pack(
-            self.checkpoint.path(),
-            refocus_compute::Error::Source {
-                name: format!("{part:?} of block {layer}"),
-                why: "the checkpoint has none".to_owned(),
-            },
-        )
+    /// A linear map that some models have.
+    fn part(&mut self, part: Part, layer: usize) -> LoadResult<Option<Linear<K>>> {
+        if part.exists(self.spec) { self.need(part, layer).map(Some) } else { Ok(None) }
     }
 
-    fn norm(&mut self, part: Part, layer: usize) -> Result<Option<Norm<K>>, LoadError> {
-        let spec = self.checkpoint.spec();
+    fn norm(&mut self, part: Part, layer: usize) -> LoadResult<Option<Norm<K>>> {
+        let spec = self.spec;
         if !part.exists(spec) {
             return Ok(None);
         }
@@ -146,15 +196,25 @@ impl<K: Kernels> Model<K> {
     ///
     /// # Errors
     /// A tensor is missing, has another shape than the configuration says, or holds NaN or infinity.
-    pub fn load(checkpoint: &Checkpoint, kernels: &mut K) -> Result<Self, LoadError> {
-        let spec = checkpoint.spec().clone();
-        let mut l = Loader { checkpoint, kernels, params: Vec::new() };
+    pub fn load(checkpoint: &Checkpoint, kernels: &mut K) -> LoadResult<Self> {
+        Self::from_params(checkpoint.spec(), kernels, checkpoint)
+    }
+
+    /// Packs every parameter that `spec` asks for. Ids follow from the specification and from which
+    /// biases and gains there are, so models built from the same kind of parameters have the same ids.
+    ///
+    /// # Errors
+    /// A parameter is missing, has another shape than `spec` says, or holds NaN or infinity.
+    pub fn from_params(spec: &ModelSpec, kernels: &mut K, source: &impl ParamSource) -> LoadResult<Self> {
+        let mut l = Loader { spec, source, kernels, params: Vec::new() };
         let embed = l.matrix(Part::Embed, 0)?.ok_or_else(|| l.missing(Part::Embed, 0))?;
         let pos_embed = match spec.positions {
-            Positions::Learned { .. } => l.matrix(Part::PosEmbed, 0)?,
+            Positions::Learned { .. } => {
+                Some(l.matrix(Part::PosEmbed, 0)?.ok_or_else(|| l.missing(Part::PosEmbed, 0))?)
+            }
             Positions::Rotary { .. } => None,
         };
-        let project_in = l.linear(Part::ProjectIn, 0)?;
+        let project_in = l.part(Part::ProjectIn, 0)?;
         let mut blocks = Vec::with_capacity(spec.n_layers);
         for layer in 0..spec.n_layers {
             blocks.push(Block {
@@ -166,13 +226,13 @@ impl<K: Kernels> Model<K> {
                 q_norm: l.norm(Part::QNorm, layer)?,
                 k_norm: l.norm(Part::KNorm, layer)?,
                 o: l.need(Part::O, layer)?,
-                gate: l.linear(Part::Gate, layer)?,
+                gate: l.part(Part::Gate, layer)?,
                 up: l.need(Part::Up, layer)?,
                 down: l.need(Part::Down, layer)?,
             });
         }
         let ln_final = l.norm(Part::FinalNorm, 0)?;
-        let project_out = l.linear(Part::ProjectOut, 0)?;
+        let project_out = l.part(Part::ProjectOut, 0)?;
         let unembed = if spec.tied {
             Linear { w: embed.clone(), bias: l.vector(Part::Unembed, 0, Which::Bias)? }
         } else {
@@ -181,7 +241,7 @@ impl<K: Kernels> Model<K> {
         let params = l.params;
         Ok(Self {
             rope: RopeCache::default(),
-            spec,
+            spec: spec.clone(),
             embed,
             pos_embed,
             project_in,

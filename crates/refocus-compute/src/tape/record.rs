@@ -48,6 +48,11 @@ impl<K: Kernels> Ops for Tape<K> {
         self.eager.to_host(&x.value)
     }
 
+    fn parameter(&mut self, p: &Param<K::Buf>) -> Result<Var<K>> {
+        let y = self.eager.parameter(p)?;
+        Ok(self.opaque(y, "parameter", self.wanted.has(p)))
+    }
+
     fn embed(&mut self, w: &Param<K::W>, ids: &[u32]) -> Result<Var<K>> {
         let y = self.eager.embed(w, ids)?;
         if !self.wanted.has(w) {

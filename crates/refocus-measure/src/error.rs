@@ -1,0 +1,43 @@
+//! What can go wrong in a measurement.
+
+use refocus_model::{PlanError, RunError};
+
+/// Errors say what does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The model could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Attribution needs a residual stream that is a plain sum.
+    #[error(
+        "direct logit attribution needs pre-norm or parallel blocks: here a norm stands on the residual \
+         stream after every block, so it is no sum of what the parts wrote"
+    )]
+    PostNorm,
+    /// Two prompts that cannot be patched into each other.
+    #[error("the prompts have {clean} and {corrupted} tokens; patching needs equally many")]
+    Lengths {
+        /// Tokens of the first.
+        clean: usize,
+        /// Tokens of the second.
+        corrupted: usize,
+    },
+    /// Clean and corrupted runs answer alike.
+    #[error(
+        "both prompts give the same difference of logits ({0:.4}), so there is nothing for patching to \
+         restore; choose answers with --answer and --wrong, or another prompt"
+    )]
+    NoEffect(f32),
+}
+
+impl From<PlanError> for MeasureError {
+    fn from(e: PlanError) -> Self {
+        MeasureError::Run(RunError::Plan(e))
+    }
+}
+
+impl From<refocus_compute::Error> for MeasureError {
+    fn from(e: refocus_compute::Error) -> Self {
+        MeasureError::Run(RunError::Compute(e))
+    }
+}
