@@ -2,35 +2,42 @@
 //!
 //! Work comes as numbered tiles whose outputs do not overlap; which thread computes a tile changes
 //! no bit, so tiles are handed out by a counter: on a shared machine a thread that loses its core
-//! for a moment takes fewer. Between jobs the threads spin for a short while and then park.
+//! for a moment takes fewer. A thread joins a job only while tiles are left, so nobody waits for one
+//! that has not come. Between jobs the threads spin for a short while and then park.
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 
 /// Turns of the spin loop before a thread parks: some tens of microseconds.
 const SPIN: usize = 20_000;
 
+/// In `Shared::state`: the job takes no more threads.
+const CLOSED: u64 = 1 << 31;
+/// In `Shared::state`: one job further.
+const EPOCH: u64 = 1 << 32;
+/// In `Shared::state`: the threads at work.
+const ACTIVE: u64 = CLOSED - 1;
+
 type Job = *const (dyn Fn(usize) + Sync);
 
 struct Shared {
-    /// The job at hand; written only while every thread waits.
+    /// The job at hand; written only while the state is closed and nobody is active.
     job: UnsafeCell<Job>,
     tiles: AtomicUsize,
     next: AtomicUsize,
-    /// Counts jobs; a change is the call to work.
-    epoch: AtomicUsize,
-    /// Threads still at work on this epoch.
-    busy: AtomicUsize,
+    /// Number of the job, whether it is closed, and how many threads of the team are at work on it.
+    state: AtomicU64,
     stop: AtomicBool,
     panicked: AtomicBool,
 }
 
-// SAFETY: `job` is written by the owner before the release store of `epoch` and read by the threads
-// after the acquire load; it is not touched again until `busy` is back at zero.
+// SAFETY: `job` is written by the owner before the release store that opens the state, and read by
+// threads only between entering an open state (acquire) and leaving it (release); the owner closes
+// the state and waits for zero active threads before it returns.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer never outlives the call of `run` that set it.
+// SAFETY: as above; the pointer is never read after the call of `run` that set it.
 unsafe impl Send for Shared {}
 
 /// The team; dropping it ends its threads.
@@ -54,8 +61,7 @@ impl Team {
             job: UnsafeCell::new(nothing),
             tiles: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            epoch: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            state: AtomicU64::new(CLOSED),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
         });
@@ -89,24 +95,26 @@ impl Team {
             return;
         }
         let job: &(dyn Fn(usize) + Sync) = &tile;
-        // SAFETY: only the lifetime is erased. `run` returns (or unwinds) only after `busy` is zero,
-        // when no thread holds the pointer any more; `&mut self` keeps a second job out.
+        // SAFETY: only the lifetime is erased. `run` returns (or unwinds) only after the state is
+        // closed and no thread is active; `&mut self` keeps a second job out.
         let job: Job = unsafe { std::mem::transmute(job) };
         let s = &*self.shared;
-        // SAFETY: every thread waits for the next epoch, see above.
+        // SAFETY: the state is closed and nobody is active, see above.
         unsafe { *s.job.get() = job };
         s.tiles.store(tiles, Ordering::Relaxed);
         s.next.store(0, Ordering::Relaxed);
-        s.busy.store(self.handles.len(), Ordering::Relaxed);
-        s.epoch.fetch_add(1, Ordering::Release);
+        let epoch = (s.state.load(Ordering::Relaxed) / EPOCH).wrapping_add(1);
+        s.state.store(epoch.wrapping_mul(EPOCH), Ordering::Release);
         self.threads.iter().for_each(Thread::unpark);
         let mine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(s)));
+        s.state.fetch_or(CLOSED, Ordering::Relaxed);
         let mut spins = 0usize;
-        while s.busy.load(Ordering::Acquire) != 0 {
+        while s.state.load(Ordering::Acquire) & ACTIVE != 0 {
             spins += 1;
             if spins > SPIN { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         if let Err(panic) = mine {
+            s.panicked.store(false, Ordering::Relaxed);
             std::panic::resume_unwind(panic);
         }
         assert!(!s.panicked.swap(false, Ordering::Relaxed), "a thread of the team panicked");
@@ -115,8 +123,7 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
         self.threads.iter().for_each(Thread::unpark);
         for h in self.handles.drain(..) {
             // A panic was already reported by `run`.
@@ -127,7 +134,7 @@ impl Drop for Team {
 
 /// Takes tiles until none is left.
 fn take(s: &Shared) {
-    // SAFETY: read between the acquire of `epoch` and the release of `busy`.
+    // SAFETY: the caller is the owner inside `run`, or a thread that entered the open state.
     let job = unsafe { &**s.job.get() };
     let tiles = s.tiles.load(Ordering::Relaxed);
     loop {
@@ -139,30 +146,35 @@ fn take(s: &Shared) {
     }
 }
 
+/// Joins the job that `seen` shows, unless it was closed in the meantime.
+fn enter(s: &Shared, mut seen: u64) -> bool {
+    let epoch = seen / EPOCH;
+    while seen & CLOSED == 0 && seen / EPOCH == epoch {
+        match s.state.compare_exchange_weak(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(now) => seen = now,
+        }
+    }
+    false
+}
+
 fn work(s: &Shared) {
-    let mut seen = 0;
-    loop {
-        let mut spins = 0;
-        loop {
-            let now = s.epoch.load(Ordering::Acquire);
-            if now != seen {
-                seen = now;
-                break;
-            }
+    let mut last = 0;
+    let mut spins = 0;
+    while !s.stop.load(Ordering::Acquire) {
+        let seen = s.state.load(Ordering::Acquire);
+        if seen / EPOCH == last {
             spins += 1;
-            if spins < SPIN {
-                std::hint::spin_loop();
-            } else {
-                std::thread::park();
+            if spins < SPIN { std::hint::spin_loop() } else { std::thread::park() }
+            continue;
+        }
+        (last, spins) = (seen / EPOCH, 0);
+        if enter(s, seen) {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(s))).is_err() {
+                s.panicked.store(true, Ordering::Relaxed);
             }
+            s.state.fetch_sub(1, Ordering::Release);
         }
-        if s.stop.load(Ordering::Relaxed) {
-            return;
-        }
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(s))).is_err() {
-            s.panicked.store(true, Ordering::Relaxed);
-        }
-        s.busy.fetch_sub(1, Ordering::Release);
     }
 }
 

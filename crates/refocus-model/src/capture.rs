@@ -8,6 +8,7 @@ use crate::forward::{Reading, forward};
 use crate::plan::{Applied, Mode, Plan, Readout};
 use crate::run_error::RunError;
 use crate::site::{Kind, Site};
+use crate::spec::ModelSpec;
 use crate::weights::Model;
 
 /// A tensor on the host, row-major.
@@ -47,22 +48,44 @@ pub fn capture<O: Ops>(
     let ids: Vec<u32> = seqs.iter().flatten().copied().collect();
     let readings = forward(o, m, &ids, &plan, KvUse::None)?;
     let mut out = vec![SeqTensors::new(); seqs.len()];
-    for (site, reading) in sites.iter().zip(&readings) {
-        let name = site.to_string();
-        match reading {
-            Reading::Matrix(t) => {
-                let data = o.to_host(t)?;
-                split(&mut out, &batch, &name, &data, &site.kind.token_shape(&m.spec))?;
-            }
-            Reading::Pattern { raw, .. } => square(&mut out, &batch, &name, raw, site.kind, m.spec.n_heads)?,
-            Reading::Lens(_) | Reading::Attention { .. } => {}
-        }
-    }
-    if let Some([VocabOut::Values(t)]) = readings.last().and_then(|r| r.lens(0)) {
-        let data = o.to_host(t)?;
-        split(&mut out, &batch, "logits", &data, &[m.spec.vocab])?;
+    let names = sites.iter().map(|&s| Some(s)).chain(std::iter::repeat(None));
+    for (site, reading) in names.zip(&readings) {
+        collect(o, &m.spec, &batch, site, reading, &mut out)?;
     }
     Ok(out)
+}
+
+/// Adds one reading of all rows to the tensors of each sequence: that of a raw readout under the name of its
+/// `site`, that of a lens which was asked for all logits (without a site) as `logits`. Other readings add
+/// nothing.
+///
+/// # Errors
+/// NaN in the values.
+pub fn collect<O: Ops>(
+    o: &mut O,
+    spec: &ModelSpec,
+    batch: &Batch,
+    site: Option<Site>,
+    reading: &Reading<O::T>,
+    out: &mut [SeqTensors],
+) -> Result<(), RunError> {
+    match (reading, site) {
+        (Reading::Matrix(t), Some(site)) => {
+            let data = o.to_host(t)?;
+            split(out, batch, &site.to_string(), &data, &site.kind.token_shape(spec))
+        }
+        (Reading::Pattern { raw, .. }, Some(site)) => {
+            square(out, batch, &site.to_string(), raw, site.kind, spec.n_heads)
+        }
+        (Reading::Lens(_), None) => match reading.lens(0) {
+            Some([VocabOut::Values(t)]) => {
+                let data = o.to_host(t)?;
+                split(out, batch, "logits", &data, &[spec.vocab])
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Rows to sequences.

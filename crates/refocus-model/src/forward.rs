@@ -534,7 +534,8 @@ impl<O: Ops> Pass<'_, O> {
             if gate.gate.lens_layer != layer {
                 continue;
             }
-            let rows = RowSet::new(gate.rows.iter().copied().collect());
+            // After the last block only the rows that someone needs are left.
+            let rows = self.open_rows(&RowSet::new(gate.rows.iter().copied().collect()), None);
             let answers = self.lens(x, &Some(rows.clone()), &[Vocab::Top(1), Vocab::LogSumExp], false)?;
             let [VocabOut::Top(top), VocabOut::Values(lse)] = &answers[..] else { continue };
             let lse = self.o.to_host(lse)?;

@@ -57,6 +57,10 @@ pub fn greedy<O: Ops>(
             return Err(RunError::Context { seq, len, n_ctx: m.spec.n_ctx });
         }
     }
+    // An intervention must match a prompt somewhere; the pieces computed below need not all hold one.
+    let whole = Batch::from_lengths(request.prompts.iter().map(Vec::len));
+    let strict = Mode { keeps_cache: true, decoding: false };
+    Plan::compile(&m.spec, &whole, &[], request.interventions, strict)?;
     // Dynamic rotary scaling changes the angles of keys already cached: then nothing is cached.
     let cached = !m.spec.stretches();
     let prefix = if cached { shared_prefix(o, m, request)? } else { empty_cache(m) };
@@ -67,7 +71,7 @@ pub fn greedy<O: Ops>(
         .map(|(prompt, ids)| Live { prompt, ids: ids.clone(), cache: prefix.clone() })
         .collect();
     for step in 0..request.max_new {
-        let next = advance(o, m, &mut live, request.interventions, cached, step > 0)?;
+        let next = advance(o, m, &mut live, request.interventions, cached, step == 0)?;
         let mut kept = Vec::with_capacity(live.len());
         for (mut seq, id) in live.into_iter().zip(next) {
             if request.stop.contains(&id) {
@@ -121,7 +125,7 @@ fn advance<O: Ops>(
     live: &mut [Live<<O::K as Kernels>::Page>],
     interventions: &[Applied],
     cached: bool,
-    decoding: bool,
+    first: bool,
 ) -> Result<Vec<u32>, RunError> {
     let mut ids = Vec::new();
     let mut batch = Batch::default();
@@ -133,14 +137,16 @@ fn advance<O: Ops>(
     let last = RowSet::new(batch.segs.iter().map(|s| s.rows.end - 1).collect());
     let want = vec![Vocab::Top(1), Vocab::LogSumExp];
     let readouts = [Readout::logits(&m.spec, Some(last), want)];
+    // Positions counted from the end of the prompt are met in the first step only.
     let here: Vec<Applied> = interventions
         .iter()
+        .filter(|a| first || !matches!(a.what.position, Position::FromEnd(_)))
         .map(|a| Applied {
             what: Arc::clone(&a.what),
             segs: a.segs.as_ref().map(|s| (0..live.len()).filter(|&i| s.contains(&live[i].prompt)).collect()),
         })
         .collect();
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &here, Mode { keeps_cache: cached, decoding })?;
+    let plan = Plan::compile(&m.spec, &batch, &readouts, &here, Mode { keeps_cache: cached, decoding: true })?;
     let readings = if cached {
         let mut caches: Vec<_> =
             live.iter_mut().map(|s| std::mem::replace(&mut s.cache, KvSeq::new(0))).collect();

@@ -19,10 +19,11 @@ mod rope;
 mod run_error;
 mod site;
 mod spec;
+mod template;
 pub mod tokenizer;
 mod weights;
 
-pub use capture::{HostTensor, SeqTensors, capture};
+pub use capture::{HostTensor, SeqTensors, capture, collect};
 pub use checkpoint::Checkpoint;
 pub use error::LoadError;
 pub use forward::{Captured, Reading, empty_cache, forward};

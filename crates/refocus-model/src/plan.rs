@@ -396,6 +396,12 @@ impl Plan {
         if !w.site.kind.is_global() && w.site.layer >= self.exit {
             return bad(PlanError::Exited { site: w.site, exit: self.exit });
         }
+        if let Some(g) = w.when
+            && g.lens_layer >= self.exit
+        {
+            // It would never decide, and the intervention would silently do nothing.
+            return bad(PlanError::Exited { site: Site::new(g.lens_layer, Kind::ResidPost), exit: self.exit });
+        }
         let gate = w.when.map(|gate| self.gate(gate, &rows));
         if w.action.is_pattern() || matches!((&w.action, w.site.kind), (Action::Set(_), Kind::Pattern)) {
             let heads = w.head.map_or(0..spec.n_heads, |h| h..h + 1);

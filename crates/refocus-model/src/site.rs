@@ -90,6 +90,16 @@ const NAMES: [(Kind, &str); 25] = [
 ];
 
 impl Kind {
+    /// All kinds, in the order in which the forward pass meets them.
+    pub fn all() -> impl Iterator<Item = Kind> {
+        NAMES.iter().map(|n| n.0)
+    }
+
+    /// Its name inside a block, or alone where it stands once.
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|n| n.0 == self).map_or("", |n| n.1)
+    }
+
     /// Whether it stands once in a model and not in every block.
     pub fn is_global(self) -> bool {
         matches!(self, Kind::Embed | Kind::PosEmbed | Kind::FinalScale | Kind::Final)
@@ -193,7 +203,7 @@ impl Site {
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|n| n.0 == self.kind).map_or("", |n| n.1);
+        let name = self.kind.name();
         if self.kind.is_global() { f.write_str(name) } else { write!(f, "blocks.{}.{name}", self.layer) }
     }
 }

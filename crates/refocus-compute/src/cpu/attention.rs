@@ -72,12 +72,7 @@ pub(super) fn attention(
     probe: Option<&AttnProbe<&CpuBuf>>,
 ) -> Result<AttnOut<CpuBuf>> {
     let pages = pages(cpu, spec, layer, batch, qkv.k, qkv.v, &mut kv)?;
-    let all_pos = batch.positions();
-    let packed: Vec<u32> = match q_rows {
-        Some(r) => r.as_slice().to_vec(),
-        None => (0..batch.rows() as u32).collect(),
-    };
-    let pos: Vec<u32> = packed.iter().map(|&r| all_pos[r as usize]).collect();
+    let (packed, pos) = query_rows(batch, q_rows);
     let edits = match probe {
         Some(p) => edits_by_row(p, spec, &packed, &pos)?,
         None => Edits::new(),
@@ -133,6 +128,14 @@ pub(super) fn attention(
     // SAFETY: a tile writes the outputs of its own rows and heads only.
     cpu.team.run(tiles.len(), |i| unsafe { work(isa, &job, &tiles[i]) });
     Ok(AttnOut { z, mass, stats, raw })
+}
+
+/// Packed row and absolute position of every query row.
+pub(super) fn query_rows(batch: &Batch, q_rows: Option<&RowSet>) -> (Vec<u32>, Vec<u32>) {
+    let all = batch.positions();
+    let packed = q_rows.map_or_else(|| (0..batch.rows() as u32).collect(), |r| r.as_slice().to_vec());
+    let pos = packed.iter().map(|&r| all[r as usize]).collect();
+    (packed, pos)
 }
 
 /// Sorts the probe's edits by row and head, and refuses those that leave a row without keys.
@@ -380,17 +383,20 @@ unsafe fn soften_body<S: Simd>(row: &mut [f32], max: f32, sum: f32, o: &mut [f32
     // SAFETY: `row` is four vectors, `o` whole vectors.
     unsafe {
         let p = row.as_mut_ptr();
-        let s: [S::F; BLOCK_VECS] = std::array::from_fn(|j| S::load(p.add(j * LANES)));
-        let top = S::max(S::max(s[0], s[1]), S::max(s[2], s[3]));
-        let top = S::max_lane(top);
+        // Loops and not `array::from_fn`: its closures are compiled without the instruction set.
+        let mut w = [S::splat(0.0); BLOCK_VECS];
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = S::load(p.add(j * LANES));
+        }
+        let top = S::max_lane(S::max(S::max(w[0], w[1]), S::max(w[2], w[3])));
         let new = if top > max { top } else { max };
         if new == f32::NEG_INFINITY {
             row.fill(0.0);
             return (max, sum);
         }
-        let w: [S::F; BLOCK_VECS] = std::array::from_fn(|j| exp::<S>(S::sub(s[j], S::splat(new))));
-        for (j, &w) in w.iter().enumerate() {
-            S::store(p.add(j * LANES), w);
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = exp::<S>(S::sub(*w, S::splat(new)));
+            S::store(p.add(j * LANES), *w);
         }
         let block_sum = S::sum(S::add(S::add(w[0], w[1]), S::add(w[2], w[3])));
         if new == max {

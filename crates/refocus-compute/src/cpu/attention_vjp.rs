@@ -8,7 +8,7 @@ use crate::ops::{AttnProbe, AttnSpec, Batch, Qkv, RowSet};
 use crate::simd::{LANES, Simd, exp, isa_fn};
 
 use super::Cpu;
-use super::attention::{Edit, Edits, edit_scores, edits_by_row, given};
+use super::attention::{Edit, Edits, edit_scores, edits_by_row, given, query_rows};
 use super::memory::{CpuBuf, Out, Scratch};
 
 /// What every (segment, key/value head) needs.
@@ -47,12 +47,7 @@ pub(super) fn attention_vjp(
     dmass: Option<&CpuBuf>,
     dstats: Option<&CpuBuf>,
 ) -> Result<AttnGrads<CpuBuf>> {
-    let all_pos = batch.positions();
-    let packed: Vec<u32> = match q_rows {
-        Some(r) => r.as_slice().to_vec(),
-        None => (0..batch.rows() as u32).collect(),
-    };
-    let pos: Vec<u32> = packed.iter().map(|&r| all_pos[r as usize]).collect();
+    let (packed, pos) = query_rows(batch, q_rows);
     let edits = match probe {
         Some(p) => edits_by_row(p, spec, &packed, &pos)?,
         None => Edits::new(),

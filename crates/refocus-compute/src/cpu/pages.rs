@@ -65,6 +65,12 @@ impl CpuPage {
         Ok(Self { data: pool.take(shape.len())?, len: shape.len(), pool: pool.clone() })
     }
 
+    fn duplicate(&self) -> Result<Self> {
+        let mut p = Self { data: self.pool.take(self.len)?, len: self.len, pool: self.pool.clone() };
+        floats_mut(&mut p.data, p.len).copy_from_slice(self.as_slice());
+        Ok(p)
+    }
+
     pub(super) fn as_slice(&self) -> &[f32] {
         floats(&self.data, self.len)
     }
@@ -106,25 +112,35 @@ pub(super) fn pages(
     let mut all = Vec::with_capacity(batch.segs.len());
     let mut fresh: Vec<(usize, usize, CpuPage)> = Vec::new();
     for (i, seg) in batch.segs.iter().enumerate() {
-        let past = match &*kv {
-            KvUse::None => &[][..],
-            KvUse::Read(seqs) => &seqs[i].layers[layer][..],
-            KvUse::Append(seqs) => &seqs[i].layers[layer][..],
+        // An appended sequence gives its pages away for the moment, so that a page nobody shares can
+        // be filled in place.
+        let mut past = match kv {
+            KvUse::None => Vec::new(),
+            KvUse::Read(seqs) => seqs[i].layers[layer].clone(),
+            KvUse::Append(seqs) => std::mem::take(&mut seqs[i].layers[layer]),
         };
         let pos0 = seg.pos0 as usize;
         let end = pos0 + seg.rows.len();
         let whole = pos0 / KEY_BLOCK;
-        all.push(past[..whole.min(past.len())].to_vec());
+        let mut partial = past.drain(whole.min(past.len())..).next();
+        all.push(past);
         for page in whole..end.div_ceil(KEY_BLOCK) {
-            let mut p = CpuPage::stale(&cpu.pool, shape)?;
-            let data = floats_mut(&mut p.data, p.len);
-            match past.get(page) {
-                Some(old) => data.copy_from_slice(old.as_slice()),
-                None if end < (page + 1) * KEY_BLOCK => data.fill(0.0),
-                None => {}
-            }
+            let started = partial.take().map(Arc::try_unwrap);
+            let p = match started {
+                Some(Ok(own)) => own,
+                Some(Err(shared)) => shared.duplicate()?,
+                None => {
+                    let mut p = CpuPage::stale(&cpu.pool, shape)?;
+                    if end < (page + 1) * KEY_BLOCK {
+                        floats_mut(&mut p.data, p.len).fill(0.0);
+                    }
+                    p
+                }
+            };
             fresh.push((i, page, p));
         }
+        // A segment without rows keeps what it had.
+        all[i].extend(partial);
     }
     {
         let cells: Vec<_> = fresh.iter_mut().map(|f| std::sync::Mutex::new(f)).collect();

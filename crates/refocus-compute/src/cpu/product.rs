@@ -121,7 +121,11 @@ unsafe fn few_panels<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rec
 unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<'_>, p: usize) {
     // SAFETY: rows, panels and inputs lie within the rectangle.
     unsafe {
-        let panel: [*const u8; P] = std::array::from_fn(|i| r.w.panel((p + i).min(r.p1 - 1)));
+        // Loops and not `array::from_fn`: its closures are compiled without the instruction set.
+        let mut panel = [std::ptr::null(); P];
+        for (i, panel) in panel.iter_mut().enumerate() {
+            *panel = r.w.panel((p + i).min(r.p1 - 1));
+        }
         let mut total = [[S::splat(0.0); P]; R];
         let mut k0 = 0;
         while k0 < r.w.k {
@@ -130,9 +134,15 @@ unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<
             let mut k = k0;
             while k < k1 {
                 let at = k / Q::BLOCK * Q::BYTES;
-                let head: [_; P] = std::array::from_fn(|i| Q::head::<S>(panel[i].add(at)));
+                let mut head = [[S::splat(0.0); 2]; P];
+                for i in 0..P {
+                    head[i] = Q::head::<S>(panel[i].add(at));
+                }
                 for g in 0..Q::BLOCK / Q::GROUP {
-                    let mut group: [_; P] = std::array::from_fn(|i| Q::group::<S>(panel[i].add(at), g));
+                    let mut group = [Q::group::<S>(panel[0].add(at), g); P];
+                    for i in 1..P {
+                        group[i] = Q::group::<S>(panel[i].add(at), g);
+                    }
                     for _ in 0..Q::GROUP {
                         for i in 0..P {
                             let w = Q::weight::<S>(head[i], group[i]);
@@ -402,7 +412,10 @@ unsafe fn chain<S: Simd, const R: usize, const P: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         for k in 0..kc {
-            let w: [S::F; P] = std::array::from_fn(|j| S::load(b.add(j * stride + k * LANES)));
+            let mut w = [S::splat(0.0); P];
+            for j in 0..P {
+                w[j] = S::load(b.add(j * stride + k * LANES));
+            }
             for (i, acc) in acc.iter_mut().enumerate() {
                 let x = S::splat(*a.add(i * a_row + k * a_k));
                 for j in 0..P {

@@ -207,6 +207,10 @@ impl Kernels for Reference {
         let mut data = Vec::with_capacity(n * k);
         for i in 0..n {
             source.row_f32(i, &mut row);
+            if !row.iter().all(|v| v.is_finite()) {
+                let why = format!("row {i} holds a value that is NaN or infinite");
+                return Err(Error::Source { name: source.name.to_owned(), why });
+            }
             data.extend(row.iter().map(|&v| f64::from(v)));
         }
         RefWeight::new(n, k, data)

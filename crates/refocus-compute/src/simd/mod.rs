@@ -79,6 +79,19 @@ impl Isa {
         }
     }
 
+    /// What the environment variable `REFOCUS_ISA` names, else [`Isa::detect`].
+    ///
+    /// # Errors
+    /// As [`Isa::parse`].
+    pub fn from_env() -> Result<Self, String> {
+        match std::env::var_os("REFOCUS_ISA") {
+            Some(name) if !name.is_empty() => {
+                Self::parse(&name.to_string_lossy()).map_err(|e| format!("REFOCUS_ISA: {e}"))
+            }
+            _ => Ok(Self::detect()),
+        }
+    }
+
     /// Whether this machine can run it.
     pub fn available(self) -> bool {
         match self {

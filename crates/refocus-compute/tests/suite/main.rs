@@ -1,6 +1,7 @@
 //! The tests of this crate, in one binary.
 #![allow(clippy::unwrap_used)]
 
+mod bits;
 mod gradients;
 mod parity;
 mod semantics;

@@ -374,7 +374,7 @@ fn the_reference_agrees_with_itself() {
 
 #[test]
 fn the_cpu_agrees_on_every_instruction_set() {
-    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512] {
+    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon] {
         if !isa.available() {
             continue;
         }

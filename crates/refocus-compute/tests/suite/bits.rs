@@ -1,0 +1,355 @@
+//! One result, to the bit: on every instruction set, with any number of threads, alone or in a batch,
+//! in pieces with a cache, fused or not. `docs/determinism.md` states the contract.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use refocus_compute::{
+    Activation, AttnProbe, AttnSpec, Batch, Cpu, CpuBuf, CpuPage, Dtype, Isa, Kernels, KvSeq, KvUse,
+    MatrixSource, NormArgs, NormKind, Panels, Qkv, Result, RowSet, Seg, Vocab, VocabOut,
+};
+
+use crate::support::{Rng, heads, rope_table};
+
+/// Rows that meet every tile height of every instruction set, and both sides of every threshold.
+const ROWS: usize = 103;
+const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_1];
+const ACTS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+
+fn isas() -> impl Iterator<Item = Isa> {
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon].into_iter().filter(|i| i.available())
+}
+
+/// Activations with what is awkward among them: zeros of both signs, subnormals, large values.
+fn values(rng: &mut Rng, n: usize) -> Vec<f32> {
+    let awkward = [0.0, -0.0, 1e-40, -3e-39, 2e4, -1.5e4, f32::MIN_POSITIVE, 87.0];
+    (0..n)
+        .map(|i| if rng.below(29) == 0 { awkward[i % awkward.len()] } else { 4.0 * rng.unit() as f32 })
+        .collect()
+}
+
+/// Stored bytes of a matrix `[n, k]`.
+fn stored(rng: &mut Rng, dtype: Dtype, n: usize, k: usize) -> Vec<u8> {
+    let scale = |rng: &mut Rng| f16::from_f64(0.02 * rng.unit()).to_le_bytes();
+    (0..n * k / dtype.block())
+        .flat_map(|_| match dtype {
+            Dtype::F32 => (rng.unit() as f32).to_le_bytes().to_vec(),
+            Dtype::F16 => f16::from_f64(rng.unit()).to_le_bytes().to_vec(),
+            Dtype::Bf16 => bf16::from_f64(rng.unit()).to_le_bytes().to_vec(),
+            Dtype::Q8_0 | Dtype::Q4_1 => {
+                let head = dtype.block_bytes() - if dtype == Dtype::Q8_0 { 32 } else { 16 };
+                let mut block: Vec<u8> = (0..head / 2).flat_map(|_| scale(rng)).collect();
+                block.extend((head..dtype.block_bytes()).map(|_| rng.next() as u8));
+                block
+            }
+        })
+        .collect()
+}
+
+fn weight(cpu: &mut Cpu, rng: &mut Rng, dtype: Dtype, n: usize, k: usize) -> Result<Panels> {
+    let bytes = stored(rng, dtype, n, k);
+    cpu.pack(&MatrixSource { name: "w", dtype, bytes: &bytes, stored: [n, k], transposed: false, rows: None })
+}
+
+fn bits(x: &CpuBuf, cpu: &mut Cpu) -> Vec<u32> {
+    cpu.download(x).expect("host").into_iter().map(f32::to_bits).collect()
+}
+
+fn random(cpu: &mut Cpu, rng: &mut Rng, rows: usize, width: usize) -> Result<CpuBuf> {
+    let data = values(rng, rows * width);
+    cpu.upload(rows, width, &data)
+}
+
+type Named = Vec<(String, Vec<u32>)>;
+
+/// Every kernel of the forward pass on numbers that depend on nothing but the code.
+fn forward_kernels(cpu: &mut Cpu) -> Result<Named> {
+    let rng = &mut Rng::new(11);
+    let mut out = Named::new();
+    let mut note = |name: String, x: CpuBuf, cpu: &mut Cpu| out.push((name, bits(&x, cpu)));
+    for dtype in DTYPES {
+        for (n, k) in [(37, 288), (96, 544)] {
+            let w = weight(cpu, rng, dtype, n, k)?;
+            let bias = random(cpu, rng, 1, n)?;
+            for rows in [1, 2, 3, 13, ROWS] {
+                let (x, residual) = (random(cpu, rng, rows, k)?, random(cpu, rng, rows, n)?);
+                let act = Some(ACTS[rows % 4]);
+                let y = cpu.linear(&x, &[(&w, Some(&bias))], act, Some(&residual))?;
+                note(format!("linear {dtype:?} {rows}×{k}×{n}"), y, cpu);
+            }
+            let ids: Vec<u32> = (0..n as u32).rev().collect();
+            let rows = cpu.embed(&w, &ids)?;
+            note(format!("embed {dtype:?}"), rows, cpu);
+        }
+    }
+    let x = random(cpu, rng, ROWS, 38)?;
+    for a in ACTS {
+        let y = cpu.act(&x, a)?;
+        note(format!("{a:?}"), y, cpu);
+        let y = cpu.glu(&x, a)?;
+        note(format!("{a:?}, gated"), y, cpu);
+    }
+    for kind in [NormKind::Layer, NormKind::Rms] {
+        let (gain, bias) = (random(cpu, rng, 1, 19)?, random(cpu, rng, 1, 19)?);
+        let n = NormArgs { kind, eps: 1e-5, group: 19, gain: Some(&gain), bias: Some(&bias) };
+        let (y, s) = (cpu.norm(&x, &n)?, cpu.norm_scale(&x, &n)?);
+        note(format!("{kind:?} norm"), y, cpu);
+        note(format!("{kind:?} scale"), s, cpu);
+    }
+    let pos: Vec<u32> = (0..ROWS as u32).collect();
+    let y = cpu.rope(&x, 19, &rope_table(ROWS, 18, false), &pos, false)?;
+    note("rope".into(), y, cpu);
+
+    for spec in specs() {
+        let (batch, q, k, v) = attention_input(cpu, rng, &spec)?;
+        let groups = Some(vec![vec![vec![0..1], vec![3..70, 90..999]]; batch.segs.len()]);
+        let probe = AttnProbe { groups, stats: true, raw: true, ..Default::default() };
+        let qkv = Qkv { q: &q, k: &k, v: &v };
+        let a = cpu.attention(qkv, &spec, 0, &batch, None, KvUse::None, Some(&probe))?;
+        note(format!("{spec:?}"), a.z, cpu);
+        for part in [a.mass, a.stats].into_iter().flatten() {
+            note(format!("{spec:?}, measured"), part, cpu);
+        }
+        let raw = a.raw.expect("asked for");
+        let raw = cpu.upload(2, raw.scores.len(), &[raw.scores, raw.pattern].concat())?;
+        note(format!("{spec:?}, pattern"), raw, cpu);
+    }
+
+    let (u, x) = (weight(cpu, rng, Dtype::Q8_0, 2100, 64)?, random(cpu, rng, ROWS, 64)?);
+    let want = [Vocab::All, Vocab::LogSumExp, Vocab::Nll((0..ROWS as u32).map(|i| i * 20).collect())];
+    for (question, answer) in want.iter().zip(cpu.vocab(&x, &u, None, &want)?) {
+        let VocabOut::Values(y) = answer else { panic!("{question:?}") };
+        note(format!("{question:?}"), y, cpu);
+    }
+    Ok(out)
+}
+
+/// Head widths that fill no vector, grouped heads, windows shorter and longer than a block of keys.
+fn specs() -> [AttnSpec; 4] {
+    [
+        heads(2, 2, 7),
+        heads(6, 2, 64),
+        AttnSpec { window: Some(5), ..heads(3, 3, 17) },
+        AttnSpec { window: Some(70), scale: 0.1, ..heads(4, 1, 40) },
+    ]
+}
+
+fn attention_input(
+    cpu: &mut Cpu,
+    rng: &mut Rng,
+    spec: &AttnSpec,
+) -> Result<(Batch, CpuBuf, CpuBuf, CpuBuf)> {
+    let batch = Batch::from_lengths([1, 150, 2, 64]);
+    let n = batch.rows();
+    let kv = spec.n_kv_heads * spec.d_head;
+    let mut some = |width| -> Result<CpuBuf> {
+        let data = rng.f32s(n * width);
+        cpu.upload(n, width, &data)
+    };
+    let (q, k, v) = (some(spec.n_heads * spec.d_head)?, some(kv)?, some(kv)?);
+    Ok((batch, q, k, v))
+}
+
+#[test]
+fn every_instruction_set_and_number_of_threads_gives_the_same_bits() {
+    let want = forward_kernels(&mut Cpu::new(Isa::Portable, 1)).unwrap();
+    for isa in isas() {
+        for threads in [1, 2, 3, 7] {
+            let got = forward_kernels(&mut Cpu::new(isa, threads)).unwrap();
+            assert_eq!(got.len(), want.len());
+            for ((name, got), (_, want)) in got.iter().zip(&want) {
+                assert!(got == want, "{name} with {threads} threads on {isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_product_is_the_same_alone_and_among_others() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 2);
+        let rng = &mut Rng::new(12);
+        for dtype in DTYPES {
+            let (n, k) = (37, 544);
+            let w = weight(cpu, rng, dtype, n, k).unwrap();
+            let x = random(cpu, rng, ROWS, k).unwrap();
+            let all = cpu.linear(&x, &[(&w, None)], None, None).unwrap();
+            let all = bits(&all, cpu);
+            for few in [1, 2, 5] {
+                for r in [0, 50, ROWS - few] {
+                    let rows: Vec<u32> = (r as u32..(r + few) as u32).collect();
+                    let part = cpu.rows(&x, &rows).unwrap();
+                    let part = cpu.linear(&part, &[(&w, None)], None, None).unwrap();
+                    assert!(bits(&part, cpu) == all[r * n..(r + few) * n], "{isa:?} {dtype:?}, {few} at {r}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_is_unfused() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 2);
+        let rng = &mut Rng::new(13);
+        let (u, w) = (weight(cpu, rng, Dtype::F32, 37, 288).unwrap(), weight(cpu, rng, Dtype::Bf16, 37, 288).unwrap());
+        for rows in [1, 2, ROWS] {
+            let x = random(cpu, rng, rows, 288).unwrap();
+            let (bias, residual) = (random(cpu, rng, 1, 37).unwrap(), random(cpu, rng, rows, 37).unwrap());
+            for act in ACTS {
+                let fused = cpu.linear(&x, &[(&u, Some(&bias))], Some(act), Some(&residual)).unwrap();
+                let y = cpu.linear(&x, &[(&u, Some(&bias))], None, None).unwrap();
+                let y = cpu.act(&y, act).unwrap();
+                let y = cpu.add(&residual, &y).unwrap();
+                assert!(bits(&fused, cpu) == bits(&y, cpu), "{isa:?} {act:?}, {rows} rows");
+                // Gate and up projection side by side, then their gated product.
+                let both = cpu.linear(&x, &[(&u, None), (&w, None)], None, None).unwrap();
+                let each = cpu.linear_each(&x, &[(&u, None), (&w, None)]).unwrap();
+                for (i, own) in each.iter().enumerate() {
+                    let cols = cpu.cols(&both, i * 37..(i + 1) * 37).unwrap();
+                    assert!(bits(&cols, cpu) == bits(own, cpu));
+                }
+            }
+        }
+    }
+}
+
+/// Queries, keys and values of some rows.
+fn part(cpu: &mut Cpu, all: [&CpuBuf; 3], rows: std::ops::Range<u32>) -> [CpuBuf; 3] {
+    let rows: Vec<u32> = rows.collect();
+    all.map(|x| cpu.rows(x, &rows).unwrap())
+}
+
+#[test]
+fn a_sequence_attends_the_same_alone_batched_cached_and_measured() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 3);
+        let rng = &mut Rng::new(14);
+        for spec in specs() {
+            let (batch, q, k, v) = attention_input(cpu, rng, &spec).unwrap();
+            let width = spec.n_heads * spec.d_head;
+            let run = |cpu: &mut Cpu, [q, k, v]: [&CpuBuf; 3], batch: &Batch, kv: KvUse<'_, CpuPage>, probe| {
+                let z = cpu.attention(Qkv { q, k, v }, &spec, 0, batch, None, kv, probe).unwrap().z;
+                bits(&z, cpu)
+            };
+            let want = run(cpu, [&q, &k, &v], &batch, KvUse::None, None);
+            let groups = Some(vec![vec![vec![0..9]]; batch.segs.len()]);
+            let probe = AttnProbe { groups, stats: true, raw: true, ..Default::default() };
+            let measured = run(cpu, [&q, &k, &v], &batch, KvUse::None, Some(&probe));
+            assert!(measured == want, "{isa:?} {spec:?}, measured");
+
+            let some = RowSet::new(vec![0, 3, 64, 65, 150, 151, 200]);
+            let few = cpu.rows(&q, some.as_slice()).unwrap();
+            let qkv = Qkv { q: &few, k: &k, v: &v };
+            let z = cpu.attention(qkv, &spec, 0, &batch, Some(&some), KvUse::None, None).unwrap().z;
+            for (got, &r) in bits(&z, cpu).chunks_exact(width).zip(some.as_slice()) {
+                assert!(got == &want[r as usize * width..][..width], "{isa:?} {spec:?}, row {r} of some");
+            }
+
+            for seg in &batch.segs {
+                let want = &want[seg.rows.start as usize * width..seg.rows.end as usize * width];
+                let n = seg.rows.end - seg.rows.start;
+                let [q, k, v] = part(cpu, [&q, &k, &v], seg.rows.clone());
+                let alone = run(cpu, [&q, &k, &v], &Batch::from_lengths([n as usize]), KvUse::None, None);
+                assert!(alone == want, "{isa:?} {spec:?}, alone");
+                for step in [1, 3, 63, 64, 65] {
+                    let mut cache = [KvSeq::new(1)];
+                    let mut pieces = Vec::new();
+                    for start in (0..n).step_by(step) {
+                        let end = n.min(start + step as u32);
+                        let own = part(cpu, [&q, &k, &v], start..end);
+                        let here = Batch { segs: vec![Seg { rows: 0..end - start, pos0: start }] };
+                        let kv = KvUse::Append(&mut cache);
+                        pieces.extend(run(cpu, own.each_ref(), &here, kv, None));
+                        cache[0].len = end as usize;
+                    }
+                    assert!(pieces == want, "{isa:?} {spec:?}, {step} at a time");
+                }
+                // Two continuations of one prefix, in one batch.
+                let cut = n / 2;
+                let mut cache = [KvSeq::new(1)];
+                let first = part(cpu, [&q, &k, &v], 0..cut);
+                let here = Batch::from_lengths([cut as usize]);
+                run(cpu, first.each_ref(), &here, KvUse::Append(&mut cache), None);
+                cache[0].len = cut as usize;
+                let rows: Vec<u32> = (cut..n).chain(cut..n).collect();
+                let twice = [&q, &k, &v].map(|x| cpu.rows(x, &rows).unwrap());
+                let (a, b) = (0..n - cut, n - cut..2 * (n - cut));
+                let here = Batch { segs: vec![Seg { rows: a, pos0: cut }, Seg { rows: b, pos0: cut }] };
+                let shared = [cache[0].clone(), cache[0].clone()];
+                let both = run(cpu, twice.each_ref(), &here, KvUse::Read(&shared), None);
+                let tail = &want[cut as usize * width..];
+                assert!(both == [tail, tail].concat(), "{isa:?} {spec:?}, shared prefix");
+            }
+        }
+    }
+}
+
+#[test]
+fn questions_about_the_vocabulary_have_the_bits_of_all_logits() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 3);
+        let rng = &mut Rng::new(15);
+        for dtype in DTYPES {
+            let (n, k, rows) = (1500, 288, 70);
+            let u = weight(cpu, rng, dtype, n, k).unwrap();
+            let x = random(cpu, rng, rows, k).unwrap();
+            let bias = random(cpu, rng, 1, n).unwrap();
+            let ids: Arc<[u32]> = rng.ids(rows, n).into();
+            let want = [Vocab::All, Vocab::Ids(Arc::clone(&ids)), Vocab::LogSumExp, Vocab::Top(3)];
+            let answers = cpu.vocab(&x, &u, Some(&bias), &want).unwrap();
+            let [VocabOut::Values(all), VocabOut::Values(some), VocabOut::Values(lse), VocabOut::Top(top)] =
+                &answers[..]
+            else {
+                panic!("other answers")
+            };
+            let linear = cpu.linear(&x, &[(&u, Some(&bias))], None, None).unwrap();
+            let (all, some, lse) = (bits(all, cpu), bits(some, cpu), bits(lse, cpu));
+            assert!(bits(&linear, cpu) == all, "{isa:?} {dtype:?}, all");
+            for r in 0..rows {
+                let row = &all[r * n..(r + 1) * n];
+                let chosen: Vec<u32> = ids.iter().map(|&i| row[i as usize]).collect();
+                assert!(chosen == some[r * rows..(r + 1) * rows], "{isa:?} {dtype:?}, ids");
+                assert!(top[r].iter().all(|t| t.1.to_bits() == row[t.0 as usize]), "{isa:?} {dtype:?}, top");
+            }
+            for r in [0, 33, rows - 1] {
+                let one = cpu.rows(&x, &[r as u32]).unwrap();
+                let answers = cpu.vocab(&one, &u, Some(&bias), &[Vocab::LogSumExp]).unwrap();
+                let VocabOut::Values(own) = &answers[0] else { panic!("no values") };
+                assert!(bits(own, cpu) == lse[r..=r], "{isa:?} {dtype:?}, log-sum-exp");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_threads_or_instruction_set() {
+    let run = |isa, threads| -> Result<Named> {
+        let cpu = &mut Cpu::new(isa, threads);
+        let rng = &mut Rng::new(16);
+        let mut out = Named::new();
+        let (w, x) = (weight(cpu, rng, Dtype::F32, 37, 38)?, random(cpu, rng, ROWS, 38)?);
+        let dy = random(cpu, rng, ROWS, 37)?;
+        let (dx, dw) = (cpu.linear_vjp_input(&w, &dy)?, cpu.linear_vjp_weight(&x, &dy)?);
+        let (db, da) = (cpu.sum_rows(&dy)?, cpu.act_vjp(&x, Activation::Gelu, &x)?);
+        let n = NormArgs { kind: NormKind::Layer, eps: 1e-5, group: 38, gain: None, bias: None };
+        let dn = cpu.norm_vjp(&x, &n, &x)?.dx;
+        for (name, d) in [("dx", dx), ("dw", dw), ("db", db), ("act", da), ("norm", dn)] {
+            out.push((name.into(), bits(&d, cpu)));
+        }
+        for spec in specs() {
+            let (batch, q, k, v) = attention_input(cpu, rng, &spec)?;
+            let g = cpu.attention_vjp(Qkv { q: &q, k: &k, v: &v }, &spec, &batch, None, None, &q, None, None)?;
+            out.extend([g.dq, g.dk, g.dv].map(|d| (format!("{spec:?}"), bits(&d, cpu))));
+        }
+        Ok(out)
+    };
+    let want = run(Isa::Portable, 1).unwrap();
+    for isa in isas() {
+        for threads in [1, 2, 3, 7] {
+            for ((name, got), (_, want)) in run(isa, threads).unwrap().iter().zip(&want) {
+                assert!(got == want, "{name} with {threads} threads on {isa:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What a model is asked, as text, ids and labels. Nothing here knows of models.
+
+pub mod flipflop;

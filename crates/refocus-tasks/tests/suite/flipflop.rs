@@ -1,0 +1,257 @@
+//! The flip-flop language: every string valid, the same bytes whoever draws them, and the distribution
+//! that the definition implies.
+
+use refocus_tasks::flipflop::{
+    CANONICAL, FlipFlop, HALF, Invalid, LanguageError, Set, Split, from_text, id, reads, to_text, validate,
+};
+
+/// Deviations beyond this many standard errors are failures.
+const SIGMAS: f64 = 3.0;
+
+fn draw(set: Set, n: usize) -> Vec<Vec<u32>> {
+    let language = set.language(CANONICAL.tokens).expect("a language");
+    language.strings(1, Split::Test, 0).take(n).collect()
+}
+
+/// `Σ a / Σ b` over strings against its expectation. Reads of one string are not independent, so the
+/// error is estimated from whole strings.
+fn assert_ratio(what: &str, terms: &[(f64, f64)], want: f64) {
+    let (a, b) = terms.iter().fold((0.0, 0.0), |s, t| (s.0 + t.0, s.1 + t.1));
+    let error = terms.iter().map(|t| (t.0 - want * t.1).powi(2)).sum::<f64>().sqrt() / b;
+    assert!((a / b - want).abs() <= SIGMAS * error, "{what}: {} instead of {want}, error {error:e}", a / b);
+}
+
+#[test]
+fn every_string_is_valid_and_survives_as_text() {
+    for ignore in [0.0, 0.1, 0.6, 0.8, 0.98, 1.0] {
+        for tokens in [4, 6, 64, 512] {
+            let language = FlipFlop::ignoring(tokens, ignore).expect("a language");
+            for s in language.strings(3, Split::Train, 5).take(50) {
+                assert_eq!(s.len(), tokens);
+                validate(&s).unwrap_or_else(|e| panic!("FFL({ignore}): {e}"));
+                let text = to_text(&s).expect("text");
+                assert_eq!(from_text(&text).expect("ids"), s);
+            }
+        }
+    }
+    let only_reads = FlipFlop::new(32, 0.0, 1.0, 0.0).expect("a language");
+    let s = only_reads.strings(0, Split::Train, 0).next().expect("a string");
+    assert!(s[2..].chunks(2).all(|p| p[0] == id::READ && p[1] == s[1]));
+}
+
+/// All strings of 4 and 6 symbols against a plain reading of the definition.
+#[test]
+fn the_validator_knows_every_short_string() {
+    for (len, members) in [(4usize, 2), (6, 10)] {
+        let mut found = Vec::new();
+        for number in 0..5u32.pow(len as u32) {
+            let s: Vec<u32> = (0..len as u32).map(|i| number / 5u32.pow(i) % 5).collect();
+            if validate(&s).is_ok() {
+                found.push(to_text(&s).expect("text"));
+            }
+        }
+        assert_eq!(found.len(), members, "{found:?}");
+    }
+    let say = |text: &str| validate(&from_text(text).expect("symbols"));
+    assert_eq!(say("w0i1i0r0"), Ok(()));
+    assert_eq!(say("w0i1w1r0"), Err(Invalid::Read { at: 7, written: 5 }));
+    assert_eq!(say("w0i1r1r1"), Err(Invalid::Read { at: 5, written: 1 }));
+    assert_eq!(say("i0r0"), Err(Invalid::First));
+    assert_eq!(say("w0i0"), Err(Invalid::Last { at: 2 }));
+    assert_eq!(say("w0r"), Err(Invalid::Length(3)));
+    assert_eq!(say("w0"), Err(Invalid::Length(2)));
+    assert_eq!(say("w0rr"), Err(Invalid::Kind { at: 3 }));
+    assert_eq!(say("w010r0"), Err(Invalid::Kind { at: 2 }));
+    assert_eq!(validate(&[0, 3, 1, 5]), Err(Invalid::Symbol { at: 3, found: "id 5".to_owned() }));
+    assert_eq!(from_text("w0x"), Err(Invalid::Symbol { at: 2, found: "'x'".to_owned() }));
+    let text = Invalid::Kind { at: 2 }.to_string();
+    assert_eq!(text, "position 2: an instruction (w, r, i) is needed");
+}
+
+#[test]
+fn impossible_languages_are_refused() {
+    for tokens in [0, 2, 3, 5, 513] {
+        assert_eq!(FlipFlop::ignoring(tokens, 0.8), Err(LanguageError::Length(tokens)));
+    }
+    for p in [-0.1, 1.5, f64::INFINITY] {
+        let want = LanguageError::Probability { what: "ignore", value: p };
+        assert_eq!(FlipFlop::ignoring(8, p), Err(want));
+    }
+    assert!(FlipFlop::ignoring(8, f64::NAN).is_err());
+    assert!(matches!(FlipFlop::new(8, 0.5, 0.5, 0.5), Err(LanguageError::Sum(_))));
+    assert!(matches!(FlipFlop::new(8, 1.5, -0.5, 0.0), Err(LanguageError::Probability { .. })));
+}
+
+#[test]
+fn a_seed_gives_the_same_bytes_at_any_number_of_threads() {
+    let language = HALF.trained.language(HALF.tokens).expect("a language");
+    let (seed, step, n) = (11, 7, 64u32);
+    let want: Vec<Vec<u32>> = language.strings(seed, Split::Train, step).take(n as usize).collect();
+    for threads in [1, 2, 3, 7] {
+        let mut got = vec![Vec::new(); n as usize];
+        std::thread::scope(|scope| {
+            // Interleaved, each thread from its last string to its first.
+            let work = |t: u32| {
+                let mine = (0..n).rev().filter(move |i| i % threads == t);
+                mine.map(|i| {
+                    let mut s = Vec::new();
+                    language.append(seed, Split::Train, step, i, &mut s);
+                    (i as usize, s)
+                })
+                .collect::<Vec<_>>()
+            };
+            let handles: Vec<_> = (0..threads).map(|t| scope.spawn(move || work(t))).collect();
+            for (i, s) in handles.into_iter().flat_map(|h| h.join().expect("a thread")) {
+                got[i] = s;
+            }
+        });
+        assert!(got == want, "{threads} threads");
+    }
+    let mut skipping = language.strings(seed, Split::Train, step);
+    assert_eq!(skipping.nth(40).as_ref(), want.get(40));
+    assert_eq!(skipping.next().as_ref(), want.get(41));
+}
+
+#[test]
+fn seeds_steps_and_splits_differ() {
+    let language = FlipFlop::ignoring(64, 0.8).expect("a language");
+    let first = |seed, split, step| language.strings(seed, split, step).next().expect("a string");
+    let all = [
+        first(0, Split::Train, 0),
+        first(1, Split::Train, 0),
+        first(1 << 40, Split::Train, 0),
+        first(0, Split::Train, 1),
+        first(0, Split::Test, 0),
+        language.strings(0, Split::Train, 0).nth(1).expect("a string"),
+    ];
+    for (i, a) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|b| a != b));
+    }
+    // What a seed draws is part of the format of results.
+    assert_eq!(to_text(&all[0]).expect("text"), "w1i1i1i1i0i1i1i1r1i0i0i0i0i0i1i0i0i1i0i0i0i0w1w1i1i0i1i1r1i0i1r1");
+}
+
+/// `spec/flip-flop.md` 1.3: `(1 + 254 p_r)` reads a string are expected, 254 of them drawn.
+#[test]
+fn reads_are_as_many_as_expected_and_as_published() {
+    for (set, n) in [(CANONICAL.trained, 1000), (CANONICAL.sparse, 2000), (CANONICAL.dense, 300)] {
+        let p = (1.0 - set.ignore) / 2.0;
+        let (mean, sd) = (1.0 + 254.0 * p, (254.0 * p * (1.0 - p)).sqrt());
+        let got = draw(set, n).iter().map(|s| reads(s).count()).sum::<usize>() as f64;
+        let error = sd * (n as f64).sqrt();
+        assert!((got - n as f64 * mean).abs() <= SIGMAS * error, "FFL({}): {got} reads", set.ignore);
+        // The paper's own sets agree with the same expectation.
+        let (sequences, published) = (f64::from(set.sequences), f64::from(set.published_reads.expect("a count")));
+        assert!((published - sequences * mean).abs() <= SIGMAS * sd * sequences.sqrt(), "FFL({})", set.ignore);
+    }
+}
+
+/// A row of the table of section 1.5.
+struct Facts {
+    set: Set,
+    n: usize,
+    /// Mean and standard deviation of writes a string.
+    writes: (f64, f64),
+    /// P(d > 10, 20, 50, 100, 145) since the last write.
+    beyond: [f64; 5],
+    /// P(d > 20) since the last write or read.
+    either: f64,
+    /// How often the bit just before a read is the right one.
+    previous: f64,
+}
+
+/// The share of reads with more than `x` instructions since the last of some kind, which each of the 254
+/// drawn instructions is with probability `1 − other`; reads are drawn with probability `read`.
+fn beyond(x: usize, other: f64, read: f64) -> f64 {
+    let per_read = |k: usize| if x < k { other.powi(x as i32) } else { 0.0 };
+    let drawn: f64 = (1..=254).map(|k| read * per_read(k)).sum();
+    (drawn + per_read(255)) / (1.0 + 254.0 * read)
+}
+
+/// Numbers as the table rounds them.
+fn printed(what: &str, exact: f64, table: f64) {
+    let unit = if table == 0.0 { 1e-5 } else { 0.06 * table };
+    assert!((exact - table).abs() <= unit, "{what}: {exact} is not {table} of the table");
+}
+
+#[test]
+fn distances_writes_and_shortcuts_follow_the_definition() {
+    let tables = [
+        Facts {
+            set: CANONICAL.trained,
+            n: 1000,
+            writes: (26.4, 4.8),
+            beyond: [0.335, 0.112, 0.0042, 1.7e-5, 0.0],
+            either: 0.011,
+            previous: 0.60,
+        },
+        Facts {
+            set: CANONICAL.sparse,
+            n: 1500,
+            writes: (3.54, 1.6),
+            beyond: [0.879, 0.772, 0.520, 0.263, 0.137],
+            either: 0.63,
+            previous: 0.51,
+        },
+        Facts {
+            set: CANONICAL.dense,
+            n: 300,
+            writes: (115.0, 7.9),
+            beyond: [0.0024, 6e-6, 0.0, 0.0, 0.0],
+            either: 0.0,
+            previous: 0.95,
+        },
+    ];
+    for f in tables {
+        let (ignore, p) = (f.set.ignore, (1.0 - f.set.ignore) / 2.0);
+        let (mean, sd) = (1.0 + 254.0 * p, (254.0 * p * (1.0 - p)).sqrt());
+        printed("mean of writes", mean, f.writes.0);
+        printed("deviation of writes", sd, f.writes.1);
+        let strings = draw(f.set, f.n);
+        let root = (f.n as f64).sqrt();
+        let writes: Vec<f64> =
+            strings.iter().map(|s| s.iter().filter(|&&x| x == id::WRITE).count() as f64).collect();
+        let got = writes.iter().sum::<f64>() / f.n as f64;
+        assert!((got - mean).abs() <= SIGMAS * sd / root, "FFL({ignore}): {got} writes a string");
+        let got = (writes.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / f.n as f64).sqrt();
+        assert!((got - sd).abs() <= SIGMAS * sd / (root * 2f64.sqrt()), "FFL({ignore}): deviation {got}");
+
+        let share = |count: &dyn Fn(&[u32], &refocus_tasks::flipflop::Read) -> bool| -> Vec<(f64, f64)> {
+            let of = |s: &Vec<u32>| {
+                let hits = reads(s).filter(|r| count(s, r)).count();
+                (hits as f64, reads(s).count() as f64)
+            };
+            strings.iter().map(of).collect()
+        };
+        for (x, table) in [10, 20, 50, 100, 145].into_iter().zip(f.beyond) {
+            let want = beyond(x, 1.0 - p, p);
+            printed("distance", want, table);
+            // A share that a sample of this size cannot show is left to the formula.
+            if want * f.n as f64 * mean > 50.0 {
+                assert_ratio(&format!("FFL({ignore}), d > {x}"), &share(&|_, r| r.since_write > x), want);
+            }
+        }
+        let want = beyond(20, ignore, p);
+        printed("distance to either", want, f.either);
+        if want > 1e-4 {
+            assert_ratio(&format!("FFL({ignore}), either"), &share(&|_, r| r.since_either > 20), want);
+        }
+        // Right for sure after a write or a read (also the first one), by chance after an ignore. A
+        // read is at 1..=254 with probability p each, or at 255.
+        let reads_each = 1.0 + 254.0 * p;
+        let sure = (p + (253.0 * p + 1.0) * (1.0 - ignore)) / reads_each;
+        let want = sure + (1.0 - sure) / 2.0;
+        printed("copying the previous bit", want, f.previous);
+        assert_ratio(&format!("FFL({ignore}), copied"), &share(&|s, r| s[r.at - 1] == r.answer), want);
+    }
+}
+
+/// Section 7.2: at half the length a string still has 26 reads and as many writes.
+#[test]
+fn the_half_size_sets_keep_writes_and_reads_a_string() {
+    let per_string = |tokens: usize, ignore: f64| 1.0 + (tokens / 2 - 2) as f64 * (1.0 - ignore) / 2.0;
+    let half = per_string(HALF.tokens, HALF.trained.ignore);
+    assert!((half - per_string(CANONICAL.tokens, CANONICAL.trained.ignore)).abs() < 0.3, "{half}");
+    let sparse = per_string(HALF.tokens, HALF.sparse.ignore);
+    assert!((sparse - per_string(CANONICAL.tokens, CANONICAL.sparse.ignore)).abs() < 0.1, "{sparse}");
+}

@@ -1,0 +1,237 @@
+//! The flags, each defined once.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+const AFTER: &str = "\
+Exit codes:
+  0  everything was done
+  1  a check failed
+  2  bad use or bad input; nothing was written
+
+Environment:
+  REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH
+  REFOCUS_ISA     instruction set to use: portable, avx2, avx512 or neon; results do not depend on it
+  NO_COLOR        no colour, whatever its value";
+
+/// Shows what a language model attends to, measures what that does, and patches it.
+#[derive(Debug, Parser)]
+#[command(name = "refocus", version, propagate_version = true, max_term_width = 100)]
+#[command(after_long_help = AFTER, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Seed of everything random.
+    ///
+    /// The same seed gives the same result, at any number of threads.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads to compute with [default: one for every core].
+    ///
+    /// Results do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroU16>,
+    /// Print errors and results only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more about what is being done.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look at one model: what it is, what it computes.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Patch files: changes to a running model.
+    #[command(subcommand)]
+    Patch(PatchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Describe a checkpoint without loading its weights.
+    ///
+    /// Family, sizes, stored types, positions, tokenizer, fingerprint, and which sites the model lacks and
+    /// why.
+    Inspect(Inspect),
+    /// Run token sequences and show or save what happens inside.
+    ///
+    /// Prints the most likely next tokens. With --capture, any activation is summarised or, with --out,
+    /// saved. Several sequences run as one batch without padding; each gives the same bits as alone.
+    Forward(Forward),
+    /// Show what the model would answer after each block, and who wrote the answer.
+    ///
+    /// A table of layers by tokens: the first choice of the residual stream read through the model's own
+    /// final norm. Below it, the answer's logit split into what each head and MLP wrote. With --against,
+    /// each activation of the prompt is put into the run of the other prompt, to see where the answer is
+    /// decided.
+    #[command(after_long_help = "Examples:\n  refocus model lens MODEL 'The capital of France is'\n  \
+        refocus model lens MODEL 'The capital of France is' --against 'The capital of Spain is'")]
+    Lens(Lens),
+    /// Continue a text, always with the most likely token.
+    ///
+    /// Prints the new text as it comes. A patch acts at every position when it is computed, and its effect
+    /// stays in the key/value cache.
+    Generate(Generate),
+    /// Prove on this machine that a model's results do not depend on how they are computed.
+    ///
+    /// Compares bits alone and in a batch, in any order, with captures, with the key/value cache, at
+    /// several numbers of threads and on every instruction set of this machine, and values with a slow
+    /// reference in double precision. Exits with 1 where a check fails.
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PatchCommand {
+    /// Check a patch against a model and show where each entry works.
+    ///
+    /// Reads the file and its vectors, checks every site, head, position and length, and says for each
+    /// entry whether it works in forward, generate, serve and export, and why not.
+    Check(Check),
+}
+
+/// The model of a command.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArg {
+    /// A folder in Hugging Face layout, or a .gguf file.
+    ///
+    /// What is not found as a path is looked for in the folders of REFOCUS_MODELS, with and without the
+    /// suffix .gguf.
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// What a model is run on.
+#[derive(Debug, Args)]
+#[group(id = "input", required = true, multiple = false)]
+pub(crate) struct Input {
+    /// Text to run; the model's special tokens are added.
+    #[arg(long, value_name = "STR")]
+    pub(crate) text: Option<String>,
+    /// File with a JSON list of lists of token ids, used verbatim; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+}
+
+/// A patch, if one is wanted.
+#[derive(Debug, Args)]
+pub(crate) struct PatchArg {
+    /// Patch file to apply.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) patch: Option<PathBuf>,
+    /// Apply the patch although it was made for another model.
+    #[arg(long, requires = "patch")]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// List every site with the shape it has for a sequence of `tokens` tokens.
+    #[arg(long)]
+    pub(crate) sites: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) input: Input,
+    /// Site to capture, such as blocks.3.attn.hook_z or 'blocks.*.hook_resid_post'; may be repeated.
+    ///
+    /// `*` stands for any characters, `?` for one. Without --out, shape and range of each site are shown.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) capture: Vec<String>,
+    #[command(flatten)]
+    pub(crate) patch: PatchArg,
+    /// How many of the most likely next tokens to show.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top: u32,
+    /// Save logits of all positions and captured sites as a safetensors file.
+    ///
+    /// One f32 tensor a sequence and site: seq0/logits [tokens, vocab],
+    /// seq0/blocks.0.hook_resid_post [tokens, d_model]. An existing file is replaced once the new one is
+    /// complete.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "lens_input", required = true, multiple = false, args = ["prompt", "tokens"])]
+pub(crate) struct Lens {
+    /// A folder in Hugging Face layout, or a .gguf file; also looked for in REFOCUS_MODELS.
+    pub(crate) model: PathBuf,
+    /// Text to look at; the model's special tokens are added.
+    pub(crate) prompt: Option<String>,
+    /// File with a JSON list of one list of token ids, used verbatim; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// Another prompt with as many tokens: patch every place of the first run into its run.
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) against: Option<String>,
+    /// Token to follow, such as ' Paris' or '#7042' [default: the model's answer].
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) answer: Option<String>,
+    /// Token whose logit is subtracted [default: none; with --against, the other prompt's answer].
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) wrong: Option<String>,
+    /// How many heads and MLPs to list.
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) patch: PatchArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) input: Input,
+    #[command(flatten)]
+    pub(crate) patch: PatchArg,
+    /// New tokens at most.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) max_new: usize,
+    /// Go on after the model's end-of-sequence token.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// File with a JSON list of lists of token ids to check with; `-` for standard input [default: ids
+    /// drawn from the seed].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Patch file to check.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) patch: PathBuf,
+    /// Check the patch although it was made for another model.
+    #[arg(long)]
+    pub(crate) force: bool,
+}

@@ -1,0 +1,59 @@
+//! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
+
+mod doctor;
+mod forward;
+mod generate;
+mod inspect;
+mod lens;
+mod lens_view;
+mod patch;
+
+use std::process::ExitCode;
+
+use refocus_model::{Checkpoint, Patch, patch::Job};
+
+use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand};
+use crate::failure::Outcome;
+use crate::printer::Printer;
+
+/// How a command ended that could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything was done.
+    Well,
+    /// It was, and a check failed.
+    CheckFailed,
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Well => ExitCode::SUCCESS,
+            Ended::CheckFailed => ExitCode::from(1),
+        }
+    }
+}
+
+/// Runs the command that was asked for.
+pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Model(ModelCommand::Inspect(args)) => inspect::run(args, printer),
+        Command::Model(ModelCommand::Forward(args)) => forward::run(args, global, printer),
+        Command::Model(ModelCommand::Lens(args)) => lens::run(args, global, printer),
+        Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
+        Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
+        Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
+    }
+}
+
+/// The patch that a command is to apply, refused where it does not work for this model or in this job.
+fn patch(arg: &PatchArg, checkpoint: &Checkpoint, job: Job) -> Outcome<Option<Patch>> {
+    let Some(path) = &arg.patch else { return Ok(None) };
+    let patch = Patch::load(path, checkpoint.spec())?;
+    if patch.guard.is_some() && !arg.force {
+        patch.check_guard(&checkpoint.fingerprint()?)?;
+    }
+    patch.require(job, checkpoint.spec())?;
+    Ok(Some(patch))
+}

@@ -1,0 +1,165 @@
+//! Files that are complete or not there.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use refocus_model::{HostTensor, SeqTensors};
+use serde::Serialize;
+
+use crate::failure::{Failure, Outcome};
+
+/// A file being written beside its final place. It takes that place once it is complete; until then
+/// nothing there is touched, and dropping it leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    target: PathBuf,
+    /// Taken by `finish`.
+    temporary: Option<PathBuf>,
+    file: BufWriter<File>,
+}
+
+impl Pending {
+    /// Creates the file, so that a place that cannot be written to is found before the work is done.
+    pub(crate) fn create(path: &Path) -> Outcome<Self> {
+        let fail = |e: io::Error| Failure::because(format!("{}: cannot be written", path.display()), e);
+        // A link keeps pointing where it points: what it points to is replaced.
+        let target = if path.exists() { path.canonicalize().map_err(fail)? } else { path.to_owned() };
+        if target.exists() && !target.is_file() {
+            // Renaming would replace a device such as /dev/null.
+            return Err(Failure::new(format!("{}: not a regular file", path.display())));
+        }
+        let Some(name) = target.file_name() else {
+            return Err(Failure::new(format!("{}: not the name of a file", path.display())));
+        };
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.tmp", std::process::id()));
+        let temporary = target.with_file_name(hidden);
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(fail)?;
+        Ok(Self { target, temporary: Some(temporary), file: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Writes everything to the disk and moves the file to its place.
+    pub(crate) fn finish(mut self) -> Outcome<()> {
+        let result = self.file.flush().and_then(|()| self.file.get_ref().sync_all()).and_then(|()| {
+            match self.temporary.as_deref() {
+                Some(temporary) => std::fs::rename(temporary, &self.target),
+                None => Ok(()),
+            }
+        });
+        match result {
+            Ok(()) => {
+                self.temporary = None;
+                Ok(())
+            }
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    fn failed(&self, e: io::Error) -> Failure {
+        Failure::because(format!("{}: cannot be written", self.target.display()), e)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// One tensor in the header of a safetensors file.
+#[derive(Serialize)]
+struct Header<'a> {
+    dtype: &'static str,
+    shape: &'a [usize],
+    data_offsets: [usize; 2],
+}
+
+/// Writes tensors as `seq{i}/{name}`, all f32, in the order of their names.
+pub(crate) fn write_sequences(out: &mut Pending, sequences: &[SeqTensors]) -> Outcome<()> {
+    let tensors: BTreeMap<String, &HostTensor> = sequences
+        .iter()
+        .enumerate()
+        .flat_map(|(i, s)| s.iter().map(move |(name, t)| (format!("seq{i}/{name}"), t)))
+        .collect();
+    write_safetensors(&mut out.file, &tensors).map_err(|e| out.failed(e))
+}
+
+fn write_safetensors(out: &mut impl Write, tensors: &BTreeMap<String, &HostTensor>) -> io::Result<()> {
+    let mut at = 0;
+    let header: BTreeMap<&str, Header<'_>> = tensors
+        .iter()
+        .map(|(name, t)| {
+            let start = at;
+            at += t.data.len() * 4;
+            (name.as_str(), Header { dtype: "F32", shape: &t.shape, data_offsets: [start, at] })
+        })
+        .collect();
+    let mut header = serde_json::to_vec(&header)?;
+    // The data begins at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    let mut bytes = Vec::new();
+    for t in tensors.values() {
+        for part in t.data.chunks(1 << 16) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|x| x.to_le_bytes()));
+            out.write_all(&bytes)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("refocus-output-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        dir
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing_behind() {
+        let dir = folder("unfinished");
+        let path = dir.join("a.safetensors");
+        std::fs::write(&path, "old").expect("write");
+        let mut pending = Pending::create(&path).expect("create");
+        pending.file.write_all(b"half").expect("write");
+        drop(pending);
+        assert_eq!(std::fs::read(&path).expect("read"), b"old");
+        assert_eq!(std::fs::read_dir(&dir).expect("list").count(), 1);
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let dir = folder("written");
+        let path = dir.join("a.safetensors");
+        let t = HostTensor { shape: vec![2, 3], data: vec![1.0, -0.0, f32::NEG_INFINITY, 3.5, 1e-40, 2.0] };
+        let seq = SeqTensors::from([("logits".to_owned(), t.clone())]);
+        let mut pending = Pending::create(&path).expect("create");
+        write_sequences(&mut pending, &[seq]).expect("write");
+        pending.finish().expect("finish");
+        let bytes = std::fs::read(&path).expect("read");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let got = file.tensor("seq0/logits").expect("tensor");
+        assert_eq!(got.shape(), t.shape);
+        let want: Vec<u8> = t.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(got.data(), want);
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[test]
+    fn devices_and_folders_are_not_replaced() {
+        assert!(Pending::create(&std::env::temp_dir()).is_err());
+        #[cfg(unix)]
+        assert!(Pending::create(Path::new("/dev/null")).is_err());
+    }
+}
