@@ -1,9 +1,12 @@
 //! A packed product by itself.
 
-use refocus_compute::{Dtype, Kernels, MatrixSource};
+use refocus_compute::{Cpu, Dtype, Kernels, MatrixSource, Panels};
 
 use crate::session::Session;
 use crate::{Outcome, median};
+
+/// Packed weights of one shape, by type.
+pub type Packed = Vec<(Dtype, Panels)>;
 
 /// Seconds of `x Wᵀ` for `[rows, k, n]`, weights packed beforehand, and the sum of the outputs.
 pub fn linear(session: &mut Session, dtype: &str, [rows, k, n]: [usize; 3], reps: usize) -> Outcome<String> {
@@ -13,19 +16,27 @@ pub fn linear(session: &mut Session, dtype: &str, [rows, k, n]: [usize; 3], reps
         "q4_1" => Dtype::Q4_1,
         other => return Err(format!("no type is called '{other}'").into()),
     };
-    let cpu = session.cpu();
-    let bytes = stored(dtype, n * k);
-    let source = MatrixSource { name: "w", dtype, bytes: &bytes, stored: [n, k], transposed: false, rows: None };
-    let w = cpu.pack(&source)?;
+    let (cpu, packed) = session.product();
+    packed.retain(|(_, w)| cpu.weight_shape(w) == (n, k));
+    if !packed.iter().any(|(d, _)| *d == dtype) {
+        packed.push((dtype, pack(cpu, dtype, n, k)?));
+    }
+    let (_, w) = packed.iter().find(|(d, _)| *d == dtype).ok_or("nothing is packed")?;
     let x: Vec<f32> = (0..rows * k).map(|i| noise(i + 1)).collect();
     let x = cpu.upload(rows, k, &x)?;
-    let mut y = cpu.linear(&x, &[(&w, None)], None, None)?;
+    let mut y = cpu.linear(&x, &[(w, None)], None, None)?;
     let seconds = median(reps, || {
-        y = cpu.linear(&x, &[(&w, None)], None, None)?;
+        y = cpu.linear(&x, &[(w, None)], None, None)?;
         Ok(())
     })?;
     let checksum: f64 = y.as_slice().iter().map(|&y| f64::from(y)).sum();
     Ok(format!("{seconds} {checksum}"))
+}
+
+fn pack(cpu: &mut Cpu, dtype: Dtype, n: usize, k: usize) -> Outcome<Panels> {
+    let bytes = stored(dtype, n * k);
+    let source = MatrixSource { name: "w", dtype, bytes: &bytes, stored: [n, k], transposed: false, rows: None };
+    Ok(cpu.pack(&source)?)
 }
 
 /// Numbers in −0.5 .. 0.5 that a hash of the index gives.

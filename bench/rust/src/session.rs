@@ -6,6 +6,7 @@ use std::time::Instant;
 use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
 use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Readout, Reading, Site, empty_cache, forward};
 
+use crate::product::Packed;
 use crate::{Outcome, machine, median};
 
 /// Labels of the lens.
@@ -13,11 +14,12 @@ const LABELS: usize = 20;
 /// Positions where the lens is asked for log-sum-exp.
 const SLOTS: usize = 20;
 
-/// The team, and the model once loaded.
+/// The team, the model once loaded, and the weights of a lone product.
 pub struct Session {
     isa: Isa,
     ops: Eager<Cpu>,
     model: Option<Model<Cpu>>,
+    packed: Packed,
 }
 
 /// Token ids that both sides of a comparison can make.
@@ -32,11 +34,11 @@ impl Session {
             Err(_) => Isa::detect(),
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { isa, ops: Eager::new(Cpu::new(isa, threads)), model: None })
+        Ok(Self { isa, ops: Eager::new(Cpu::new(isa, threads)), model: None, packed: Packed::new() })
     }
 
-    pub fn cpu(&mut self) -> &mut Cpu {
-        &mut self.ops.kernels
+    pub fn product(&mut self) -> (&mut Cpu, &mut Packed) {
+        (&mut self.ops.kernels, &mut self.packed)
     }
 
     pub fn team(&self) -> usize {
@@ -50,7 +52,7 @@ impl Session {
 
     /// The median of 40 short bursts: a best-of would not see a neighbour at work.
     pub fn peak(&mut self) -> f64 {
-        let mut bursts: Vec<f64> = (0..40).map(|_| self.cpu().peak_gflops(1)).collect();
+        let mut bursts: Vec<f64> = (0..40).map(|_| self.ops.kernels.peak_gflops(1)).collect();
         bursts.sort_by(f64::total_cmp);
         bursts[bursts.len() / 2]
     }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 #[path = "../tests/suite/expected.rs"]
 mod expected;
 
-use expected::{Case, F32_PARITY, HEADS, cases, compare_on_cpu, row};
+use expected::{Case, Cause, Comparison, F32_PARITY, HEADS, cases, compare_on_cpu, row};
 
 const ABOUT: &str = "\
 # Parity with `transformers`
@@ -35,6 +35,10 @@ compare with were written by the scripts in [`fixtures/`](../fixtures/README.md)
 - **error of refocus**, **error of transformers**: the logits of each beside an f64 run of `transformers`, greatest and
   root mean square, scaled likewise. Where both are alike, what is left between the two is rounding.
 - **top-1 equal**: positions at which the highest logit belongs to the same token.
+
+A row passes when every difference is at most 1e-4 and every highest logit is the same. A site may differ by more only
+where that is what single precision gives: where the error of refocus, beside the same site on f64 kernels, is at most
+1.5 times that of `transformers`. Such rows are named at the end of the page.
 ";
 
 /// The model of a folder of reference values: `reference/NAME` lies beside `NAME-….gguf`.
@@ -55,6 +59,17 @@ fn real(dir: &Path) -> Result<Case, Box<dyn Error>> {
     }
 }
 
+/// What a difference beyond the tolerance is made of.
+fn why(name: &str, c: &Comparison, cause: &Cause) -> String {
+    let (within, ours, theirs) = (cause.within, cause.ours, cause.theirs);
+    format!(
+        "`{name}`: {within} sites are within {F32_PARITY:.0e}; the greatest difference is {:.1e}, at\n\
+         `{}`. Activations of this model reach {:.0}, and f32 ends there: beside the same sites on f64\n\
+         kernels, the greatest error of refocus is {:.1e} and that of `transformers` {:.1e} (root mean square {:.1e} and {:.1e}).",
+        c.sites.greatest, c.worst, cause.magnitude, ours.greatest, theirs.greatest, ours.rms(), theirs.rms(),
+    )
+}
+
 fn table(heads: &[&str], rows: &[Vec<String>]) {
     println!("| {} |", heads.join(" | "));
     println!("|{}", "---|".repeat(heads.len()));
@@ -70,12 +85,13 @@ fn run() -> Result<bool, Box<dyn Error>> {
     }
     let reals = dirs.iter().map(|d| real(d)).collect::<Result<Vec<_>, _>>()?;
 
-    let mut failed = Vec::new();
+    let (mut failed, mut far) = (Vec::new(), Vec::new());
     let mut compare = |case: &Case| {
         let c = compare_on_cpu(case);
         if !c.passed() {
             failed.push(format!("{} (worst: {})", case.name, c.worst));
         }
+        far.extend(c.cause.as_ref().map(|cause| why(&case.name, &c, cause)));
         eprintln!("{}: {:.1e} at {}", case.name, c.sites.greatest, c.worst);
         c
     };
@@ -103,10 +119,14 @@ fn run() -> Result<bool, Box<dyn Error>> {
         table(&heads, &rows);
     }
     println!("\n## Verdict\n");
+    let sites = if far.is_empty() { "Every site" } else { "Every site but those named below" };
     match &failed[..] {
-        [] => println!("Every row is within {F32_PARITY:.0e}, every highest logit and every continuation is the same."),
-        some => println!("Not within {F32_PARITY:.0e}, or with another highest logit or continuation: {}.", some.join(", ")),
+        [] => {
+            println!("{sites} and all logits are within {F32_PARITY:.0e}; every highest logit and every continuation is the same.");
+        }
+        some => println!("**Not met**: {}.", some.join(", ")),
     }
+    far.iter().for_each(|f| println!("\n{f}"));
     Ok(failed.is_empty())
 }
 

@@ -99,7 +99,6 @@ pub fn forward<O: Ops>(
             KvUse::Append(seqs) => KvUse::Append(&mut **seqs),
         };
         x = pass.block(layer, x, angles.as_ref(), kv)?;
-        pass.decide_gates(layer, &x)?;
     }
     if let KvUse::Append(seqs) = &mut kv {
         for (seq, seg) in seqs.iter_mut().zip(&plan.batch.segs) {
@@ -440,6 +439,10 @@ impl<O: Ops> Pass<'_, O> {
             at.edits.iter().map(|e| self.lower(e, part * width)).collect::<Result<Vec<_>, _>>()?.into_iter();
         let edits: Vec<_> = edits.flatten().collect();
         let x = if edits.is_empty() { x } else { self.o.edit(x, &edits)? };
+        if kind == Kind::ResidPost {
+            // Before the readings: of the last block they are the logits, which a gated edit may change.
+            self.decide_gates(layer, &x)?;
+        }
         if !at.raws.is_empty() {
             let own = match parts {
                 1 => x.clone(),

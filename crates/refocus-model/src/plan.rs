@@ -433,6 +433,8 @@ impl Plan {
     fn gate(&mut self, gate: Gate, rows: &RowSet) -> usize {
         let i = self.gates.iter().position(|g| g.gate == gate).unwrap_or_else(|| {
             self.gates.push(GatePlan { gate, rows: BTreeSet::new() });
+            // The pass stops there to let the gate decide.
+            self.sites.entry(Site::new(gate.lens_layer, Kind::ResidPost)).or_default();
             self.gates.len() - 1
         });
         self.gates[i].rows.extend(rows.as_slice());

@@ -27,7 +27,7 @@ pub(crate) fn isa() -> Outcome<Isa> {
 /// Threads: as asked for, or one for every core that this process may use.
 pub(crate) fn threads(global: &Global) -> usize {
     let all = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    global.threads.map_or_else(all, |n| usize::from(n.get()))
+    global.threads.map_or_else(all, usize::from)
 }
 
 /// The f32 backend.

@@ -1,6 +1,5 @@
 //! The flags, each defined once.
 
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -13,8 +12,8 @@ Exit codes:
 
 Environment:
   REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH
-  REFOCUS_ISA     instruction set to use: portable, avx2, avx512 or neon; results do not depend on it
-  NO_COLOR        no colour, whatever its value";
+  REFOCUS_ISA     instruction set: portable, avx2, avx512 or neon; all give the same results
+  NO_COLOR        no colour, where it is set";
 
 /// Shows what a language model attends to, measures what that does, and patches it.
 #[derive(Debug, Parser)]
@@ -42,8 +41,8 @@ pub(crate) struct Global {
     /// Threads to compute with [default: one for every core].
     ///
     /// Results do not depend on it.
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) threads: Option<NonZeroU16>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
     /// Print errors and results only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,

@@ -50,7 +50,9 @@ fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
         text.push_str(&format!(", nor one of that name in {MODELS} ({})", list.join(", ")));
     }
     let failure = Failure::new(text);
-    Err(match arg.to_str().filter(|s| is_hub_id(s)) {
+    // `fixtures/gpt3` where there is a folder `fixtures` is a path with a slip.
+    let in_a_folder = arg.parent().is_some_and(|p| !p.as_os_str().is_empty() && p.is_dir());
+    Err(match arg.to_str().filter(|s| !in_a_folder && is_hub_id(s)) {
         Some(id) => {
             let (id, revision) = id.split_once('@').unwrap_or((id, ""));
             let revision = if revision.is_empty() { String::new() } else { format!(" --revision {revision}") };

@@ -1,5 +1,6 @@
 //! What a patch does to the final logits of a position.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// One change of the final logits.
@@ -58,6 +59,17 @@ impl Decode {
             Decode::ContrastContext { .. } | Decode::ContrastLayer { .. } => return false,
         }
         true
+    }
+}
+
+impl fmt::Display for Decode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Decode::Temperature(t) => write!(f, " {t}"),
+            Decode::UnigramPrior { alpha, .. } | Decode::ContrastContext { alpha } => write!(f, " times {alpha}"),
+            Decode::ContrastLayer { layer, alpha } => write!(f, " with block {layer}, times {alpha}"),
+        }
     }
 }
 

@@ -103,7 +103,7 @@ impl Patch {
             out.push(EntrySupport {
                 line,
                 action: d.name(),
-                says: d.name().to_owned(),
+                says: d.to_string(),
                 places: None,
                 jobs: [forward, generate, serve, export],
             });

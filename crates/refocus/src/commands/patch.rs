@@ -100,8 +100,10 @@ fn text(d: &Document, colour: bool) -> String {
         "forced" => ", though it was made for another model\n\n",
         _ => "\n\n",
     });
-    let mut columns = vec![("line", Side::Right), ("entry", Side::Left), ("places", Side::Right)];
+    let mut columns = vec![("line", Side::Right)];
     columns.extend(Job::ALL.map(|j| (j.name(), Side::Left)));
+    // Entries are as long as they are, so they come last.
+    columns.push(("entry", Side::Left));
     let mut table = Table::new(&columns);
     let mut reasons: Vec<String> = Vec::new();
     let mut mark = |cell: &Cell| match &cell.why {
@@ -115,10 +117,13 @@ fn text(d: &Document, colour: bool) -> String {
         }
     };
     for e in &d.entries {
-        let places = e.places.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        let entry = match e.places {
+            Some(n) if n != 1 => format!("{} ({n} places)", e.says),
+            _ => e.says.clone(),
+        };
         let [forward, generate, serve, export] =
             [&e.forward, &e.generate, &e.serve, &e.export].map(&mut mark);
-        table.row([e.line.to_string(), e.says.clone(), places, forward, generate, serve, export]);
+        table.row([e.line.to_string(), forward, generate, serve, export, entry]);
     }
     out.push_str(&table.render(colour));
     if !reasons.is_empty() {

@@ -1,0 +1,86 @@
+use snapbox::{file, str};
+
+use crate::support::{refocus, refused};
+
+#[test]
+fn short_help() {
+    refocus("-h").assert().success().stdout_eq(file!["help/refocus-h.txt"]).stderr_eq("");
+}
+
+#[test]
+fn long_help() {
+    refocus("--help").assert().success().stdout_eq(file!["help/refocus.txt"]);
+    refocus("model --help").assert().success().stdout_eq(file!["help/model.txt"]);
+    refocus("model inspect --help").assert().success().stdout_eq(file!["help/model-inspect.txt"]);
+    refocus("model forward --help").assert().success().stdout_eq(file!["help/model-forward.txt"]);
+    refocus("model lens --help").assert().success().stdout_eq(file!["help/model-lens.txt"]);
+    refocus("model generate --help").assert().success().stdout_eq(file!["help/model-generate.txt"]);
+    refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
+    refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
+    refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
+}
+
+#[test]
+fn a_wrong_flag_gets_a_suggestion() {
+    refused(refocus("model forward fixtures/gpt2 --tokns x.json")).stderr_eq(str![[r#"
+error: unexpected argument '--tokns' found
+
+  tip: a similar argument exists: '--tokens'
+
+Usage: refocus model forward <--text <STR>|--tokens <FILE>> <MODEL>
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_wrong_command_gets_a_suggestion() {
+    refused(refocus("model inspekt fixtures/gpt2")).stderr_eq(str![[r#"
+error: unrecognized subcommand 'inspekt'
+
+  tip: a similar subcommand exists: 'inspect'
+
+Usage: refocus model [OPTIONS] <COMMAND>
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn one_input_is_needed_and_not_two() {
+    refused(refocus("model forward fixtures/gpt2")).stderr_eq(str![[r#"
+error: the following required arguments were not provided:
+  <--text <STR>|--tokens <FILE>>
+
+Usage: refocus model forward <--text <STR>|--tokens <FILE>> <MODEL>
+
+For more information, try '--help'.
+
+"#]]);
+    refused(refocus("model forward fixtures/gpt2 --text a --tokens b")).stderr_eq(str![[r#"
+error: the argument '--text <STR>' cannot be used with '--tokens <FILE>'
+
+Usage: refocus model forward <--text <STR>|--tokens <FILE>> <MODEL>
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn numbers_are_checked() {
+    refused(refocus("model forward fixtures/gpt2 --tokens a --top 0")).stderr_eq(str![[r#"
+error: invalid value '0' for '--top <N>': 0 is not in 1..=4294967295
+
+For more information, try '--help'.
+
+"#]]);
+    refused(refocus("model inspect fixtures/gpt2 --threads 5000")).stderr_eq(str![[r#"
+error: invalid value '5000' for '--threads <N>': 5000 is not in 1..=1024
+
+For more information, try '--help'.
+
+"#]]);
+}

@@ -1,0 +1,309 @@
+use snapbox::str;
+
+use crate::support::refocus;
+
+#[test]
+fn a_folder() {
+    refocus("model inspect fixtures/gpt2").assert().success().stdout_eq(str![[r#"
+model           fixtures/gpt2
+family          gpt2 (folder)
+blocks          2, pre-norm, LayerNorm (ε 0.00001)
+width           21
+heads           3 of 7
+mlp             38, gelu_tanh
+vocabulary      101 tokens, unembedding tied
+positions       learned
+context         24 tokens
+parameters      9,841
+stored          f32 39.4 kB, 28 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  100; 100
+sites           40 (--sites lists them)
+absent sites    blocks.*.attn.hook_rot_q: this model has no rotary positions
+                blocks.*.attn.hook_rot_k: this model has no rotary positions
+                blocks.*.mlp.hook_pre_linear: the MLP of this model has no gate
+fingerprint     sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46591cdd3
+
+"#]]).stderr_eq("");
+}
+
+#[test]
+fn a_gguf_file() {
+    refocus("model inspect fixtures/gguf-llama-q4_1/model.gguf").assert().success().stdout_eq(str![[r#"
+model           fixtures/gguf-llama-q4_1/model.gguf
+family          llama (GGUF file)
+blocks          2, pre-norm, RMSNorm (ε 0.00001)
+width           64
+heads           4 of 16, 2 for keys and values
+mlp             96, silu, gated
+vocabulary      127 tokens, unembedding tied
+positions       rotary over 16 of 16 dimensions, base 100000
+context         1,024 tokens
+parameters      69,888
+stored          f32 1.3 kB, 5 tensors
+                q4_1 38.4 kB, 14 tensors
+                q8_0 8.6 kB, 1 tensor
+tokenizer       127 tokens
+chat template   yes
+first, last id  1; 2
+sites           45 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+fingerprint     sha256:4990a173f34386e074f3c4111615a0b998ecde87dc05ca971ff7c8ebffea58d0
+
+"#]]);
+}
+
+#[test]
+fn what_is_particular_to_a_family_is_shown() {
+    refocus("model inspect fixtures/gptj").assert().success().stdout_eq(str![[r#"
+model           fixtures/gptj
+family          gptj (folder)
+blocks          2, parallel, one norm, LayerNorm (ε 0.00001)
+width           21
+heads           3 of 7
+mlp             38, gelu_tanh
+vocabulary      101 tokens, unembedding untied
+positions       rotary over 4 of 7 dimensions, base 10000, neighbouring pairs
+context         24 tokens
+parameters      11,307
+stored          f32 45.2 kB, 25 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  100; 100
+sites           37 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+                blocks.*.hook_resid_mid: attention and MLP run in parallel here: there is no residual stream between them
+                blocks.*.ln2.hook_scale: the MLP reads ln1 in this model
+                blocks.*.ln2.hook_normalized: the MLP reads ln1 in this model
+                blocks.*.mlp.hook_pre_linear: the MLP of this model has no gate
+fingerprint     sha256:f1384318a337286ad9638346441833cf0d1753f91e0bb5d8e0feb78b151d1aff
+
+"#]]);
+    refocus("model inspect fixtures/opt-350m").assert().success().stdout_eq(str![[r#"
+model           fixtures/opt-350m
+family          opt (folder)
+blocks          2, post-norm, LayerNorm (ε 0.00001)
+width           20, embedding 11
+heads           4 of 5
+mlp             38, relu
+vocabulary      97 tokens, unembedding tied
+positions       learned, rows from 2
+context         22 tokens
+parameters      8,663
+stored          f32 34.7 kB, 36 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  2; 2
+sites           38 (--sites lists them)
+absent sites    blocks.*.attn.hook_rot_q: this model has no rotary positions
+                blocks.*.attn.hook_rot_k: this model has no rotary positions
+                blocks.*.mlp.hook_pre_linear: the MLP of this model has no gate
+                ln_final.hook_scale: this model has no final norm
+                ln_final.hook_normalized: this model has no final norm
+fingerprint     sha256:a8f4982a13d8118d9dd877022ad49f65b229849314072f3e436f6f42707f0cff
+
+"#]]);
+    refocus("model inspect fixtures/qwen2-window").assert().success().stdout_eq(str![[r#"
+model           fixtures/qwen2-window
+family          qwen2 (folder)
+blocks          2, pre-norm, RMSNorm (ε 0.000001)
+width           24
+heads           4 of 6, 2 for keys and values
+mlp             38, silu, gated
+vocabulary      67 tokens, unembedding tied
+positions       rotary over 6 of 6 dimensions, base 1000000
+windows         none in layer 0, 5 in layer 1
+context         64 tokens
+parameters      10,752
+stored          f32 43.0 kB, 26 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  65; 66
+sites           45 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+fingerprint     sha256:e8ed592ff5001b209565a3e4f54f18f5fd7391d4f1f887e2fddd9880d8d9b5b3
+
+"#]]);
+    refocus("model inspect fixtures/llama-dynamic").assert().success().stdout_eq(str![[r#"
+model           fixtures/llama-dynamic
+family          llama (folder)
+blocks          2, pre-norm, RMSNorm (ε 0.00001)
+width           18
+heads           3 of 6
+mlp             38, silu, gated
+vocabulary      67 tokens, unembedding untied
+positions       rotary over 6 of 6 dimensions, base 10000, dynamic scaling by 2 beyond 6 tokens
+context         6 tokens
+parameters      9,198
+stored          f32 36.8 kB, 21 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  1; 2
+sites           45 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+fingerprint     sha256:ad213cc66e538a0336673730cfb16d9886a7e51bbc93178297674eaf84815965
+
+"#]]);
+    refocus("model inspect fixtures/llama2-sharded").assert().success().stdout_eq(str![[r#"
+model           fixtures/llama2-sharded
+family          llama (folder)
+blocks          2, pre-norm, RMSNorm (ε 0.00001)
+width           18
+heads           3 of 6
+mlp             38, silu, gated
+vocabulary      67 tokens, unembedding untied
+positions       rotary over 6 of 6 dimensions, base 10000
+context         64 tokens
+parameters      9,198
+stored          f32 36.8 kB, 21 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  1; 2
+sites           45 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+fingerprint     sha256:e84cf508dc06923015c472941b786a53a91b44f334a6e097bc7700356f3c5bee
+
+"#]]);
+}
+
+#[test]
+fn sites_are_listed_with_their_shapes() {
+    refocus("model inspect fixtures/qwen3 --sites").assert().success().stdout_eq(str![[r#"
+model           fixtures/qwen3
+family          qwen3 (folder)
+blocks          2, pre-norm, RMSNorm (ε 0.000001)
+width           18
+heads           4 of 10, 2 for keys and values, normed queries and keys
+mlp             38, silu, gated
+vocabulary      67 tokens, unembedding tied
+positions       rotary over 10 of 10 dimensions, base 1000000
+context         64 tokens
+parameters      9,760
+stored          f32 39.0 kB, 24 tensors
+tokenizer       none: the folder has no tokenizer.json
+chat template   no
+first, last id  65; 66
+sites           45 (--sites lists them)
+absent sites    hook_pos_embed: this model has no learned positions
+fingerprint     sha256:c6b8c886b44bb73784af7163b245857e2be1fb8f635f30b3dd79df54102c008e
+
+site                            shape
+hook_embed                      [tokens, 18]
+blocks.0.hook_resid_pre         [tokens, 18]
+blocks.0.ln1.hook_scale         [tokens]
+blocks.0.ln1.hook_normalized    [tokens, 18]
+blocks.0.attn.hook_q            [tokens, 4, 10]
+blocks.0.attn.hook_k            [tokens, 2, 10]
+blocks.0.attn.hook_v            [tokens, 2, 10]
+blocks.0.attn.hook_rot_q        [tokens, 4, 10]
+blocks.0.attn.hook_rot_k        [tokens, 2, 10]
+blocks.0.attn.hook_attn_scores  [4, tokens, tokens]
+blocks.0.attn.hook_pattern      [4, tokens, tokens]
+blocks.0.attn.hook_z            [tokens, 4, 10]
+blocks.0.attn.hook_result       [tokens, 4, 18]
+blocks.0.hook_attn_out          [tokens, 18]
+blocks.0.hook_resid_mid         [tokens, 18]
+blocks.0.ln2.hook_scale         [tokens]
+blocks.0.ln2.hook_normalized    [tokens, 18]
+blocks.0.mlp.hook_pre           [tokens, 38]
+blocks.0.mlp.hook_pre_linear    [tokens, 38]
+blocks.0.mlp.hook_post          [tokens, 38]
+blocks.0.hook_mlp_out           [tokens, 18]
+blocks.0.hook_resid_post        [tokens, 18]
+blocks.1.hook_resid_pre         [tokens, 18]
+blocks.1.ln1.hook_scale         [tokens]
+blocks.1.ln1.hook_normalized    [tokens, 18]
+blocks.1.attn.hook_q            [tokens, 4, 10]
+blocks.1.attn.hook_k            [tokens, 2, 10]
+blocks.1.attn.hook_v            [tokens, 2, 10]
+blocks.1.attn.hook_rot_q        [tokens, 4, 10]
+blocks.1.attn.hook_rot_k        [tokens, 2, 10]
+blocks.1.attn.hook_attn_scores  [4, tokens, tokens]
+blocks.1.attn.hook_pattern      [4, tokens, tokens]
+blocks.1.attn.hook_z            [tokens, 4, 10]
+blocks.1.attn.hook_result       [tokens, 4, 18]
+blocks.1.hook_attn_out          [tokens, 18]
+blocks.1.hook_resid_mid         [tokens, 18]
+blocks.1.ln2.hook_scale         [tokens]
+blocks.1.ln2.hook_normalized    [tokens, 18]
+blocks.1.mlp.hook_pre           [tokens, 38]
+blocks.1.mlp.hook_pre_linear    [tokens, 38]
+blocks.1.mlp.hook_post          [tokens, 38]
+blocks.1.hook_mlp_out           [tokens, 18]
+blocks.1.hook_resid_post        [tokens, 18]
+ln_final.hook_scale             [tokens]
+ln_final.hook_normalized        [tokens, 18]
+
+"#]]);
+}
+
+#[test]
+fn one_json_document() {
+    refocus("model inspect fixtures/mistral --json").assert().success().stdout_eq(str![[r#"
+{
+  "schema": "refocus.model-inspect/1",
+  "model": "fixtures/mistral",
+  "format": "folder",
+  "family": "mistral",
+  "n_layers": 2,
+  "d_model": 24,
+  "d_embed": 24,
+  "n_heads": 4,
+  "n_kv_heads": 2,
+  "d_head": 6,
+  "d_mlp": 38,
+  "vocab": 53,
+  "context": 64,
+  "wiring": "pre-norm",
+  "norm": "RMSNorm",
+  "norm_eps": 0.00001,
+  "activation": "silu",
+  "gated_mlp": true,
+  "tied": false,
+  "positions": "rotary over 6 of 6 dimensions, base 10000",
+  "windows": [
+    5,
+    5
+  ],
+  "parameters": 11592,
+  "stored": [
+    {
+      "dtype": "f32",
+      "tensors": 21,
+      "bytes": 46368
+    }
+  ],
+  "tokenizer": {
+    "tokens": null,
+    "why_not": "the folder has no tokenizer.json"
+  },
+  "chat_template": false,
+  "bos": 1,
+  "eos": [
+    2
+  ],
+  "sites": 45,
+  "absent": [
+    {
+      "site": "hook_pos_embed",
+      "why": "this model has no learned positions"
+    }
+  ],
+  "fingerprint": "sha256:3b686c4bc4ccaba7710d3a5e222b734b21236ad8d3eca3bb9b9ca875dfe4561b"
+}
+
+"#]]).stderr_eq("");
+}
+
+#[test]
+fn every_fixture_can_be_inspected() {
+    for entry in std::fs::read_dir(crate::support::root().join("fixtures")).expect("fixtures") {
+        let dir = entry.expect("entry").path();
+        let gguf = dir.join("model.gguf");
+        let model = if gguf.exists() { gguf } else { dir.clone() };
+        if dir.join("expected.safetensors").exists() {
+            refocus(&format!("model inspect {}", model.display())).assert().success().stderr_eq("");
+        }
+    }
+}

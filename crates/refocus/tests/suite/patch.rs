@@ -1,0 +1,242 @@
+use snapbox::str;
+
+use crate::support::{Tmp, refocus, refused};
+
+const PATCH: &str = r#"
+[[intervention]]
+at = "blocks.*.attn.hook_z"
+head = 2
+do = "zero"
+
+[[intervention]]
+at = "blocks.1.attn.hook_pattern"
+position = "last"
+do = "block_edge"
+key = "first"
+when = { top1_prob_above = 0.5, lens_layer = 0 }
+
+[[intervention]]
+do = "exit"
+layer = 2
+
+[[decode]]
+do = "temperature"
+factor = 0.7
+
+[[decode]]
+do = "contrast_context"
+alpha = -0.5
+
+[rewrite]
+variant = "extractive"
+"#;
+
+#[test]
+fn the_support_table() {
+    let tmp = Tmp::new("support");
+    tmp.write("p.toml", PATCH);
+    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
+[TMP]/p.toml fits fixtures/gpt2
+
+line  forward      generate     serve        export       entry
+   2  yes          yes          not yet [1]  not yet [2]  zero blocks.*.attn.hook_z, head 2 (2 places)
+   7  yes          yes          not yet [1]  no [3]       block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
+  14  yes          yes          not yet [1]  not yet [2]  exit before block 2
+  18  yes          not yet [4]  not yet [1]  no [5]       temperature 0.7
+  22  not yet [6]  not yet [6]  not yet [6]  no [5]       contrast_context times -0.5
+  26  no [7]       not yet [8]  not yet [8]  no [9]       rewrite the context (extractive)
+
+[1] `serve` does not exist yet
+[2] it can be baked in, but `patch export` does not exist yet
+[3] weights act at every position
+[4] greedy decoding takes the model's own logits so far
+[5] weights hold no change of the final logits
+[6] it needs a second row of logits, which nothing computes yet
+[7] a forward pass takes its input as it is
+[8] rewriting does not exist yet
+[9] weights hold no change of the prompt
+
+"#]]).stderr_eq("");
+}
+
+#[test]
+fn the_support_table_as_json() {
+    let tmp = Tmp::new("support-json");
+    tmp.write("p.toml", "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\nposition = -1\ndo = \"scale\"\nfactor = 0.5\n");
+    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml --json").assert().success().stdout_eq(str![[r#"
+{
+  "schema": "refocus.patch-check/1",
+  "patch": "[TMP]/p.toml",
+  "model": "fixtures/gpt2",
+  "fingerprint": "sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46591cdd3",
+  "guard": "none",
+  "entries": [
+    {
+      "line": 1,
+      "action": "scale",
+      "says": "scale blocks.0.hook_mlp_out by 0.5, position -1",
+      "places": 1,
+      "forward": {
+        "works": "yes",
+        "why": null
+      },
+      "generate": {
+        "works": "yes",
+        "why": null
+      },
+      "serve": {
+        "works": "not yet",
+        "why": "`serve` does not exist yet"
+      },
+      "export": {
+        "works": "no",
+        "why": "weights act at every position"
+      }
+    }
+  ]
+}
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_key() {
+    let tmp = Tmp::new("unknown-key");
+    tmp.write("p.toml", "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nhed = 1\ndo = \"zero\"\n");
+    refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:3: unknown key 'hed' in [[intervention]]; did you mean 'head'?
+
+"#]]);
+    refused(tmp.refocus("model forward fixtures/gpt2 --tokens - --patch [TMP]/p.toml").stdin("[[1]]"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml:3: unknown key 'hed' in [[intervention]]; did you mean 'head'?
+
+"#]]);
+}
+
+#[test]
+fn a_site_that_the_model_lacks() {
+    let tmp = Tmp::new("site");
+    tmp.write("p.toml", "[[intervention]]\nat = \"blocks.0.hook_resid_mid\"\ndo = \"zero\"\n");
+    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml").assert().success();
+    refused(tmp.refocus("patch check fixtures/gptj --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:2: this model has no site 'blocks.0.hook_resid_mid': attention and MLP run in parallel here: there is no residual stream between them
+
+"#]]);
+}
+
+#[test]
+fn a_vector_that_cannot_be_read() {
+    let tmp = Tmp::new("vector");
+    let patch = "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"mean\"\nvector = \"means.safetensors#b\"\n";
+    tmp.write("p.toml", patch);
+    refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:4: [TMP]/means.safetensors cannot be read
+cause: No such file or directory (os error 2)
+
+"#]]);
+    tmp.write("means.safetensors", "not a safetensors file");
+    refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:4: [TMP]/means.safetensors is no safetensors file
+cause: header too large
+
+"#]]);
+}
+
+#[test]
+fn a_patch_for_another_model() {
+    let tmp = Tmp::new("guard");
+    let guard = format!("[model]\nfingerprint = \"sha256:{}\"\n", "00".repeat(32));
+    tmp.write("p.toml", &format!("{guard}{PATCH}"));
+    refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:2: the patch was made for another model
+cause: it names sha256:0000000000000000000000000000000000000000000000000000000000000000, this model is sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46591cdd3
+hint: give the model that the patch names, or --force to apply it to this one
+
+"#]]);
+    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml --force").assert().success();
+    tmp.write("q.toml", &format!("{guard}[[decode]]\ndo = \"temperature\"\nfactor = 2\n"));
+    let forward = |more: &str| {
+        tmp.refocus(&format!("model forward fixtures/gpt2 --tokens - --top 1 --patch [TMP]/q.toml {more}"))
+            .stdin("[[1]]")
+    };
+    refused(forward("")).stderr_eq(str![[r#"
+error: [TMP]/q.toml:2: the patch was made for another model
+cause: it names sha256:0000000000000000000000000000000000000000000000000000000000000000, this model is sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46591cdd3
+hint: give the model that the patch names, or --force to apply it to this one
+
+"#]]);
+    forward("--force").assert().success();
+}
+
+#[test]
+fn the_fingerprint_that_inspect_prints_is_the_guard() {
+    let tmp = Tmp::new("same");
+    let inspected = refocus("model inspect fixtures/opt --json").assert().success();
+    let document: serde_json::Value = serde_json::from_slice(&inspected.get_output().stdout).expect("JSON");
+    let fingerprint = document["fingerprint"].as_str().expect("text");
+    tmp.write("p.toml", &format!("[model]\nfingerprint = \"{fingerprint}\"\n[[decode]]\ndo = \"temperature\"\nfactor = 2\n"));
+    tmp.refocus("patch check fixtures/opt --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
+[TMP]/p.toml fits fixtures/opt, the model it was made for
+
+line  forward  generate     serve        export  entry
+   3  yes      not yet [1]  not yet [2]  no [3]  temperature 2
+
+[1] greedy decoding takes the model's own logits so far
+[2] `serve` does not exist yet
+[3] weights hold no change of the final logits
+
+"#]]);
+}
+
+#[test]
+fn an_entry_that_does_not_work_yet_is_refused() {
+    let tmp = Tmp::new("not-yet");
+    tmp.write("p.toml", "[[decode]]\ndo = \"contrast_context\"\nalpha = 0.5\n");
+    refused(tmp.refocus("model forward fixtures/gpt2 --tokens - --patch [TMP]/p.toml").stdin("[[1]]"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: 'contrast_context' does not work in forward: it needs a second row of logits, which nothing computes yet
+hint: `refocus patch check MODEL --patch FILE` shows which entries work where
+
+"#]]);
+}
+
+/// A gate that reads the last block, with logits of the last position only, once ran out of bounds, and
+/// decided after the logits had been read.
+#[test]
+fn a_gate_on_the_last_block() {
+    let tmp = Tmp::new("gate");
+    let patch = "[[intervention]]\nat = \"ln_final.hook_normalized\"\ndo = \"scale\"\nfactor = 2\n\
+                 when = { top1_prob_above = 0, lens_layer = 1 }\n";
+    tmp.write("p.toml", patch);
+    let run = |more: &str| {
+        tmp.refocus(&format!("model forward fixtures/gpt2 --tokens - --json {more}"))
+            .stdin("[[1, 2, 3], [4, 5]]")
+            .assert()
+            .success()
+            .get_output()
+            .stdout
+            .clone()
+    };
+    let top = |out: &[u8]| -> serde_json::Value {
+        let document: serde_json::Value = serde_json::from_slice(out).expect("JSON");
+        document["sequences"][1]["top"].clone()
+    };
+    let narrow = top(&run("--patch [TMP]/p.toml"));
+    // With all positions wanted nothing is narrowed, and the result is the same.
+    assert_eq!(narrow, top(&run("--patch [TMP]/p.toml --out [TMP]/x.safetensors")));
+    assert_ne!(narrow, top(&run("")));
+}
+
+/// A gate that would never decide makes its entry do nothing: that is an error.
+#[test]
+fn a_gate_beyond_the_exit() {
+    let tmp = Tmp::new("gate-exit");
+    let patch = "[[intervention]]\nat = \"ln_final.hook_normalized\"\ndo = \"zero\"\n\
+                 when = { top1_prob_above = 0.5, lens_layer = 1 }\n\n[[intervention]]\ndo = \"exit\"\nlayer = 1\n";
+    tmp.write("p.toml", patch);
+    refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: blocks.1.hook_resid_post is never reached: the patch exits after block 0
+
+"#]]);
+}
