@@ -91,8 +91,12 @@ pub trait Kernels: Sized {
     /// See [`crate::Ops::norm_scale`].
     fn norm_scale(&mut self, x: &Self::Buf, n: &NormArgs<'_, Self::Buf>) -> Result<Self::Buf>;
     /// Gradients of [`Kernels::norm`].
-    fn norm_vjp(&mut self, x: &Self::Buf, n: &NormArgs<'_, Self::Buf>, dy: &Self::Buf)
-    -> Result<NormGrads<Self::Buf>>;
+    fn norm_vjp(
+        &mut self,
+        x: &Self::Buf,
+        n: &NormArgs<'_, Self::Buf>,
+        dy: &Self::Buf,
+    ) -> Result<NormGrads<Self::Buf>>;
 
     /// Linear maps of one input, outputs side by side; each with its optional bias `[1, n]`; then
     /// the activation; then `residual + y`.
@@ -104,7 +108,11 @@ pub trait Kernels: Sized {
         residual: Option<&Self::Buf>,
     ) -> Result<Self::Buf>;
     /// Linear maps of one input, each to a matrix of its own.
-    fn linear_each(&mut self, x: &Self::Buf, ws: &[(&Self::W, Option<&Self::Buf>)]) -> Result<Vec<Self::Buf>> {
+    fn linear_each(
+        &mut self,
+        x: &Self::Buf,
+        ws: &[(&Self::W, Option<&Self::Buf>)],
+    ) -> Result<Vec<Self::Buf>> {
         ws.iter().map(|&w| self.linear(x, &[w], None, None)).collect()
     }
     /// `dy W`: gradient of the input of one linear map, `dy` `[rows, n]`.
@@ -129,8 +137,14 @@ pub trait Kernels: Sized {
     fn glu_vjp(&mut self, x: &Self::Buf, a: Activation, dy: &Self::Buf) -> Result<Self::Buf>;
 
     /// Rotation by the table's angles; `inverse` turns back (the gradient).
-    fn rope(&mut self, x: &Self::Buf, d_head: usize, table: &RopeTable, pos: &[u32], inverse: bool)
-    -> Result<Self::Buf>;
+    fn rope(
+        &mut self,
+        x: &Self::Buf,
+        d_head: usize,
+        table: &RopeTable,
+        pos: &[u32],
+        inverse: bool,
+    ) -> Result<Self::Buf>;
 
     /// See [`crate::Ops::attention`].
     #[allow(clippy::too_many_arguments)]
@@ -171,8 +185,13 @@ pub trait Kernels: Sized {
     fn edit(&mut self, x: &mut Self::Buf, edit: &RowEdit<&Self::Buf>) -> Result<()>;
 
     /// See [`crate::Ops::vocab`].
-    fn vocab(&mut self, x: &Self::Buf, u: &Self::W, bias: Option<&Self::Buf>, want: &[Vocab])
-    -> Result<Vec<VocabOut<Self::Buf>>>;
+    fn vocab(
+        &mut self,
+        x: &Self::Buf,
+        u: &Self::W,
+        bias: Option<&Self::Buf>,
+        want: &[Vocab],
+    ) -> Result<Vec<VocabOut<Self::Buf>>>;
     /// Gradient of all logits `[rows, vocab]` for one question, so that the gradients of several
     /// questions add up before one product ([`Vocab::Ids`] scatters into zeros, repeated ids add up).
     /// `dy` is shaped like the answer. Not called for [`Vocab::Top`] and [`Vocab::RankOf`].
@@ -191,7 +210,13 @@ pub trait Kernels: Sized {
     fn weighted_sum_vjp(&mut self, weights: &Self::Buf, dy: &Self::Buf) -> Result<Self::Buf>;
 
     /// See [`crate::Ops::head_dot`]; `dirs` `[n_dirs, d_model]`.
-    fn head_dot(&mut self, z: &Self::Buf, wo: &Self::W, dirs: &Self::Buf, n_heads: usize) -> Result<Self::Buf>;
+    fn head_dot(
+        &mut self,
+        z: &Self::Buf,
+        wo: &Self::W,
+        dirs: &Self::Buf,
+        n_heads: usize,
+    ) -> Result<Self::Buf>;
     /// See [`crate::Ops::head_result`].
     fn head_result(&mut self, z: &Self::Buf, wo: &Self::W, n_heads: usize) -> Result<Self::Buf>;
 }

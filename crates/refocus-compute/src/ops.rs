@@ -87,10 +87,7 @@ impl Batch {
 
     /// Absolute position of every row, in row order.
     pub fn positions(&self) -> Vec<u32> {
-        self.segs
-            .iter()
-            .flat_map(|s| (0..s.rows.end - s.rows.start).map(move |i| s.pos0 + i))
-            .collect()
+        self.segs.iter().flat_map(|s| (0..s.rows.end - s.rows.start).map(move |i| s.pos0 + i)).collect()
     }
 }
 
@@ -231,6 +228,9 @@ pub enum PatternChange<T> {
     Set(T),
 }
 
+/// Groups of keys: for each segment, for each group, absolute ranges. Every segment has equally many.
+pub type KeyGroups = Vec<Vec<Vec<Range<u32>>>>;
+
 /// Which attention rows are measured, and what is asked of them.
 #[derive(Clone, Debug)]
 pub struct AttnProbe<T> {
@@ -238,7 +238,7 @@ pub struct AttnProbe<T> {
     pub edits: Vec<PatternEdit<T>>,
     /// Groups of keys a segment: `groups[seg][g]` is a list of absolute ranges. The number of
     /// groups is the same for every segment. Gives `mass`.
-    pub groups: Option<Vec<Vec<Vec<Range<u32>>>>>,
+    pub groups: Option<KeyGroups>,
     /// Entropy (nats), ℓ2 and maximum of each row. Gives `stats`.
     pub stats: bool,
     /// Store scores and pattern of all heads. Gives `raw`.

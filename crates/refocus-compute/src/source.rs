@@ -38,7 +38,9 @@ impl Dtype {
 
     /// Bytes of a row of `k` values; `None` when `k` is no whole number of blocks or too large.
     pub fn row_bytes(self, k: usize) -> Option<usize> {
-        k.is_multiple_of(self.block()).then(|| k / self.block()).and_then(|b| b.checked_mul(self.block_bytes()))
+        k.is_multiple_of(self.block())
+            .then(|| k / self.block())
+            .and_then(|b| b.checked_mul(self.block_bytes()))
     }
 
     /// The usual name.

@@ -165,7 +165,11 @@ fn work(s: &Shared) {
         let seen = s.state.load(Ordering::Acquire);
         if seen / EPOCH == last {
             spins += 1;
-            if spins < SPIN { std::hint::spin_loop() } else { std::thread::park() }
+            if spins < SPIN {
+                std::hint::spin_loop()
+            } else {
+                std::thread::park()
+            }
             continue;
         }
         (last, spins) = (seen / EPOCH, 0);

@@ -109,9 +109,7 @@ pub fn direct_logit_attribution<O: Ops>(
         Ok(o.to_host(t)?)
     };
     let scale = f64::from(row(1)?[0]);
-    let share = |x: &[f32]| {
-        (x.iter().zip(&dir).map(|(x, d)| f64::from(*x) * d).sum::<f64>() / scale) as f32
-    };
+    let share = |x: &[f32]| (x.iter().zip(&dir).map(|(x, d)| f64::from(*x) * d).sum::<f64>() / scale) as f32;
     let mut parts = vec![Contribution { part: "embed".into(), share: share(&row(0)?) }];
     if learned {
         parts.push(Contribution { part: "pos_embed".into(), share: share(&row(2)?) });
@@ -137,8 +135,7 @@ pub fn direct_logit_attribution<O: Ops>(
     };
     let logits = o.to_host(t)?;
     let logit = logits[0] - logits.get(1).copied().unwrap_or(0.0);
-    let norm_bias: f64 =
-        bias.iter().flatten().zip(&u).map(|(b, u)| f64::from(*b) * f64::from(*u)).sum();
+    let norm_bias: f64 = bias.iter().flatten().zip(&u).map(|(b, u)| f64::from(*b) * f64::from(*u)).sum();
     let head_bias = match &m.unembed.bias {
         Some(b) => {
             let b = o.parameter(b)?;

@@ -69,8 +69,10 @@ pub fn lens_grid<O: Ops>(
     let got = forward(o, m, ids, &plan, KvUse::None)?;
     let mut grid = LensGrid { cells: Vec::new(), target: Vec::new(), target_id, sites };
     for i in 0..grid.sites.len() {
-        let (Some([VocabOut::Top(top), VocabOut::Values(lse)]), Some([VocabOut::Values(nll), VocabOut::Ranks(rank)])) =
-            (got[0].lens(i), got[1].lens(i))
+        let (
+            Some([VocabOut::Top(top), VocabOut::Values(lse)]),
+            Some([VocabOut::Values(nll), VocabOut::Ranks(rank)]),
+        ) = (got[0].lens(i), got[1].lens(i))
         else {
             return Err(RunError::Unread(0).into());
         };

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
-use refocus_model::{Action, Applied, Intervention, Kind, Mode, Model, Plan, Position, Readout, RunError, Site, forward};
+use refocus_model::{
+    Action, Applied, Intervention, Kind, Mode, Model, Plan, Position, Readout, RunError, Site, forward,
+};
 
 use crate::error::MeasureError;
 

@@ -55,7 +55,10 @@ fn real(dir: &Path) -> Result<Case, Box<dyn Error>> {
     }
     match found.pop() {
         Some((name, model)) if found.is_empty() => Ok(Case { name, model, values: dir.to_owned() }),
-        _ => Err(format!("{}: exactly one {short}-*.gguf is needed in {}", dir.display(), models.display()).into()),
+        _ => {
+            Err(format!("{}: exactly one {short}-*.gguf is needed in {}", dir.display(), models.display())
+                .into())
+        }
     }
 }
 
@@ -66,7 +69,13 @@ fn why(name: &str, c: &Comparison, cause: &Cause) -> String {
         "`{name}`: {within} sites are within {F32_PARITY:.0e}; the greatest difference is {:.1e}, at\n\
          `{}`. Activations of this model reach {:.0}, and f32 ends there: beside the same sites on f64\n\
          kernels, the greatest error of refocus is {:.1e} and that of `transformers` {:.1e} (root mean square {:.1e} and {:.1e}).",
-        c.sites.greatest, c.worst, cause.magnitude, ours.greatest, theirs.greatest, ours.rms(), theirs.rms(),
+        c.sites.greatest,
+        c.worst,
+        cause.magnitude,
+        ours.greatest,
+        theirs.greatest,
+        ours.rms(),
+        theirs.rms(),
     )
 }
 
@@ -81,7 +90,9 @@ fn table(heads: &[&str], rows: &[Vec<String>]) {
 fn run() -> Result<bool, Box<dyn Error>> {
     let mut dirs: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     if dirs.is_empty() {
-        dirs = std::env::var_os("REFOCUS_REFERENCE").map(|v| std::env::split_paths(&v).collect()).unwrap_or_default();
+        dirs = std::env::var_os("REFOCUS_REFERENCE")
+            .map(|v| std::env::split_paths(&v).collect())
+            .unwrap_or_default();
     }
     let reals = dirs.iter().map(|d| real(d)).collect::<Result<Vec<_>, _>>()?;
 
@@ -97,7 +108,9 @@ fn run() -> Result<bool, Box<dyn Error>> {
     };
     println!("{ABOUT}");
     println!("## Fixtures\n");
-    println!("Tiny random models, one for each family and variant; what each is for says [`fixtures/`](../fixtures/README.md).\n");
+    println!(
+        "Tiny random models, one for each family and variant; what each is for says [`fixtures/`](../fixtures/README.md).\n"
+    );
     let rows: Vec<_> = cases().iter().map(|case| row(&case.name, &compare(case))).collect();
     table(&HEADS, &rows);
 
@@ -105,8 +118,12 @@ fn run() -> Result<bool, Box<dyn Error>> {
     if reals.is_empty() {
         println!("None were compared in this run.");
     } else {
-        println!("Prompts of 1 to 200 tokens from `fixtures/real.py`: logits of the short ones at all positions, of all at the");
-        println!("last, and fifteen kinds of sites of two of them in every block. **greedy**: prompts whose continuation by greedy");
+        println!(
+            "Prompts of 1 to 200 tokens from `fixtures/real.py`: logits of the short ones at all positions, of all at the"
+        );
+        println!(
+            "last, and fifteen kinds of sites of two of them in every block. **greedy**: prompts whose continuation by greedy"
+        );
         println!("decoding (batched, with the cache) is that of `transformers` to the last token.\n");
         let heads: Vec<&str> = HEADS.iter().copied().chain(["greedy"]).collect();
         let mut rows = Vec::new();
@@ -122,7 +139,9 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let sites = if far.is_empty() { "Every site" } else { "Every site but those named below" };
     match &failed[..] {
         [] => {
-            println!("{sites} and all logits are within {F32_PARITY:.0e}; every highest logit and every continuation is the same.");
+            println!(
+                "{sites} and all logits are within {F32_PARITY:.0e}; every highest logit and every continuation is the same."
+            );
         }
         some => println!("**Not met**: {}.", some.join(", ")),
     }

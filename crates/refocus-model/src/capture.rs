@@ -39,8 +39,7 @@ pub fn capture<O: Ops>(
         return Err(RunError::Empty { seq });
     }
     let batch = Batch::from_lengths(seqs.iter().map(Vec::len));
-    let mut readouts: Vec<Readout> =
-        sites.iter().map(|&site| Readout::Raw { site, rows: None }).collect();
+    let mut readouts: Vec<Readout> = sites.iter().map(|&site| Readout::Raw { site, rows: None }).collect();
     if logits {
         readouts.push(Readout::logits(&m.spec, None, vec![Vocab::All]));
     }

@@ -89,12 +89,7 @@ fn cached(o: &mut Eager<Cpu>, m: &Model<Cpu>, ids: &[u32], step: usize) -> Resul
 }
 
 /// Logits of the sequences after a prefix that is computed once and shared.
-fn shared(
-    o: &mut Eager<Cpu>,
-    m: &Model<Cpu>,
-    prefix: &[u32],
-    tails: &[&[u32]],
-) -> Result<Logits, RunError> {
+fn shared(o: &mut Eager<Cpu>, m: &Model<Cpu>, prefix: &[u32], tails: &[&[u32]]) -> Result<Logits, RunError> {
     let mut cache = empty_cache(m);
     let mode = Mode { keeps_cache: true, decoding: true };
     let plan = Plan::compile(&m.spec, &Batch::from_lengths([prefix.len()]), &[], &[], mode)?;
@@ -115,10 +110,8 @@ fn same(a: &[f32], b: &[f32]) -> bool {
 /// Counts of values that differ, as a check.
 fn verdict(name: impl Into<String>, pairs: &[(&[f32], &[f32])]) -> Check {
     let total: usize = pairs.iter().map(|p| p.0.len()).sum();
-    let differ: usize = pairs
-        .iter()
-        .map(|(a, b)| a.iter().zip(*b).filter(|(x, y)| x.to_bits() != y.to_bits()).count())
-        .sum();
+    let differ: usize =
+        pairs.iter().map(|(a, b)| a.iter().zip(*b).filter(|(x, y)| x.to_bits() != y.to_bits()).count()).sum();
     let passed = pairs.iter().all(|(a, b)| same(a, b));
     Check { name: name.into(), passed: Some(passed), detail: format!("{differ} of {total} logits differ") }
 }
@@ -156,7 +149,10 @@ pub fn doctor(
     let detail = format!("{finite} logits are NaN or infinite");
     say(Check { name: "logits are finite".into(), passed: Some(finite == 0), detail });
 
-    let alone = refs.iter().map(|s| Ok(logits(o, &m, &[s], &[], vec![])?.concat())).collect::<Result<_, RunError>>()?;
+    let alone = refs
+        .iter()
+        .map(|s| Ok(logits(o, &m, &[s], &[], vec![])?.concat()))
+        .collect::<Result<_, RunError>>()?;
     say(compare("alone = in a batch".into(), &alone));
 
     let backwards: Vec<&[u32]> = refs.iter().rev().copied().collect();
@@ -223,12 +219,7 @@ fn identity(n_layers: usize) -> Vec<Applied> {
 }
 
 /// Chosen logits through the lens at the last layer against the same ids of all logits.
-fn lens_check(
-    o: &mut Eager<Cpu>,
-    m: &Model<Cpu>,
-    refs: &[&[u32]],
-    base: &Logits,
-) -> Result<Check, RunError> {
+fn lens_check(o: &mut Eager<Cpu>, m: &Model<Cpu>, refs: &[&[u32]], base: &Logits) -> Result<Check, RunError> {
     let vocab = m.spec.vocab as u32;
     let ids: Arc<[u32]> = (0..20).map(|i| i * 7919 % vocab).collect();
     let batch = Batch::from_lengths(refs.iter().map(|s| s.len()));
@@ -261,8 +252,7 @@ fn reference_check(
     let reference = Model::load(checkpoint, &mut k)?;
     let batch = Batch::from_lengths([n]);
     let readouts = [Readout::logits(&m.spec, None, vec![Vocab::All])];
-    let plan =
-        Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default()).map_err(RunError::from)?;
+    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default()).map_err(RunError::from)?;
     let o = &mut Eager::new(k);
     let got = forward(o, &reference, &ids[..n], &plan, KvUse::None)?;
     let want = split(o, got[0].lens(0), &batch, m.spec.vocab)?.concat();

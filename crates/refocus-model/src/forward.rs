@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use refocus_compute::{
-    AttnProbe, AttnSpec, EditOp, KvSeq, KvUse, Kernels, Linear, Ops, PatternChange, PatternEdit, Qkv, RawPattern,
-    RowEdit, RowSet, Then, Vocab, VocabOut,
+    AttnProbe, AttnSpec, EditOp, Kernels, KvSeq, KvUse, Linear, Ops, PatternChange, PatternEdit, Qkv,
+    RawPattern, RowEdit, RowSet, Then, Vocab, VocabOut,
 };
 
-use crate::run_error::RunError;
 use crate::intervene::Action;
 use crate::plan::{Edit, Plan, Rows};
 use crate::rope::Angles;
+use crate::run_error::RunError;
 use crate::site::{Kind, Site};
 use crate::spec::{Positions, Wiring};
 use crate::weights::{Block, Model};
@@ -95,8 +95,8 @@ pub fn forward<O: Ops>(
     for layer in 0..plan.layers {
         let kv = match &mut kv {
             KvUse::None => KvUse::None,
-            KvUse::Read(seqs) => KvUse::Read(&**seqs),
-            KvUse::Append(seqs) => KvUse::Append(&mut **seqs),
+            KvUse::Read(seqs) => KvUse::Read(seqs),
+            KvUse::Append(seqs) => KvUse::Append(seqs),
         };
         x = pass.block(layer, x, angles.as_ref(), kv)?;
     }
@@ -203,11 +203,14 @@ impl<O: Ops> Pass<'_, O> {
 
     /// A norm with its sites.
     fn norm(&mut self, layer: usize, kind: Kind, x: &O::T) -> Result<O::T, RunError> {
-        let (m, scale) = (self.m, match kind {
-            Kind::Ln1 => Kind::Ln1Scale,
-            Kind::Ln2 => Kind::Ln2Scale,
-            _ => Kind::FinalScale,
-        });
+        let (m, scale) = (
+            self.m,
+            match kind {
+                Kind::Ln1 => Kind::Ln1Scale,
+                Kind::Ln2 => Kind::Ln2Scale,
+                _ => Kind::FinalScale,
+            },
+        );
         let norm = match kind {
             Kind::Ln1 => Some(&m.blocks[layer].ln1),
             Kind::Ln2 => m.blocks[layer].ln2.as_ref(),
@@ -281,7 +284,8 @@ impl<O: Ops> Pass<'_, O> {
             for (i, rows, stats) in &at.wants {
                 let mine = at.groups.as_ref().is_some_and(|g| g.0 == *i);
                 let mass = out.mass.as_ref().filter(|_| mine).map(|t| self.select(t, rows)).transpose()?;
-                let stats = out.stats.as_ref().filter(|_| *stats).map(|t| self.select(t, rows)).transpose()?;
+                let stats =
+                    out.stats.as_ref().filter(|_| *stats).map(|t| self.select(t, rows)).transpose()?;
                 self.out[*i] = Some(Reading::Attention { mass, stats });
             }
             for (i, rows, dirs) in &at.dots {
@@ -522,9 +526,9 @@ impl<O: Ops> Pass<'_, O> {
             _ => return Ok(None),
         };
         let local = match self.alive {
-            Some(a) => RowSet::new(
-                rows.as_slice().iter().filter_map(|&r| a.position(r).map(|i| i as u32)).collect(),
-            ),
+            Some(a) => {
+                RowSet::new(rows.as_slice().iter().filter_map(|&r| a.position(r).map(|i| i as u32)).collect())
+            }
             None => rows,
         };
         Ok(Some(RowEdit { rows: local, cols: col0 + e.cols.start..col0 + e.cols.end, op }))
@@ -542,9 +546,8 @@ impl<O: Ops> Pass<'_, O> {
             let answers = self.lens(x, &Some(rows.clone()), &[Vocab::Top(1), Vocab::LogSumExp], false)?;
             let [VocabOut::Top(top), VocabOut::Values(lse)] = &answers[..] else { continue };
             let lse = self.o.to_host(lse)?;
-            let passes = |i: usize| {
-                top[i].first().is_some_and(|t| (t.1 - lse[i]).exp() > gate.gate.top1_prob_above)
-            };
+            let passes =
+                |i: usize| top[i].first().is_some_and(|t| (t.1 - lse[i]).exp() > gate.gate.top1_prob_above);
             let open = rows.as_slice().iter().enumerate().filter(|(i, _)| passes(*i)).map(|(_, &r)| r);
             self.open[g] = RowSet::new(open.collect());
         }

@@ -146,7 +146,8 @@ fn advance<O: Ops>(
             segs: a.segs.as_ref().map(|s| (0..live.len()).filter(|&i| s.contains(&live[i].prompt)).collect()),
         })
         .collect();
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &here, Mode { keeps_cache: cached, decoding: true })?;
+    let plan =
+        Plan::compile(&m.spec, &batch, &readouts, &here, Mode { keeps_cache: cached, decoding: true })?;
     let readings = if cached {
         let mut caches: Vec<_> =
             live.iter_mut().map(|s| std::mem::replace(&mut s.cache, KvSeq::new(0))).collect();

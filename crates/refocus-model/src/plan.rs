@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use refocus_compute::{Batch, RowSet, Vocab};
+use refocus_compute::{Batch, KeyGroups, RowSet, Vocab};
 
 use crate::intervene::{Action, Gate, Intervention, Position};
 use crate::site::{Kind, Site, SiteError};
@@ -42,7 +42,7 @@ pub enum Readout {
         /// At which rows.
         rows: Rows,
         /// For each segment the groups, for each group absolute ranges of keys.
-        groups: Option<Vec<Vec<Vec<Range<u32>>>>>,
+        groups: Option<KeyGroups>,
         /// Entropy (nats), ℓ2, maximum of each row and head.
         stats: bool,
     },
@@ -201,7 +201,7 @@ pub(crate) struct AtSite {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AtAttention {
     pub edits: Vec<PatternPlan>,
-    pub groups: Option<(usize, Vec<Vec<Vec<Range<u32>>>>)>,
+    pub groups: Option<(usize, KeyGroups)>,
     /// Readouts that want mass or statistics, with their rows.
     pub wants: Vec<(usize, Rows, bool)>,
     /// Readout, rows, directions.
@@ -400,7 +400,10 @@ impl Plan {
             && g.lens_layer >= self.exit
         {
             // It would never decide, and the intervention would silently do nothing.
-            return bad(PlanError::Exited { site: Site::new(g.lens_layer, Kind::ResidPost), exit: self.exit });
+            return bad(PlanError::Exited {
+                site: Site::new(g.lens_layer, Kind::ResidPost),
+                exit: self.exit,
+            });
         }
         let gate = w.when.map(|gate| self.gate(gate, &rows));
         if w.action.is_pattern() || matches!((&w.action, w.site.kind), (Action::Set(_), Kind::Pattern)) {
@@ -521,7 +524,10 @@ fn check_intervention(spec: &ModelSpec, w: &Intervention) -> Result<Option<usize
     if w.action.is_pattern() && !on_pattern {
         return refuse("it changes attention: use hook_pattern or hook_attn_scores");
     }
-    if on_pattern && !w.action.is_pattern() && !matches!((&w.action, site.kind), (Action::Set(_), Kind::Pattern)) {
+    if on_pattern
+        && !w.action.is_pattern()
+        && !matches!((&w.action, site.kind), (Action::Set(_), Kind::Pattern))
+    {
         return refuse("attention takes uniform_attention, block_edge and sharpen");
     }
     let heads = match site.kind {
@@ -540,7 +546,9 @@ fn check_intervention(spec: &ModelSpec, w: &Intervention) -> Result<Option<usize
         Action::Sharpen(t) if !t.is_finite() || *t <= 0.0 => {
             return value(format!("the temperature is {t}, it must be above 0"));
         }
-        Action::BlockEdge(r) if r.is_empty() => return value(format!("keys {} to {} are none", r.start, r.end)),
+        Action::BlockEdge(r) if r.is_empty() => {
+            return value(format!("keys {} to {} are none", r.start, r.end));
+        }
         Action::Add { vector, alpha } if !alpha.is_finite() || vector.iter().any(|x| !x.is_finite()) => {
             return value("the vector or its factor is not finite".to_owned());
         }
@@ -550,7 +558,8 @@ fn check_intervention(spec: &ModelSpec, w: &Intervention) -> Result<Option<usize
         _ => {}
     }
     if let Some(g) = w.when {
-        let before = matches!(site.kind, Kind::Final) || (!site.kind.is_global() && g.lens_layer < site.layer);
+        let before =
+            matches!(site.kind, Kind::Final) || (!site.kind.is_global() && g.lens_layer < site.layer);
         if !before {
             return value(format!("the gate reads block {}, which comes after it", g.lens_layer));
         }

@@ -176,8 +176,10 @@ impl Site {
     /// # Errors
     /// Nothing matches; the message explains a well-formed name that this model lacks.
     pub fn glob(pattern: &str, spec: &ModelSpec) -> Result<Vec<Site>, SiteError> {
-        let found: Vec<_> =
-            Self::all(spec).into_iter().filter(|s| matches(pattern.as_bytes(), s.to_string().as_bytes())).collect();
+        let found: Vec<_> = Self::all(spec)
+            .into_iter()
+            .filter(|s| matches(pattern.as_bytes(), s.to_string().as_bytes()))
+            .collect();
         if !found.is_empty() {
             return Ok(found);
         }
@@ -250,10 +252,7 @@ impl FromStr for Site {
                 .iter()
                 .find(|n| n.1 == name && !n.0.is_global())
                 .and_then(|n| Some(Site { layer: layer.parse().ok()?, kind: n.0 })),
-            None => NAMES
-                .iter()
-                .find(|n| n.1 == s && n.0.is_global())
-                .map(|n| Site { layer: 0, kind: n.0 }),
+            None => NAMES.iter().find(|n| n.1 == s && n.0.is_global()).map(|n| Site { layer: 0, kind: n.0 }),
         };
         parsed.ok_or_else(|| {
             let layer = inside.and_then(|(l, _)| l.parse().ok()).unwrap_or(0);
@@ -265,11 +264,7 @@ impl FromStr for Site {
 
 /// The nearest of some names, if it is near enough to be a slip.
 pub(crate) fn nearest(s: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    names
-        .map(|n| (distance(s, &n), n))
-        .min()
-        .filter(|(d, n)| *d <= (n.len() / 3).max(2))
-        .map(|(_, n)| n)
+    names.map(|n| (distance(s, &n), n)).min().filter(|(d, n)| *d <= (n.len() / 3).max(2)).map(|(_, n)| n)
 }
 
 /// Levenshtein distance.

@@ -33,9 +33,12 @@ impl Checkpoint {
                 let default = named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
                 Ok(default.and_then(|t| t.get("template")).and_then(Value::as_str).map(str::to_owned))
             }
-            Some(other) => {
-                Err(LoadError::key(&path, "chat_template", other, "a text, or a list of named texts, is needed"))
-            }
+            Some(other) => Err(LoadError::key(
+                &path,
+                "chat_template",
+                other,
+                "a text, or a list of named texts, is needed",
+            )),
         }
     }
 }

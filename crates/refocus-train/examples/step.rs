@@ -1,26 +1,44 @@
-//! How long a training step takes. Arguments: layers d heads T batch threads steps.
-use refocus_compute::{Cpu, Isa};
-use refocus_tasks::flipflop::FlipFlop;
-use refocus_train::*;
+//! How long a training step takes: milliseconds of each of some steps.
+//!
+//! `cargo run --release --example step -- LAYERS WIDTH HEADS TOKENS BATCH THREADS STEPS [all]`: flip-flop
+//! strings, asked at reads; with `all` a vocabulary of 1,024 ids, asked at every position (the shape of
+//! `spec/measured.md`).
 
-fn main() {
-    let a: Vec<usize> = std::env::args().skip(1).map(|x| x.parse().unwrap()).collect();
-    let [layers, d_model, heads, t, batch, threads, steps, dense] = a[..] else { panic!() };
-    let arch = Architecture { style: Style::Learned, layers, d_model, heads, vocab: if dense == 1 { 1024 } else { 5 }, n_ctx: t };
-    let lang = FlipFlop::ignoring(t, 0.8).unwrap();
+use refocus_compute::{Cpu, Isa};
+use refocus_tasks::flipflop::{FlipFlop, VOCAB};
+use refocus_train::{Architecture, Config, Style, Trainer, clean};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let all = arguments.last().is_some_and(|last| last == "all");
+    let numbers = arguments[..arguments.len() - usize::from(all)].iter().map(|x| x.parse());
+    let numbers: Vec<usize> = numbers.collect::<Result<_, _>>()?;
+    let [layers, d_model, heads, n_ctx, batch, threads, steps] = numbers[..] else {
+        return Err("seven numbers: layers, width, heads, tokens, batch, threads, steps".into());
+    };
+    let vocab = if all { 1024 } else { VOCAB };
+    let first = Architecture { style: Style::Learned, layers, d_model, heads, vocab, n_ctx }.init(1)?;
+    let language = FlipFlop::ignoring(n_ctx, 0.8)?;
     let mut cpu = Cpu::new(Isa::detect(), threads);
-    println!("{} {} threads, peak {:.0} GFLOP/s", cpu.isa().name(), threads, cpu.peak_gflops(300));
-    let mut tr = Trainer::new(arch.init(1).unwrap(), Config::default(), cpu).unwrap();
-    for s in 0..steps as u32 {
-        let mut ex = clean::batch(&lang, 1, s, batch);
-        if dense == 1 {
-            // every token predicts, vocabulary 1024
-            ex.rows = (0..ex.ids.len() as u32).collect();
-            ex.ids.iter_mut().enumerate().for_each(|(i, x)| *x = (*x + 7 * i as u32) % 1024);
-            ex.targets = ex.ids.clone();
+    let name = cpu.isa().name();
+    println!("{name}, {threads} threads, peak {:.0} GFLOP/s", cpu.peak_gflops(300));
+    let mut trainer = Trainer::new(first, Config::default(), cpu)?;
+    for step in 0..steps as u32 {
+        let mut e = clean::batch(&language, 1, step, batch);
+        if all {
+            e.ids.iter_mut().enumerate().for_each(|(i, id)| *id = (*id + 7 * i as u32) % 1024);
+            e.rows = (0..e.ids.len() as u32).collect();
+            e.targets.clone_from(&e.ids);
+            e.targets.rotate_left(1);
         }
         let start = std::time::Instant::now();
-        let r = tr.step(&ex).unwrap();
-        println!("step {} loss {:.4} {:.0} ms", r.step, r.loss, start.elapsed().as_secs_f64() * 1e3);
+        let report = trainer.step(&e)?;
+        println!(
+            "step {} loss {:.4}: {:.1} ms",
+            report.step,
+            report.loss,
+            start.elapsed().as_secs_f64() * 1e3
+        );
     }
+    Ok(())
 }

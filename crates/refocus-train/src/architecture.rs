@@ -48,7 +48,11 @@ impl Architecture {
             }
         }
         if !d_model.is_multiple_of(heads) {
-            return Err(TrainError::Architecture { what: "heads", got: heads, why: "they must divide d_model" });
+            return Err(TrainError::Architecture {
+                what: "heads",
+                got: heads,
+                why: "they must divide d_model",
+            });
         }
         let d_head = d_model / heads;
         let rotary = style == Style::Rotary;

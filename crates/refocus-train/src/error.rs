@@ -37,7 +37,7 @@ pub enum TrainError {
         why: String,
     },
     /// A loss that is no number.
-    #[error("step {step}: the loss is {loss}; a lower learning rate than {lr} may help")]
+    #[error("step {step}: the loss is {loss}; a lower learning rate than {lr:e} may help")]
     Loss {
         /// Step.
         step: u32,

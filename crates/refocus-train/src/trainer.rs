@@ -105,7 +105,8 @@ impl<K: Kernels> Trainer<K> {
             let (got, why) = (f64::from(lr), "it must not be negative");
             return Err(TrainError::Config { what: "lr", got, why });
         }
-        let lengths = model.params.iter().map(|p| params.get(p.part, p.layer, p.which).map_or(0, <[f32]>::len));
+        let lengths =
+            model.params.iter().map(|p| params.get(p.part, p.layer, p.which).map_or(0, <[f32]>::len));
         let optimizer = AdamW::new(lengths, config.betas, config.eps, config.weight_decay)?;
         Ok(Self { config, params, optimizer, model, tape: Tape::new(kernels) })
     }
@@ -120,8 +121,7 @@ impl<K: Kernels> Trainer<K> {
         if let Some(why) = examples.defect() {
             return Err(TrainError::Examples { step, why });
         }
-        let (loss, grads) =
-            self.gradients(examples).map_err(|source| TrainError::Run { step, source })?;
+        let (loss, grads) = self.gradients(examples).map_err(|source| TrainError::Run { step, source })?;
         if !loss.is_finite() {
             return Err(TrainError::Loss { step, loss, lr });
         }
@@ -137,7 +137,11 @@ impl<K: Kernels> Trainer<K> {
 
     /// The loss, and the gradient of each of the model's parameters in their order.
     fn gradients(&mut self, examples: &Examples) -> Result<(f32, Vec<Vec<f32>>), RunError> {
-        let nll = match examples.ask(&mut self.tape, &self.model, Vocab::Nll(examples.targets.as_slice().into()))? {
+        let nll = match examples.ask(
+            &mut self.tape,
+            &self.model,
+            Vocab::Nll(examples.targets.as_slice().into()),
+        )? {
             VocabOut::Values(nll) => nll,
             VocabOut::Top(_) | VocabOut::Ranks(_) => return Err(RunError::Unread(0)),
         };

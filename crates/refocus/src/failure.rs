@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use refocus_model::{LoadError, PatchError, RunError, SiteError, PlanError};
+use refocus_model::{LoadError, PatchError, PlanError, RunError, SiteError};
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -50,10 +50,7 @@ impl Failure {
     }
 
     /// A message about an error from elsewhere.
-    pub(crate) fn because(
-        text: impl Into<String>,
-        cause: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
+    pub(crate) fn because(text: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::message(text.into(), Some(cause.into()))
     }
 

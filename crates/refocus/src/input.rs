@@ -54,7 +54,8 @@ pub(crate) fn tokens(path: &Path) -> Outcome<Vec<Vec<u32>>> {
         (bytes, "standard input".to_owned())
     } else {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|e| Failure::because(format!("{name}: cannot be read"), e))?;
+        let bytes =
+            std::fs::read(path).map_err(|e| Failure::because(format!("{name}: cannot be read"), e))?;
         (bytes, name)
     };
     let ids: Vec<Vec<u32>> = serde_json::from_slice(&bytes).map_err(|e| {

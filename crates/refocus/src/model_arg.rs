@@ -10,7 +10,8 @@ use crate::failure::{Failure, Outcome};
 /// Folders in which models are looked for by name, as in `PATH`.
 const MODELS: &str = "REFOCUS_MODELS";
 
-const WHAT: &str = "a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file";
+const WHAT: &str =
+    "a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file";
 
 /// Opens the model that an argument names.
 pub(crate) fn open(arg: Option<&Path>) -> Outcome<Checkpoint> {
@@ -32,7 +33,8 @@ fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
         return Ok(arg.to_owned());
     }
     let folders = std::env::var_os(MODELS).unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&folders).filter(|f| !f.as_os_str().is_empty()).collect();
+    let folders: Vec<PathBuf> =
+        std::env::split_paths(&folders).filter(|f| !f.as_os_str().is_empty()).collect();
     if arg.is_relative() {
         let with_suffix = {
             let mut name = arg.as_os_str().to_owned();
@@ -55,7 +57,8 @@ fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
     Err(match arg.to_str().filter(|s| !in_a_folder && is_hub_id(s)) {
         Some(id) => {
             let (id, revision) = id.split_once('@').unwrap_or((id, ""));
-            let revision = if revision.is_empty() { String::new() } else { format!(" --revision {revision}") };
+            let revision =
+                if revision.is_empty() { String::new() } else { format!(" --revision {revision}") };
             failure.hint(format!(
                 "refocus cannot fetch models from the hub yet; run `hf download {id}{revision} --local-dir DIR` and \
                  give DIR"

@@ -43,12 +43,13 @@ impl Pending {
 
     /// Writes everything to the disk and moves the file to its place.
     pub(crate) fn finish(mut self) -> Outcome<()> {
-        let result = self.file.flush().and_then(|()| self.file.get_ref().sync_all()).and_then(|()| {
-            match self.temporary.as_deref() {
-                Some(temporary) => std::fs::rename(temporary, &self.target),
-                None => Ok(()),
-            }
-        });
+        let result =
+            self.file.flush().and_then(|()| self.file.get_ref().sync_all()).and_then(|()| {
+                match self.temporary.as_deref() {
+                    Some(temporary) => std::fs::rename(temporary, &self.target),
+                    None => Ok(()),
+                }
+            });
         match result {
             Ok(()) => {
                 self.temporary = None;

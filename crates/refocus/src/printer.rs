@@ -88,7 +88,8 @@ impl Printer {
 
     fn tell(&self, word: &str, colour: AnsiColor, text: &str) {
         let mut line = String::new();
-        let style = if self.err_colour { Style::new().bold().fg_color(Some(colour.into())) } else { Style::new() };
+        let style =
+            if self.err_colour { Style::new().bold().fg_color(Some(colour.into())) } else { Style::new() };
         let _ = writeln!(line, "{style}{word}{style:#}: {text}");
         // Nothing can be done about a closed standard error.
         let _ = io::stderr().lock().write_all(line.as_bytes());

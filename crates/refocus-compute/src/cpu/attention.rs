@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use crate::KEY_BLOCK;
 use crate::error::{Error, Result};
-use crate::ops::{AttnOut, AttnProbe, AttnSpec, Batch, KvUse, PatternChange, Qkv, RawPattern, RowSet};
+use crate::ops::{
+    AttnOut, AttnProbe, AttnSpec, Batch, KeyGroups, KvUse, PatternChange, Qkv, RawPattern, RowSet,
+};
 use crate::simd::{Isa, LANES, Simd, exp, isa_fn, ln};
 
 use super::Cpu;
@@ -41,7 +43,7 @@ struct Job<'a> {
     q: &'a CpuBuf,
     edits: Edits<'a>,
     z: Out,
-    mass: Option<(Out, &'a [Vec<Vec<Range<u32>>>], usize)>,
+    mass: Option<(Out, &'a KeyGroups, usize)>,
     stats: Option<Out>,
     raw: Option<(Out, Out, &'a [usize])>,
 }
@@ -78,7 +80,7 @@ pub(super) fn attention(
         None => Edits::new(),
     };
     let mut z = cpu.stale(packed.len(), spec.n_heads * spec.d_head)?;
-    let groups = probe.and_then(|p| p.groups.as_deref());
+    let groups = probe.and_then(|p| p.groups.as_ref());
     let n_groups = groups.map_or(0, |g| g.first().map_or(0, Vec::len));
     let mut mass = groups.map(|_| cpu.stale(packed.len(), spec.n_heads * n_groups)).transpose()?;
     let mut stats = match probe {

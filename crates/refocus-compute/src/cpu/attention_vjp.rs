@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::kernels::AttnGrads;
-use crate::ops::{AttnProbe, AttnSpec, Batch, Qkv, RowSet};
+use crate::ops::{AttnProbe, AttnSpec, Batch, KeyGroups, Qkv, RowSet};
 use crate::simd::{LANES, Simd, exp, isa_fn};
 
 use super::Cpu;
@@ -19,7 +19,7 @@ struct Job<'a> {
     pos: &'a [u32],
     edits: Edits<'a>,
     dz: &'a CpuBuf,
-    dmass: Option<(&'a CpuBuf, &'a [Vec<Vec<Range<u32>>>])>,
+    dmass: Option<(&'a CpuBuf, &'a KeyGroups)>,
     dstats: Option<&'a CpuBuf>,
     dq: Out,
     dk: Out,
@@ -72,7 +72,7 @@ pub(super) fn attention_vjp(
         pos: &pos,
         edits,
         dz,
-        dmass: dmass.zip(probe.and_then(|p| p.groups.as_deref())),
+        dmass: dmass.zip(probe.and_then(|p| p.groups.as_ref())),
         dstats,
         dq: Out::new(grads.dq.as_mut_slice()),
         dk: Out::new(grads.dk.as_mut_slice()),
@@ -111,13 +111,13 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
             let set = given(edits);
             // SAFETY: keys and values of this segment and head are `d` long at `kv(row)`.
             unsafe {
-                for j in first..=pos {
-                    p[j] = dot::<S>(q, &job.qkv.k.as_slice()[kv(j)..kv(j) + d]) * spec.scale;
+                for (j, p) in (first..).zip(&mut p[first..=pos]) {
+                    *p = dot::<S>(q, &job.qkv.k.as_slice()[kv(j)..kv(j) + d]) * spec.scale;
                 }
                 weights::<S>(p, first, pos, edits, set);
                 let mut mean = 0.0f32;
-                for j in first..=pos {
-                    ds[j] = dot::<S>(dz, &job.qkv.v.as_slice()[kv(j)..kv(j) + d]);
+                for (j, ds) in (first..).zip(&mut ds[first..=pos]) {
+                    *ds = dot::<S>(dz, &job.qkv.v.as_slice()[kv(j)..kv(j) + d]);
                 }
                 if let Some(dstats) = job.dstats {
                     let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
@@ -127,7 +127,10 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
                     let n = groups[t.seg].len();
                     for (g, ranges) in groups[t.seg].iter().enumerate() {
                         let d = dmass.row(i)[head * n + g];
-                        for k in ranges.iter().flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1)) {
+                        for k in ranges
+                            .iter()
+                            .flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1))
+                        {
                             ds[k] += d;
                         }
                     }

@@ -35,9 +35,7 @@ fn tiles(rows: usize, weights: &[(&Panels, Option<&CpuBuf>)], threads: usize) ->
     let (block, strips) = if rows < MANY_ROWS {
         (rows, want)
     } else {
-        let blocks = rows
-            .div_ceil(ROW_BLOCK)
-            .next_multiple_of(threads.min(rows.div_ceil(48)));
+        let blocks = rows.div_ceil(ROW_BLOCK).next_multiple_of(threads.min(rows.div_ceil(48)));
         (rows.div_ceil(blocks).next_multiple_of(12), want.div_ceil(blocks))
     };
     let least = if rows <= FEW_ROWS { 8 } else { 4 };
@@ -51,13 +49,7 @@ fn tiles(rows: usize, weights: &[(&Panels, Option<&CpuBuf>)], threads: usize) ->
         for (weight, (w, _)) in weights.iter().enumerate() {
             let count = w.n.div_ceil(LANES);
             for p0 in (0..count).step_by(strip.max(1)) {
-                out.push(Tile {
-                    weight,
-                    row,
-                    rows: block.min(rows - row),
-                    p0,
-                    p1: count.min(p0 + strip),
-                });
+                out.push(Tile { weight, row, rows: block.min(rows - row), p0, p1: count.min(p0 + strip) });
             }
         }
     }

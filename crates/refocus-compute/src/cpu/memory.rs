@@ -17,9 +17,7 @@ pub(crate) type Lines = Vec<Line>;
 pub(crate) fn lines(n: usize) -> Result<Lines> {
     let count = n.div_ceil(16);
     let mut v = Lines::new();
-    v.try_reserve_exact(count).map_err(|_| Error::Memory {
-        bytes: count.saturating_mul(64),
-    })?;
+    v.try_reserve_exact(count).map_err(|_| Error::Memory { bytes: count.saturating_mul(64) })?;
     v.resize(count, Line([0.0; 16]));
     Ok(v)
 }
@@ -92,15 +90,8 @@ pub struct CpuBuf {
 impl CpuBuf {
     /// A buffer with stale contents: the caller writes every element.
     pub(crate) fn stale(pool: &Pool, rows: usize, width: usize) -> Result<Self> {
-        let n = rows
-            .checked_mul(width)
-            .ok_or(Error::Memory { bytes: usize::MAX })?;
-        Ok(Self {
-            rows,
-            width,
-            data: pool.take(n)?,
-            pool: pool.clone(),
-        })
+        let n = rows.checked_mul(width).ok_or(Error::Memory { bytes: usize::MAX })?;
+        Ok(Self { rows, width, data: pool.take(n)?, pool: pool.clone() })
     }
 
     /// The numbers, row-major.
@@ -128,12 +119,7 @@ impl Drop for CpuBuf {
 
 impl Clone for CpuBuf {
     fn clone(&self) -> Self {
-        Self {
-            rows: self.rows,
-            width: self.width,
-            data: self.data.clone(),
-            pool: self.pool.clone(),
-        }
+        Self { rows: self.rows, width: self.width, data: self.data.clone(), pool: self.pool.clone() }
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) fn pages(
         all[i].extend(partial);
     }
     {
-        let cells: Vec<_> = fresh.iter_mut().map(|f| std::sync::Mutex::new(f)).collect();
+        let cells: Vec<_> = fresh.iter_mut().map(std::sync::Mutex::new).collect();
         cpu.team.run(cells.len(), |c| {
             let mut cell = cells[c].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let (i, page, p) = &mut **cell;

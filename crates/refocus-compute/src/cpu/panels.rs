@@ -35,14 +35,8 @@ impl Panels {
         let (n, k) = source.shape();
         let dtype = source.dtype;
         let too_large = || Error::Memory { bytes: usize::MAX };
-        let stride = dtype
-            .row_bytes(k)
-            .and_then(|b| b.checked_mul(LANES))
-            .ok_or_else(too_large)?;
-        let bytes = stride
-            .checked_mul(n.div_ceil(LANES))
-            .ok_or_else(too_large)?
-            .max(1);
+        let stride = dtype.row_bytes(k).and_then(|b| b.checked_mul(LANES)).ok_or_else(too_large)?;
+        let bytes = stride.checked_mul(n.div_ceil(LANES)).ok_or_else(too_large)?.max(1);
         // Anonymous pages: zeroed, aligned, and on Linux large where the kernel allows.
         let mut data = MmapMut::map_anon(bytes).map_err(|_| Error::Memory { bytes })?;
         #[cfg(target_os = "linux")]
@@ -59,13 +53,7 @@ impl Panels {
             }
         });
         match bad.load(Ordering::Relaxed) {
-            row if row == usize::MAX || !finite => Ok(Self {
-                n,
-                k,
-                dtype,
-                stride,
-                data,
-            }),
+            row if row == usize::MAX || !finite => Ok(Self { n, k, dtype, stride, data }),
             row => Err(Error::Source {
                 name: source.name.to_owned(),
                 why: format!("row {row} holds a value that is NaN or infinite"),
@@ -151,11 +139,7 @@ fn pack_panel(source: &MatrixSource<'_>, r0: usize, rows: usize, dst: &mut [u8])
         let r = source.rows.as_ref().map_or(r0 + lane, |m| m[r0 + lane] as usize);
         let finite = if source.dtype.block() == 1 {
             let w = source.dtype.block_bytes();
-            let (start, step) = if source.transposed {
-                (r, inner)
-            } else {
-                (r * inner, 1)
-            };
+            let (start, step) = if source.transposed { (r, inner) } else { (r * inner, 1) };
             let mut finite = true;
             for i in 0..k {
                 let value = &source.bytes[(start + i * step) * w..][..w];
@@ -214,13 +198,7 @@ fn pack_block(dtype: Dtype, block: &[u8], lane: usize, out: &mut [u8]) -> bool {
     }
     // Q4_1: byte j holds inputs j (low) and j + 16 (high); here eight neighbours share a word.
     out[32 + 2 * lane..34 + 2 * lane].copy_from_slice(&block[2..4]);
-    let q = |k: usize| {
-        u32::from(if k < 16 {
-            block[4 + k] & 15
-        } else {
-            block[4 + k - 16] >> 4
-        })
-    };
+    let q = |k: usize| u32::from(if k < 16 { block[4 + k] & 15 } else { block[4 + k - 16] >> 4 });
     for g in 0..4 {
         let word = (0..8).fold(0u32, |w, i| w | q(8 * g + i) << (4 * i));
         out[64 + g * 64 + lane * 4..][..4].copy_from_slice(&word.to_le_bytes());

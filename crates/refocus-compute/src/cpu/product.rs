@@ -413,8 +413,8 @@ unsafe fn chain<S: Simd, const R: usize, const P: usize>(
     unsafe {
         for k in 0..kc {
             let mut w = [S::splat(0.0); P];
-            for j in 0..P {
-                w[j] = S::load(b.add(j * stride + k * LANES));
+            for (j, w) in w.iter_mut().enumerate() {
+                *w = S::load(b.add(j * stride + k * LANES));
             }
             for (i, acc) in acc.iter_mut().enumerate() {
                 let x = S::splat(*a.add(i * a_row + k * a_k));
@@ -476,10 +476,8 @@ pub(crate) unsafe fn activate<S: Simd>(act: Activation, x: S::F) -> S::F {
                 S::div(x, S::add(S::splat(1.0), e))
             }
             Activation::Gelu => {
-                let phi = S::add(
-                    erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2))),
-                    S::splat(1.0),
-                );
+                let phi =
+                    S::add(erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2))), S::splat(1.0));
                 S::mul(S::mul(x, S::splat(0.5)), phi)
             }
             Activation::GeluTanh => {
@@ -504,10 +502,7 @@ unsafe fn burn_body<S: Simd>(n: usize) {
     // SAFETY: the caller's instruction set.
     unsafe {
         let mut acc = [S::splat(std::hint::black_box(1.0)); 24];
-        let (a, b) = (
-            S::splat(std::hint::black_box(0.999)),
-            S::splat(std::hint::black_box(1e-3)),
-        );
+        let (a, b) = (S::splat(std::hint::black_box(0.999)), S::splat(std::hint::black_box(1e-3)));
         for _ in 0..n {
             for v in &mut acc {
                 *v = S::fma(*v, a, b);

@@ -1,11 +1,13 @@
 //! Gradients of the row operations and of the linear map. The products of the backward pass are the
 //! forward product on matrices packed for the occasion.
 
+use std::f32::consts::FRAC_1_SQRT_2;
 use std::ops::Range;
 
 use crate::error::Result;
 use crate::kernels::{NormArgs, NormGrads};
 use crate::ops::{Activation, NormKind, Vocab};
+use crate::simd::{LANES, Simd, erf, exp, isa_fn, tanh};
 use crate::source::{Dtype, MatrixSource};
 
 use super::Cpu;
@@ -13,10 +15,15 @@ use super::linear::linear;
 use super::memory::{CpuBuf, Out};
 use super::panels::Panels;
 use super::rows::moments;
+use super::vocab::max_sum_body;
 
 /// A row-major f32 matrix read as its transpose.
 fn transposed<'a>(name: &'a str, rows: usize, width: usize, data: &'a [f32]) -> MatrixSource<'a> {
-    MatrixSource { stored: [rows, width], transposed: true, ..MatrixSource::from_f32(name, rows, width, data) }
+    MatrixSource {
+        stored: [rows, width],
+        transposed: true,
+        ..MatrixSource::from_f32(name, rows, width, data)
+    }
 }
 
 /// `dy W`.
@@ -52,7 +59,8 @@ pub(super) fn linear_weight(cpu: &mut Cpu, x: &CpuBuf, dy: &CpuBuf) -> Result<Cp
             }
         }
     });
-    let xt = Panels::pack_unchecked(&transposed("activations", x.rows, x.width, x.as_slice()), &mut cpu.team)?;
+    let xt =
+        Panels::pack_unchecked(&transposed("activations", x.rows, x.width, x.as_slice()), &mut cpu.team)?;
     linear(cpu, &dyt, &[(&xt, None)], None, None)
 }
 
@@ -121,61 +129,98 @@ pub(super) fn norm(
     Ok(NormGrads { dx, dgain, dbias })
 }
 
-/// `(a(x), a'(x))` in f64: gradients need no bits in common with another path.
-fn act_and_slope(a: Activation, x: f32) -> (f64, f64) {
-    let x = f64::from(x);
-    match a {
-        Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
-        Activation::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
-            (x * s, s * (1.0 + x * (1.0 - s)))
+/// `(a(x), a'(x))` in the polynomials of the forward pass, so that what is learned does not depend on the
+/// system's math library.
+#[inline(always)]
+unsafe fn value_and_slope<S: Simd>(a: Activation, x: S::F) -> (S::F, S::F) {
+    // SAFETY: the caller's instruction set.
+    unsafe {
+        let (zero, one, half) = (S::splat(0.0), S::splat(1.0), S::splat(0.5));
+        match a {
+            Activation::Relu => (S::max(zero, x), S::select_gt(x, zero, one, zero)),
+            Activation::Silu => {
+                let s = S::div(one, S::add(one, exp::<S>(S::sub(zero, x))));
+                (S::mul(x, s), S::mul(s, S::fma(x, S::sub(one, s), one)))
+            }
+            Activation::Gelu => {
+                let phi = S::mul(half, S::add(one, erf::<S>(S::mul(x, S::splat(FRAC_1_SQRT_2)))));
+                let bell = exp::<S>(S::mul(S::splat(-0.5), S::mul(x, x)));
+                // 1/√(2π).
+                let density = S::mul(S::splat(0.398_942_28), bell);
+                (S::mul(x, phi), S::fma(x, density, phi))
+            }
+            Activation::GeluTanh => {
+                // √(2/π), and that times 3 · 0.044715.
+                let (c, c3) = (S::splat(0.797_884_56), S::splat(0.107_032_22));
+                let square = S::mul(x, x);
+                let inner = S::mul(S::mul(x, c), S::fma(square, S::splat(0.044_715), one));
+                let t = tanh::<S>(inner);
+                let phi = S::mul(half, S::add(one, t));
+                let dt = S::mul(S::sub(one, S::mul(t, t)), S::fma(square, c3, c));
+                (S::mul(x, phi), S::fma(S::mul(half, x), dt, phi))
+            }
         }
-        Activation::Gelu => {
-            // SAFETY: the portable lanes run anywhere.
-            let erf = unsafe {
-                crate::simd::erf::<crate::simd::Portable>([(x * std::f64::consts::FRAC_1_SQRT_2) as f32; 16])
-            }[0];
-            let phi = 0.5 * (1.0 + f64::from(erf));
-            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-            (x * phi, phi + x * density)
-        }
-        Activation::GeluTanh => {
-            let c = (2.0 / std::f64::consts::PI).sqrt();
-            let t = (c * (x + 0.044_715 * x * x * x)).tanh();
-            let dt = (1.0 - t * t) * c * (1.0 + 3.0 * 0.044_715 * x * x);
-            (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * dt)
+    }
+}
+
+isa_fn! {
+    /// `dy · a'(x)`; with a factor `up` of the forward pass `dy · up · a'(x)`, and `dy · a(x)` to `dup`.
+    ///
+    /// # Safety
+    /// All slices have the length of `x`.
+    unsafe fn act_row = act_row_body(
+        a: Activation, x: &[f32], dy: &[f32], dx: &mut [f32], up: Option<(&[f32], &mut [f32])>,
+    )
+}
+
+#[inline(always)]
+unsafe fn act_row_body<S: Simd>(
+    a: Activation,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    mut up: Option<(&[f32], &mut [f32])>,
+) {
+    for i in (0..x.len()).step_by(LANES) {
+        let n = LANES.min(x.len() - i);
+        // SAFETY: `n` values are left in every slice.
+        unsafe {
+            let (value, slope) = value_and_slope::<S>(a, S::load_part(x.as_ptr().add(i), n));
+            let mut d = S::load_part(dy.as_ptr().add(i), n);
+            if let Some((up, dup)) = &mut up {
+                S::store_part(dup.as_mut_ptr().add(i), S::mul(d, value), n);
+                d = S::mul(d, S::load_part(up.as_ptr().add(i), n));
+            }
+            S::store_part(dx.as_mut_ptr().add(i), S::mul(d, slope), n);
         }
     }
 }
 
 pub(super) fn act(cpu: &mut Cpu, x: &CpuBuf, a: Activation, dy: &CpuBuf) -> Result<CpuBuf> {
+    let isa = cpu.isa;
     let mut dx = cpu.stale(x.rows, x.width)?;
     let o = Out::new(dx.as_mut_slice());
     cpu.by_rows(x.rows, x.width, |rows| {
         for r in rows {
-            // SAFETY: row `r` belongs to this tile alone.
-            let out = unsafe { o.slice(r * x.width, x.width) };
-            for ((out, &x), &dy) in out.iter_mut().zip(x.row(r)).zip(dy.row(r)) {
-                *out = (act_and_slope(a, x).1 * f64::from(dy)) as f32;
-            }
+            // SAFETY: row `r` belongs to this tile alone; lengths are equal.
+            unsafe { act_row(isa, a, x.row(r), dy.row(r), o.slice(r * x.width, x.width), None) };
         }
     });
     Ok(dx)
 }
 
 pub(super) fn glu(cpu: &mut Cpu, x: &CpuBuf, a: Activation, dy: &CpuBuf) -> Result<CpuBuf> {
+    let isa = cpu.isa;
     let h = x.width / 2;
     let mut dx = cpu.stale(x.rows, x.width)?;
     let o = Out::new(dx.as_mut_slice());
     cpu.by_rows(x.rows, x.width, |rows| {
         for r in rows {
-            // SAFETY: row `r` belongs to this tile alone.
-            let (dgate, dup) = unsafe { o.slice(r * x.width, x.width) }.split_at_mut(h);
             let (gate, up) = x.row(r).split_at(h);
-            for (i, &dy) in dy.row(r).iter().enumerate() {
-                let (value, slope) = act_and_slope(a, gate[i]);
-                dgate[i] = (slope * f64::from(up[i]) * f64::from(dy)) as f32;
-                dup[i] = (value * f64::from(dy)) as f32;
+            // SAFETY: row `r` belongs to this tile alone; all slices are `h` long.
+            unsafe {
+                let (dgate, dup) = o.slice(r * x.width, x.width).split_at_mut(h);
+                act_row(isa, a, gate, dy.row(r), dgate, Some((up, dup)));
             }
         }
     });
@@ -225,20 +270,46 @@ pub(super) fn vocab_logits(
     if *want == Vocab::All {
         return Ok(dy.clone());
     }
+    let isa = cpu.isa;
     let mut logits = linear(cpu, x, &[(u, bias)], None, None)?;
     let n = logits.width;
-    for (r, row) in logits.as_mut_slice().chunks_exact_mut(n).enumerate() {
-        let d = f64::from(dy.row(r)[0]);
-        let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
-        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-        for x in row.iter_mut() {
-            *x = (d * f64::from(*x - max).exp() / sum) as f32;
+    let o = Out::new(logits.as_mut_slice());
+    cpu.by_rows(x.rows, n, |rows| {
+        for r in rows {
+            let d = dy.row(r)[0];
+            // SAFETY: row `r` belongs to this tile alone.
+            let row = unsafe { o.slice(r * n, n) };
+            // SAFETY: no condition.
+            unsafe { softmax_times(isa, row, d) };
+            if let Vocab::Nll(ids) = want {
+                row[ids[r] as usize] -= d;
+            }
         }
-        if let Vocab::Nll(ids) = want {
-            row[ids[r] as usize] -= d as f32;
+    });
+    Ok(logits)
+}
+
+isa_fn! {
+    /// Logits to `d · softmax`.
+    ///
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    unsafe fn softmax_times = softmax_times_body(row: &mut [f32], d: f32)
+}
+
+#[inline(always)]
+unsafe fn softmax_times_body<S: Simd>(row: &mut [f32], d: f32) {
+    // SAFETY: partial vectors stay within the row.
+    unsafe {
+        let (max, sum) = max_sum_body::<S>(row);
+        let (max, factor) = (S::splat(max), S::splat(d / sum));
+        for i in (0..row.len()).step_by(LANES) {
+            let n = LANES.min(row.len() - i);
+            let at = row.as_mut_ptr().add(i);
+            let e = exp::<S>(S::sub(S::load_part(at, n), max));
+            S::store_part(at, S::mul(e, factor), n);
         }
     }
-    Ok(logits)
 }
 
 impl Panels {

@@ -87,7 +87,9 @@ pub(super) fn vocab(
                     }
                     VocabOut::Values(c)
                 }
-                (Vocab::Top(n), _) => VocabOut::Top(shares.chunks(chunks).map(|s| merge_top(s, *n)).collect()),
+                (Vocab::Top(n), _) => {
+                    VocabOut::Top(shares.chunks(chunks).map(|s| merge_top(s, *n)).collect())
+                }
                 (Vocab::RankOf(_), _) => {
                     rank += 1;
                     let of_row = |s: &[Share]| s.iter().map(|s| s.above[rank - 1]).sum();
@@ -211,7 +213,7 @@ isa_fn! {
 }
 
 #[inline(always)]
-unsafe fn max_sum_body<S: Simd>(x: &[f32]) -> (f32, f32) {
+pub(super) unsafe fn max_sum_body<S: Simd>(x: &[f32]) -> (f32, f32) {
     // SAFETY: partial vectors stay within the slice.
     unsafe {
         let mut top = S::splat(f32::NEG_INFINITY);

@@ -45,12 +45,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> F {
-        unsafe {
-            [
-                _mm256_maskload_ps(p, mask(n, 0)),
-                _mm256_maskload_ps(p.wrapping_add(8), mask(n, 1)),
-            ]
-        }
+        unsafe { [_mm256_maskload_ps(p, mask(n, 0)), _mm256_maskload_ps(p.wrapping_add(8), mask(n, 1))] }
     }
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, v: F, n: usize) {
@@ -77,12 +72,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn fma(a: F, b: F, c: F) -> F {
-        unsafe {
-            [
-                _mm256_fmadd_ps(a[0], b[0], c[0]),
-                _mm256_fmadd_ps(a[1], b[1], c[1]),
-            ]
-        }
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
     #[inline(always)]
     unsafe fn max(a: F, b: F) -> F {
@@ -137,28 +127,19 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn ishl<const N: i32>(a: I) -> I {
         unsafe {
-            [
-                _mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N)),
-                _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N)),
-            ]
+            [_mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N)), _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N))]
         }
     }
     #[inline(always)]
     unsafe fn isar<const N: i32>(a: I) -> I {
         unsafe {
-            [
-                _mm256_sra_epi32(a[0], _mm_cvtsi32_si128(N)),
-                _mm256_sra_epi32(a[1], _mm_cvtsi32_si128(N)),
-            ]
+            [_mm256_sra_epi32(a[0], _mm_cvtsi32_si128(N)), _mm256_sra_epi32(a[1], _mm_cvtsi32_si128(N))]
         }
     }
     #[inline(always)]
     unsafe fn ishr<const N: i32>(a: I) -> I {
         unsafe {
-            [
-                _mm256_srl_epi32(a[0], _mm_cvtsi32_si128(N)),
-                _mm256_srl_epi32(a[1], _mm_cvtsi32_si128(N)),
-            ]
+            [_mm256_srl_epi32(a[0], _mm_cvtsi32_si128(N)), _mm256_srl_epi32(a[1], _mm_cvtsi32_si128(N))]
         }
     }
     #[inline(always)]
@@ -198,10 +179,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> F {
         unsafe {
-            [
-                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
-            ]
+            [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))]
         }
     }
     #[inline(always)]

@@ -132,9 +132,7 @@ impl Simd for Avx512 {
     unsafe fn nibble(a: __m512i) -> __m512 {
         // The permutation reads only the low four bits of an index.
         unsafe {
-            let table = _mm512_setr_ps(
-                0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-            );
+            let table = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
             _mm512_permutexvar_ps(a, table)
         }
     }

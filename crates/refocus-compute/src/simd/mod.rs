@@ -67,16 +67,10 @@ impl Isa {
             "avx512" => Isa::Avx512,
             "neon" => Isa::Neon,
             _ => {
-                return Err(format!(
-                    "no instruction set is called '{name}' (portable, avx2, avx512, neon)"
-                ));
+                return Err(format!("no instruction set is called '{name}' (portable, avx2, avx512, neon)"));
             }
         };
-        if isa.available() {
-            Ok(isa)
-        } else {
-            Err(format!("this machine cannot run {name}"))
-        }
+        if isa.available() { Ok(isa) } else { Err(format!("this machine cannot run {name}")) }
     }
 
     /// What the environment variable `REFOCUS_ISA` names, else [`Isa::detect`].
@@ -220,8 +214,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn max_lane(v: Self::F) -> f32 {
         // SAFETY: the caller's instruction set.
         let l = unsafe { Self::lanes(v) };
-        l.iter()
-            .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+        l.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
     }
 }
 

@@ -134,11 +134,7 @@ fn specs() -> [AttnSpec; 4] {
     ]
 }
 
-fn attention_input(
-    cpu: &mut Cpu,
-    rng: &mut Rng,
-    spec: &AttnSpec,
-) -> Result<(Batch, CpuBuf, CpuBuf, CpuBuf)> {
+fn attention_input(cpu: &mut Cpu, rng: &mut Rng, spec: &AttnSpec) -> Result<(Batch, CpuBuf, CpuBuf, CpuBuf)> {
     let batch = Batch::from_lengths([1, 150, 2, 64]);
     let n = batch.rows();
     let kv = spec.n_kv_heads * spec.d_head;
@@ -192,7 +188,8 @@ fn fused_is_unfused() {
     for isa in isas() {
         let cpu = &mut Cpu::new(isa, 2);
         let rng = &mut Rng::new(13);
-        let (u, w) = (weight(cpu, rng, Dtype::F32, 37, 288).unwrap(), weight(cpu, rng, Dtype::Bf16, 37, 288).unwrap());
+        let (u, w) =
+            (weight(cpu, rng, Dtype::F32, 37, 288).unwrap(), weight(cpu, rng, Dtype::Bf16, 37, 288).unwrap());
         for rows in [1, 2, ROWS] {
             let x = random(cpu, rng, rows, 288).unwrap();
             let (bias, residual) = (random(cpu, rng, 1, 37).unwrap(), random(cpu, rng, rows, 37).unwrap());
@@ -228,10 +225,11 @@ fn a_sequence_attends_the_same_alone_batched_cached_and_measured() {
         for spec in specs() {
             let (batch, q, k, v) = attention_input(cpu, rng, &spec).unwrap();
             let width = spec.n_heads * spec.d_head;
-            let run = |cpu: &mut Cpu, [q, k, v]: [&CpuBuf; 3], batch: &Batch, kv: KvUse<'_, CpuPage>, probe| {
-                let z = cpu.attention(Qkv { q, k, v }, &spec, 0, batch, None, kv, probe).unwrap().z;
-                bits(&z, cpu)
-            };
+            let run =
+                |cpu: &mut Cpu, [q, k, v]: [&CpuBuf; 3], batch: &Batch, kv: KvUse<'_, CpuPage>, probe| {
+                    let z = cpu.attention(Qkv { q, k, v }, &spec, 0, batch, None, kv, probe).unwrap().z;
+                    bits(&z, cpu)
+                };
             let want = run(cpu, [&q, &k, &v], &batch, KvUse::None, None);
             let groups = Some(vec![vec![vec![0..9]]; batch.segs.len()]);
             let probe = AttnProbe { groups, stats: true, raw: true, ..Default::default() };
@@ -339,7 +337,8 @@ fn gradients_do_not_depend_on_threads_or_instruction_set() {
         }
         for spec in specs() {
             let (batch, q, k, v) = attention_input(cpu, rng, &spec)?;
-            let g = cpu.attention_vjp(Qkv { q: &q, k: &k, v: &v }, &spec, &batch, None, None, &q, None, None)?;
+            let g =
+                cpu.attention_vjp(Qkv { q: &q, k: &k, v: &v }, &spec, &batch, None, None, &q, None, None)?;
             out.extend([g.dq, g.dk, g.dv].map(|d| (format!("{spec:?}"), bits(&d, cpu))));
         }
         Ok(out)

@@ -7,7 +7,8 @@ use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, RowSet, Vocab, VocabOut};
 use refocus_measure::{MeasureError, activation_patching, direct_logit_attribution, lens_grid};
 use refocus_model::{Applied, Checkpoint, Intervention, Kind, Mode, Model, Plan, Readout, forward};
 
-const FAMILIES: [&str; 8] = ["gpt2", "opt", "gptj", "neox", "neox-serial", "llama3", "qwen3", "gguf-llama-q4_1"];
+const FAMILIES: [&str; 8] =
+    ["gpt2", "opt", "gptj", "neox", "neox-serial", "llama3", "qwen3", "gguf-llama-q4_1"];
 
 fn open(name: &str) -> (Model<Cpu>, Eager<Cpu>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
@@ -38,7 +39,11 @@ fn shares_add_up_to_the_logit() {
         for minus in [None, Some(9)] {
             let a = direct_logit_attribution(&mut o, &m, &ids, 4, minus, &[]).expect("attributes");
             let sum: f32 = a.parts.iter().map(|p| p.share).sum();
-            assert!((sum - a.logit).abs() < 1e-4 * a.logit.abs().max(1.0), "{name}: {sum} against {}", a.logit);
+            assert!(
+                (sum - a.logit).abs() < 1e-4 * a.logit.abs().max(1.0),
+                "{name}: {sum} against {}",
+                a.logit
+            );
             let logits = last_logits(&mut o, &m, &ids, &[]);
             let want = logits[4] - minus.map_or(0.0, |m| logits[m as usize]);
             assert_eq!(a.logit, want, "{name}");
@@ -86,7 +91,8 @@ fn patching_restores_what_the_patched_place_carries() {
     for name in ["gpt2", "llama3", "neox"] {
         let (m, mut o) = open(name);
         let (clean, corrupted) = ([3, 8, 1, 20, 11], [3, 60, 1, 20, 11]);
-        let p = activation_patching(&mut o, &m, &clean, &corrupted, Some(4), Some(9), |_, _| {}).expect("patches");
+        let p = activation_patching(&mut o, &m, &clean, &corrupted, Some(4), Some(9), |_, _| {})
+            .expect("patches");
         let at = |k: Kind| &p.grids.iter().find(|g| g.kind == k).expect("grid").restored;
         let resid = at(Kind::ResidPre);
         // Before the first block the prompts differ at position 1 alone: it carries everything.

@@ -67,7 +67,9 @@ impl fmt::Display for Decode {
         f.write_str(self.name())?;
         match self {
             Decode::Temperature(t) => write!(f, " {t}"),
-            Decode::UnigramPrior { alpha, .. } | Decode::ContrastContext { alpha } => write!(f, " times {alpha}"),
+            Decode::UnigramPrior { alpha, .. } | Decode::ContrastContext { alpha } => {
+                write!(f, " times {alpha}")
+            }
             Decode::ContrastLayer { layer, alpha } => write!(f, " with block {layer}, times {alpha}"),
         }
     }

@@ -85,11 +85,6 @@ impl Doc<'_> {
         why: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> PatchError {
-        PatchError::Line {
-            path: self.path.to_owned(),
-            line,
-            why: why.into(),
-            source: Some(source.into()),
-        }
+        PatchError::Line { path: self.path.to_owned(), line, why: why.into(), source: Some(source.into()) }
     }
 }

@@ -72,8 +72,7 @@ pub(super) struct VectorRef {
 const ACTIONS: [&str; 8] =
     ["zero", "mean", "scale", "add", "uniform_attention", "block_edge", "sharpen", "exit"];
 const DECODES: [&str; 4] = ["temperature", "unigram_prior", "contrast_context", "contrast_layer"];
-const ENTRY: &[&str] =
-    &["at", "head", "position", "do", "factor", "vector", "alpha", "key", "layer", "when"];
+const ENTRY: &[&str] = &["at", "head", "position", "do", "factor", "vector", "alpha", "key", "layer", "when"];
 
 /// Reads the text of a patch file.
 pub(super) fn parse(doc: Doc<'_>) -> Result<File, PatchError> {
@@ -81,19 +80,16 @@ pub(super) fn parse(doc: Doc<'_>) -> Result<File, PatchError> {
         let at = e.span().map_or(0, |s| s.start);
         doc.error(doc.line(at), format!("not valid TOML: {}", shorten(e.message())))
     })?;
-    let mut keys = Keys::of(
-        doc,
-        "a patch",
-        &["model", "intervention", "decode", "rewrite"],
-        root.get_ref(),
-        1,
-    )?;
+    let mut keys =
+        Keys::of(doc, "a patch", &["model", "intervention", "decode", "rewrite"], root.get_ref(), 1)?;
     let guard = keys.get("model").map(|v| guard(doc, v.value)).transpose()?;
     let interventions = entries(doc, &mut keys, "intervention", intervention)?;
     let decode = entries(doc, &mut keys, "decode", decode)?;
     let rewrite = keys.get("rewrite").map(|v| rewrite(doc, v.value)).transpose()?;
     if interventions.is_empty() && decode.is_empty() && rewrite.is_none() {
-        return Err(doc.error(1, "the patch changes nothing: it has no [[intervention]], [[decode]] or [rewrite]"));
+        return Err(
+            doc.error(1, "the patch changes nothing: it has no [[intervention]], [[decode]] or [rewrite]")
+        );
     }
     Ok(File { guard, interventions, decode, rewrite })
 }

@@ -101,9 +101,7 @@ impl<'a> Keys<'a> {
         let Some(At { line, value }) = self.get(key) else { return Ok(None) };
         match whole(value.get_ref()) {
             Some(n) => Ok(Some(At { line, value: n })),
-            None => {
-                Err(self.error(line, key, &Shown(value.get_ref()), "a whole number from 0 on is needed"))
-            }
+            None => Err(self.error(line, key, &Shown(value.get_ref()), "a whole number from 0 on is needed")),
         }
     }
 

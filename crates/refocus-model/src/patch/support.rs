@@ -80,7 +80,9 @@ impl Patch {
             let export = match export {
                 Some((i, why)) if all.len() > 1 => Support::No(format!("{}: {why}", i.site)),
                 Some((_, why)) => Support::No(why.to_owned()),
-                None => Support::NotYet("it can be baked in, but `patch export` does not exist yet".to_owned()),
+                None => {
+                    Support::NotYet("it can be baked in, but `patch export` does not exist yet".to_owned())
+                }
             };
             out.push(EntrySupport {
                 line: e.line,

@@ -100,13 +100,16 @@ variant = "extractive"
 fn every_part_of_a_patch_is_read() {
     let p = parse(EVERYTHING).expect("a good patch");
     let sites: Vec<_> = p.interventions.iter().map(|i| i.site.to_string()).collect();
-    assert_eq!(sites, [
-        "blocks.1.attn.hook_z",
-        "blocks.0.attn.hook_pattern",
-        "blocks.1.attn.hook_pattern",
-        "blocks.0.attn.hook_attn_scores",
-        "blocks.1.hook_resid_post",
-    ]);
+    assert_eq!(
+        sites,
+        [
+            "blocks.1.attn.hook_z",
+            "blocks.0.attn.hook_pattern",
+            "blocks.1.attn.hook_pattern",
+            "blocks.0.attn.hook_attn_scores",
+            "blocks.1.hook_resid_post",
+        ]
+    );
     assert_eq!(p.interventions[0].head, Some(2));
     assert_eq!(p.interventions[0].position, Position::Last);
     assert_eq!(p.interventions[0].when, Some(Gate { top1_prob_above: 0.6, lens_layer: 0 }));
@@ -124,67 +127,123 @@ fn every_part_of_a_patch_is_read() {
 #[test]
 fn slips_are_named_with_their_line() {
     let cases = [
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nhed = 1\n",
-         "p.toml:4: unknown key 'hed' in [[intervention]]; did you mean 'head'?"),
-        ("[[interventions]]\n", "p.toml:1: unknown key 'interventions' in a patch; did you mean 'intervention'?"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zeor\"\n",
-         "p.toml:3: there is no action 'zeor'; did you mean 'zero'?"),
-        ("[[intervention]]\nat = \"blocks.0.atn.hook_z\"\ndo = \"zero\"\n",
-         "p.toml:2: 'blocks.0.atn.hook_z' is not a site; did you mean 'blocks.0.attn.hook_z'?"),
-        ("[[intervention]]\nat = \"blocks.7.attn.hook_z\"\ndo = \"zero\"\n",
-         "p.toml:2: there is no 'blocks.7.attn.hook_z': the model has blocks 0 to 1"),
-        ("[[intervention]]\nat = \"blocks.*.hook_qq\"\ndo = \"zero\"\n",
-         "p.toml:2: no site of this model matches 'blocks.*.hook_qq'"),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nhed = 1\n",
+            "p.toml:4: unknown key 'hed' in [[intervention]]; did you mean 'head'?",
+        ),
+        (
+            "[[interventions]]\n",
+            "p.toml:1: unknown key 'interventions' in a patch; did you mean 'intervention'?",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zeor\"\n",
+            "p.toml:3: there is no action 'zeor'; did you mean 'zero'?",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.atn.hook_z\"\ndo = \"zero\"\n",
+            "p.toml:2: 'blocks.0.atn.hook_z' is not a site; did you mean 'blocks.0.attn.hook_z'?",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.7.attn.hook_z\"\ndo = \"zero\"\n",
+            "p.toml:2: there is no 'blocks.7.attn.hook_z': the model has blocks 0 to 1",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.*.hook_qq\"\ndo = \"zero\"\n",
+            "p.toml:2: no site of this model matches 'blocks.*.hook_qq'",
+        ),
         ("[[intervention]]\ndo = \"zero\"\n", "p.toml:1: 'zero' needs the key 'at'"),
-        ("\n[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"scale\"\n",
-         "p.toml:2: 'scale' needs the key 'factor'"),
-        ("[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"zero\"\nfactor = 2\n",
-         "p.toml:4: 'zero' takes no key 'factor' in [[intervention]]"),
-        ("[[intervention]]\ndo = \"exit\"\nlayer = 1\nhead = 0\n",
-         "p.toml:4: 'exit' takes no key 'head' in [[intervention]]"),
-        ("[[intervention]]\nat = \"blocks.0.hook_resid_pre\"\ndo = \"exit\"\nlayer = 1\n",
-         "p.toml:2: 'exit' at layer 1 happens at blocks.1.hook_resid_pre; leave 'at' out or give that, not \
-          'blocks.0.hook_resid_pre'"),
-        ("[[intervention]]\ndo = \"exit\"\nlayer = 9\n",
-         "p.toml:1: 'exit' at blocks.8.hook_resid_post: layer 9 is not among 1 to 2"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nhead = 3\ndo = \"zero\"\n",
-         "p.toml:1: blocks.0.attn.hook_z: there is no head 3, only 0 to 2"),
-        ("[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\nhead = 0\ndo = \"zero\"\n",
-         "p.toml:1: blocks.0.hook_mlp_out has no heads"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"sharpen\"\nfactor = 0.5\n",
-         "p.toml:1: 'sharpen' cannot be done at blocks.0.attn.hook_z: it changes attention: use hook_pattern or \
-          hook_attn_scores"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_pattern\"\ndo = \"sharpen\"\nfactor = 0\n",
-         "p.toml:1: 'sharpen' at blocks.0.attn.hook_pattern: the temperature is 0, it must be above 0"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"24\"\ndo = \"zero\"\n",
-         "p.toml:1: the position is beyond the model's context of 24 tokens"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = -25\ndo = \"zero\"\n",
-         "p.toml:1: the position is beyond the model's context of 24 tokens"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"slots\"\ndo = \"zero\"\n",
-         "p.toml:3: position \"slots\" means the tokens just before the labels of a prompt, so it exists inside a \
-          study only; here give \"last\" or a number"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"first\"\ndo = \"zero\"\n",
-         "p.toml:3: position = \"first\": a position is \"all\", \"last\", a position from the start such as 5, or \
-          one from the end such as -2"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nwhen = { lens_layer = 0 }\n",
-         "p.toml:4: 'when' needs the key 'top1_prob_above'"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nwhen = { lens_layer = 0, \
+        (
+            "\n[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"scale\"\n",
+            "p.toml:2: 'scale' needs the key 'factor'",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"zero\"\nfactor = 2\n",
+            "p.toml:4: 'zero' takes no key 'factor' in [[intervention]]",
+        ),
+        (
+            "[[intervention]]\ndo = \"exit\"\nlayer = 1\nhead = 0\n",
+            "p.toml:4: 'exit' takes no key 'head' in [[intervention]]",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.hook_resid_pre\"\ndo = \"exit\"\nlayer = 1\n",
+            "p.toml:2: 'exit' at layer 1 happens at blocks.1.hook_resid_pre; leave 'at' out or give that, not \
+          'blocks.0.hook_resid_pre'",
+        ),
+        (
+            "[[intervention]]\ndo = \"exit\"\nlayer = 9\n",
+            "p.toml:1: 'exit' at blocks.8.hook_resid_post: layer 9 is not among 1 to 2",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nhead = 3\ndo = \"zero\"\n",
+            "p.toml:1: blocks.0.attn.hook_z: there is no head 3, only 0 to 2",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\nhead = 0\ndo = \"zero\"\n",
+            "p.toml:1: blocks.0.hook_mlp_out has no heads",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"sharpen\"\nfactor = 0.5\n",
+            "p.toml:1: 'sharpen' cannot be done at blocks.0.attn.hook_z: it changes attention: use hook_pattern or \
+          hook_attn_scores",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_pattern\"\ndo = \"sharpen\"\nfactor = 0\n",
+            "p.toml:1: 'sharpen' at blocks.0.attn.hook_pattern: the temperature is 0, it must be above 0",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"24\"\ndo = \"zero\"\n",
+            "p.toml:1: the position is beyond the model's context of 24 tokens",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = -25\ndo = \"zero\"\n",
+            "p.toml:1: the position is beyond the model's context of 24 tokens",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"slots\"\ndo = \"zero\"\n",
+            "p.toml:3: position \"slots\" means the tokens just before the labels of a prompt, so it exists inside a \
+          study only; here give \"last\" or a number",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"first\"\ndo = \"zero\"\n",
+            "p.toml:3: position = \"first\": a position is \"all\", \"last\", a position from the start such as 5, or \
+          one from the end such as -2",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nwhen = { lens_layer = 0 }\n",
+            "p.toml:4: 'when' needs the key 'top1_prob_above'",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"zero\"\nwhen = { lens_layer = 0, \
           top1_prob_above = 0.5 }\n",
-         "p.toml:1: 'zero' at blocks.0.attn.hook_z: the gate reads block 0, which comes after it"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_pattern\"\ndo = \"block_edge\"\nkey = [4, 4]\n",
-         "p.toml:4: key = a list: the keys to hide are \"first\" or [from, to], positions from 0, `to` not included"),
-        ("[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"set\"\n",
-         "p.toml:3: 'set' replaces an activation by a captured one, which exists in memory only; a fixed vector is \
-          set with 'mean'"),
-        ("[intervention]\nat = \"x\"\n", "p.toml:1: [intervention] can be given several times: write [[intervention]]"),
+            "p.toml:1: 'zero' at blocks.0.attn.hook_z: the gate reads block 0, which comes after it",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_pattern\"\ndo = \"block_edge\"\nkey = [4, 4]\n",
+            "p.toml:4: key = a list: the keys to hide are \"first\" or [from, to], positions from 0, `to` not included",
+        ),
+        (
+            "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\ndo = \"set\"\n",
+            "p.toml:3: 'set' replaces an activation by a captured one, which exists in memory only; a fixed vector is \
+          set with 'mean'",
+        ),
+        (
+            "[intervention]\nat = \"x\"\n",
+            "p.toml:1: [intervention] can be given several times: write [[intervention]]",
+        ),
         ("[[decode]]\ndo = \"temperature\"\nfactor = 0\n", "p.toml:3: factor = 0: a temperature is above 0"),
-        ("[[decode]]\ndo = \"contrast_layer\"\nlayer = 2\nalpha = 1\n",
-         "p.toml:1: 'contrast_layer': layer 2 is not among 0 to 1"),
-        ("[rewrite]\nvariant = \"extract\"\n",
-         "p.toml:2: there is no variant 'extract'; did you mean 'extractive'?"),
-        ("[model]\nfingerprint = \"sha256:12\"\n[rewrite]\nvariant = \"single\"",
-         "p.toml:2: fingerprint = sha256:12: it must be 'sha256:' and 64 hexadecimal digits, as `refocus model \
-          inspect` prints it"),
+        (
+            "[[decode]]\ndo = \"contrast_layer\"\nlayer = 2\nalpha = 1\n",
+            "p.toml:1: 'contrast_layer': layer 2 is not among 0 to 1",
+        ),
+        (
+            "[rewrite]\nvariant = \"extract\"\n",
+            "p.toml:2: there is no variant 'extract'; did you mean 'extractive'?",
+        ),
+        (
+            "[model]\nfingerprint = \"sha256:12\"\n[rewrite]\nvariant = \"single\"",
+            "p.toml:2: fingerprint = sha256:12: it must be 'sha256:' and 64 hexadecimal digits, as `refocus model \
+          inspect` prints it",
+        ),
         ("", "p.toml:1: the patch changes nothing: it has no [[intervention]], [[decode]] or [rewrite]"),
     ];
     for (text, wanted) in cases {
@@ -197,25 +256,35 @@ fn slips_are_named_with_their_line() {
 fn vectors_come_from_a_file_beside_the_patch() {
     let f = Folder::new("beside", &[("head", &[7]), ("wide", &[21]), ("heads", &[3, 7]), ("flat", &[7, 3])]);
     let at = |line: &str, vector: &str| {
-        format!("[[intervention]]\nat = \"blocks.1.attn.hook_z\"\n{line}do = \"mean\"\nvector = \"{vector}\"\n")
+        format!(
+            "[[intervention]]\nat = \"blocks.1.attn.hook_z\"\n{line}do = \"mean\"\nvector = \"{vector}\"\n"
+        )
     };
     let p = f.parse(&at("head = 1\n", "v.safetensors#head")).expect("a head's mean");
     assert_eq!(p.interventions[0].action, Action::Mean((0..7).map(|i| i as f32).collect()));
     assert!(f.parse(&at("", "v.safetensors#wide")).is_ok());
     assert!(f.parse(&at("", "v.safetensors#heads")).is_ok());
     let refused = [
-        (at("", "v.safetensors#head"),
-         "DIR/p.toml:4: blocks.1.attn.hook_z: the vector for 'mean' has 7 numbers, 21 are needed \
-          (v.safetensors#head)"),
-        (at("", "v.safetensors#flat"),
-         "DIR/p.toml:4: tensor 'flat' of DIR/v.safetensors has the shape [7, 3]; a vector with one dimension is \
-          needed"),
-        (at("", "v.safetensors#hed"),
-         "DIR/p.toml:4: DIR/v.safetensors has no tensor 'hed'; did you mean 'head'?"),
+        (
+            at("", "v.safetensors#head"),
+            "DIR/p.toml:4: blocks.1.attn.hook_z: the vector for 'mean' has 7 numbers, 21 are needed \
+          (v.safetensors#head)",
+        ),
+        (
+            at("", "v.safetensors#flat"),
+            "DIR/p.toml:4: tensor 'flat' of DIR/v.safetensors has the shape [7, 3]; a vector with one dimension is \
+          needed",
+        ),
+        (
+            at("", "v.safetensors#hed"),
+            "DIR/p.toml:4: DIR/v.safetensors has no tensor 'hed'; did you mean 'head'?",
+        ),
         (at("", "w.safetensors#head"), "DIR/p.toml:4: DIR/w.safetensors cannot be read"),
-        (at("", "v.safetensors"),
-         "DIR/p.toml:4: vector = \"v.safetensors\": a vector is named by file and tensor, such as \
-          \"means.safetensors#b\"; the file is looked for beside the patch"),
+        (
+            at("", "v.safetensors"),
+            "DIR/p.toml:4: vector = \"v.safetensors\": a vector is named by file and tensor, such as \
+          \"means.safetensors#b\"; the file is looked for beside the patch",
+        ),
         (at("", ".#b"), "DIR/p.toml:4: DIR/. is no file"),
     ];
     for (text, wanted) in refused {

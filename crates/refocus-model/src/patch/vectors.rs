@@ -58,7 +58,8 @@ impl<'a> Vectors<'a> {
             return Err(doc.error(line, format!("{here} is stored as {}, F32 is needed", tensor.dtype())));
         }
         if tensor.shape().len() != 1 && tensor.shape() != rows {
-            let why = format!("{here} has the shape {:?}; a vector with one dimension is needed", tensor.shape());
+            let why =
+                format!("{here} has the shape {:?}; a vector with one dimension is needed", tensor.shape());
             return Err(doc.error(line, why));
         }
         Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())

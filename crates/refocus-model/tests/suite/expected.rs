@@ -42,7 +42,11 @@ pub fn cases() -> Vec<Case> {
         .map(|values| {
             let gguf = values.join("model.gguf");
             let model = if gguf.exists() { gguf } else { values.clone() };
-            Case { name: values.file_name().and_then(|n| n.to_str()).expect("name").to_owned(), model, values }
+            Case {
+                name: values.file_name().and_then(|n| n.to_str()).expect("name").to_owned(),
+                model,
+                values,
+            }
         })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -197,7 +201,7 @@ fn stored(checkpoint: &Checkpoint) -> Vec<&'static str> {
     let mut bytes = BTreeMap::<&str, usize>::new();
     checkpoint.tensors().for_each(|t| *bytes.entry(t.dtype.name()).or_default() += t.bytes);
     let mut names: Vec<_> = bytes.into_iter().collect();
-    names.sort_by(|a, b| b.1.cmp(&a.1));
+    names.sort_by_key(|n| std::cmp::Reverse(n.1));
     names.into_iter().map(|n| n.0).collect()
 }
 
@@ -270,12 +274,8 @@ fn cause(
     let mut k = Reference;
     let m = Model::load(checkpoint, &mut k).expect("loads");
     let mut o = Eager::new(k);
-    let mut c = Cause {
-        within: Share::default(),
-        ours: Error::default(),
-        theirs: Error::default(),
-        magnitude: 0.0,
-    };
+    let mut c =
+        Cause { within: Share::default(), ours: Error::default(), theirs: Error::default(), magnitude: 0.0 };
     for (i, seq) in seqs.iter().enumerate() {
         let here: Vec<Site> =
             sites.iter().copied().filter(|s| wanted.contains_key(&format!("seq{i}/{s}"))).collect();

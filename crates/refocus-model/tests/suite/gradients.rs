@@ -117,7 +117,11 @@ fn run<K: Kernels>(kernels: K, m: &Model<K>, ids: &[u32], whole: bool) -> (f64, 
 }
 
 /// Gradients by the checkpoint's tensor names, in the stored shapes.
-fn stored(f: &Fixture, params: &[ParamInfo], grads: &BTreeMap<ParamId, Vec<f32>>) -> BTreeMap<String, Tensor> {
+fn stored(
+    f: &Fixture,
+    params: &[ParamInfo],
+    grads: &BTreeMap<ParamId, Vec<f32>>,
+) -> BTreeMap<String, Tensor> {
     let mut out = BTreeMap::<String, Tensor>::new();
     for p in params {
         let what = format!("{}: {:?} {:?} of block {}", f.name, p.part, p.which, p.layer);

@@ -73,7 +73,8 @@ fn an_intervention_acts_on_every_new_token_while_decoding() {
     let mut ids = prompt[0].clone();
     for &id in &changed {
         let site = Site::new(1, Kind::ResidPost);
-        let what = Arc::new(Intervention { site, head: None, position: Position::Last, action: add(), when: None });
+        let what =
+            Arc::new(Intervention { site, head: None, position: Position::Last, action: add(), when: None });
         let applied = [Applied { what, segs: None }];
         let one = Request { prompts: &[ids.clone()], max_new: 1, stop: &[], interventions: &applied };
         assert_eq!(greedy(&mut o, &m, &one, |_, _| {}).expect("generates"), [[id]]);

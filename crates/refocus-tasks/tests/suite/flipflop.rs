@@ -128,7 +128,10 @@ fn seeds_steps_and_splits_differ() {
         assert!(all[..i].iter().all(|b| a != b));
     }
     // What a seed draws is part of the format of results.
-    assert_eq!(to_text(&all[0]).expect("text"), "w1i1i1i1i0i1i1i1r1i0i0i0i0i0i1i0i0i1i0i0i0i0w1w1i1i0i1i1r1i0i1r1");
+    assert_eq!(
+        to_text(&all[0]).expect("text"),
+        "w1i1i1i1i0i1i1i1r1i0i0i0i0i0i1i0i0i1i0i0i0i0w1w1i1i0i1i1r1i0i1r1"
+    );
 }
 
 /// `spec/flip-flop.md` 1.3: `(1 + 254 p_r)` reads a string are expected, 254 of them drawn.
@@ -141,8 +144,13 @@ fn reads_are_as_many_as_expected_and_as_published() {
         let error = sd * (n as f64).sqrt();
         assert!((got - n as f64 * mean).abs() <= SIGMAS * error, "FFL({}): {got} reads", set.ignore);
         // The paper's own sets agree with the same expectation.
-        let (sequences, published) = (f64::from(set.sequences), f64::from(set.published_reads.expect("a count")));
-        assert!((published - sequences * mean).abs() <= SIGMAS * sd * sequences.sqrt(), "FFL({})", set.ignore);
+        let (sequences, published) =
+            (f64::from(set.sequences), f64::from(set.published_reads.expect("a count")));
+        assert!(
+            (published - sequences * mean).abs() <= SIGMAS * sd * sequences.sqrt(),
+            "FFL({})",
+            set.ignore
+        );
     }
 }
 

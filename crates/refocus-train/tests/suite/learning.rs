@@ -1,31 +1,34 @@
-//! Learning the flip-flop language.
+//! Learning the flip-flop language with small models.
 
 use refocus_compute::{Cpu, Isa, Kernels, Reference};
-use refocus_model::{LoadError, Params, Part, Which};
-use refocus_tasks::flipflop::{FlipFlop, VOCAB};
+use refocus_model::{Params, capture};
+use refocus_tasks::flipflop::{FlipFlop, Split, VOCAB};
 use refocus_train::{Architecture, Config, Examples, Report, Schedule, Style, TrainError, Trainer, clean};
 
 const TOKENS: usize = 32;
+const DATA_SEED: u64 = 2;
 
+/// `FFL(32, 0.6)`: 16 instructions, of which four read.
 fn language() -> FlipFlop {
     FlipFlop::ignoring(TOKENS, 0.6).expect("a language")
 }
 
-fn architecture(style: Style) -> Architecture {
-    Architecture { style, layers: 2, d_model: 32, heads: 4, vocab: VOCAB, n_ctx: TOKENS }
+/// Two layers, four heads.
+fn first_params(style: Style, d_model: usize, seed: u64) -> Params {
+    let a = Architecture { style, layers: 2, d_model, heads: 4, vocab: VOCAB, n_ctx: TOKENS };
+    a.init(seed).expect("parameters")
 }
 
 fn config(lr: f32, steps: u32) -> Config {
     Config { schedule: Schedule { lr, warmup: 20, steps }, ..Config::default() }
 }
 
-/// Trains for some steps and gives the reports.
-fn train<K: Kernels>(kernels: K, style: Style, config: Config, batch: usize, steps: u32) -> (Trainer<K>, Vec<Report>) {
-    let params = architecture(style).init(1).expect("parameters");
-    let mut t = Trainer::new(params, config, kernels).expect("a trainer");
-    let reports = (0..steps)
-        .map(|step| t.step(&clean::batch(&language(), 2, step, batch)).unwrap_or_else(|e| panic!("{e}")))
-        .collect();
+/// Runs a whole schedule and gives the reports.
+fn train<K: Kernels>(kernels: K, first: Params, config: Config, batch: usize) -> (Trainer<K>, Vec<Report>) {
+    let mut t = Trainer::new(first, config, kernels).expect("a trainer");
+    let step =
+        |step| t.step(&clean::batch(&language(), DATA_SEED, step, batch)).unwrap_or_else(|e| panic!("{e}"));
+    let reports = (0..config.schedule.steps).map(step).collect();
     (t, reports)
 }
 
@@ -33,19 +36,46 @@ fn mean(reports: &[Report]) -> f32 {
     reports.iter().map(|r| r.loss).sum::<f32>() / reports.len() as f32
 }
 
+/// How often the test strings' more frequent answer, and the bit just before a read, are right.
+fn baselines(strings: usize) -> (f64, f64) {
+    let e = clean::examples(language().strings(DATA_SEED, Split::Test, 0).take(strings));
+    let share = |hits: usize| hits as f64 / e.rows.len() as f64;
+    let ones = share(e.targets.iter().filter(|&&t| t == e.targets[0]).count());
+    let copied = e.rows.iter().zip(&e.targets).filter(|(r, t)| e.ids[**r as usize - 1] == **t).count();
+    (ones.max(1.0 - ones), share(copied))
+}
+
+/// Width 64, 200 steps of 16 strings, rate 3e-3 (the best of 1e-3, 3e-3, 6e-3 and 1e-2 over two seeds).
+///
+/// Right on 942 reads of fresh strings with first parameters of seeds 1, 2, 3: learned positions 0.980,
+/// 0.964, 0.919, loss 1.7 to 0.07–0.18; rotary 1.000, 0.999, 1.000, loss 1.8 to 0.005. To give the more
+/// frequent answer is right in 0.51, to copy the bit before the read in 0.70 of them. That learned
+/// positions take longer is what `spec/measured.md` saw in PyTorch.
 #[test]
-fn two_hundred_steps_learn_most_of_the_language() {
-    for style in [Style::Learned, Style::Rotary] {
-        for threads in [1, 2] { let lr = 3e-3;
-            for seed in 3..4 {
-                let start = std::time::Instant::now();
-                let (mut t, reports) = train(Cpu::new(Isa::detect(), threads), style, config(lr, 200), 32, 200);
-                let secs = start.elapsed().as_secs_f64();
-                let (m, o) = t.model();
-                let s = clean::test(o, m, &language(), seed, 128).expect("a score");
-                println!("{style:?} lr {lr} {:.3} -> {:.3}; {}/{} = {:.3}; {secs:.2} s", mean(&reports[..5]), mean(&reports[190..]), s.right, s.asked, s.accuracy());
-            }
-        }
+fn two_hundred_steps_learn_the_language() {
+    let strings = 256;
+    let (majority, copied) = baselines(strings);
+    assert!(majority < 0.53 && copied < 0.74, "baselines {majority:.3}, {copied:.3}");
+    for (style, loss, accuracy) in [(Style::Learned, 0.3, 0.9), (Style::Rotary, 0.05, 0.98)] {
+        let first = first_params(style, 64, 1);
+        let (mut t, reports) = train(Cpu::new(Isa::detect(), 1), first, config(3e-3, 200), 16);
+        let (first, last) = (mean(&reports[..5]), mean(&reports[190..]));
+        let (m, o) = t.model();
+        let s = clean::test(o, m, &language(), DATA_SEED, strings).expect("a score");
+        let what = format!(
+            "{style:?}: loss {first:.3} to {last:.3}, {}/{} = {:.3} right; majority {majority:.3}, copying {copied:.3}",
+            s.right,
+            s.asked,
+            s.accuracy()
+        );
+        println!("{what}");
+        assert!(last < loss && last < first / 4.0 && s.accuracy() > accuracy, "{what}");
+
+        // It is a model like any other: every site can be read.
+        let ids: Vec<Vec<u32>> = language().strings(DATA_SEED, Split::Test, 0).take(2).collect();
+        let sites = refocus_model::Site::all(&m.spec);
+        let seen = capture(o, m, &ids, &sites, true, &[]).expect("sites");
+        assert_eq!(seen[0].len(), sites.len() + 1);
     }
 }
 
@@ -56,15 +86,96 @@ fn bits(p: &Params) -> Vec<u32> {
 #[test]
 fn a_run_has_the_same_bits_at_any_number_of_threads_and_on_any_instruction_set() {
     for style in [Style::Learned, Style::Rotary] {
-        let run = |isa, threads| {
-            let (t, reports) = train(Cpu::new(isa, threads), style, config(3e-3, 12), 8, 12);
+        let run = |isa, threads, seed| {
+            let first = first_params(style, 32, seed);
+            let (t, reports) = train(Cpu::new(isa, threads), first, config(3e-3, 6), 8);
             (bits(t.params()), reports)
         };
-        let want = run(Isa::detect(), 1);
-        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.available()) {
+        let want = run(Isa::detect(), 1, 1);
+        assert!(run(Isa::detect(), 1, 1) == want, "{style:?} twice");
+        for isa in
+            [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon].into_iter().filter(|isa| isa.available())
+        {
             for threads in [1, 2, 3] {
-                assert!(run(isa, threads) == want, "{style:?} on {} with {threads} threads", isa.name());
+                assert!(run(isa, threads, 1) == want, "{style:?} on {} with {threads} threads", isa.name());
             }
         }
+        assert!(run(Isa::detect(), 1, 9) != want, "another seed, the same model");
     }
+}
+
+/// The same run in f64 arithmetic (parameters stay f32).
+#[test]
+fn the_reference_learns_the_same() {
+    for style in [Style::Learned, Style::Rotary] {
+        let first = first_params(style, 32, 1);
+        let (_, cpu) = train(Cpu::new(Isa::detect(), 1), first.clone(), config(1e-3, 8), 2);
+        let (_, reference) = train(Reference, first, config(1e-3, 8), 2);
+        for (a, b) in cpu.iter().zip(&reference) {
+            assert!((a.loss - b.loss).abs() <= 2e-4, "{style:?}: {a:?} and {b:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_errors_that_name_the_step() {
+    let cpu = || Cpu::new(Isa::detect(), 1);
+    let batch = clean::batch(&language(), DATA_SEED, 0, 1);
+    // Steps this large leave the numbers whose squares are numbers. LayerNorm makes NaN of them.
+    let mut t =
+        Trainer::new(first_params(Style::Learned, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
+    assert!(t.step(&batch).is_ok());
+    let e = t.step(&batch).err().expect("an error");
+    assert!(matches!(e, TrainError::Loss { step: 2, loss, .. } if !loss.is_finite()), "{e:?}");
+    let text = e.to_string();
+    assert!(text.starts_with("step 2: the loss is ") && text.contains("lower learning rate"), "{text}");
+    assert_eq!(t.steps(), 1, "no step was taken from it");
+
+    // RMSNorm makes zeros of them: the loss is a number, its gradient is not.
+    let cause = |e: &TrainError| {
+        let cause = std::error::Error::source(e).and_then(|e| e.source()).map(ToString::to_string);
+        assert!(cause.is_some_and(|c| c.contains("NaN or infinite")), "{e:?}");
+    };
+    let mut t = Trainer::new(first_params(Style::Rotary, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
+    assert!(t.step(&batch).is_ok());
+    let e = t.step(&batch).err().expect("an error");
+    assert!(matches!(e, TrainError::Params { step: 2, .. }), "{e:?}");
+    cause(&e);
+
+    // A step beyond all numbers.
+    let schedule = Schedule { lr: f32::MAX, warmup: 0, steps: 1 };
+    let settings = Config { schedule, ..Config::default() };
+    let mut t = Trainer::new(first_params(Style::Learned, 32, 1), settings, cpu()).expect("a trainer");
+    let e = t.step(&batch).err().expect("an error");
+    assert!(matches!(e, TrainError::Params { step: 1, .. }), "{e:?}");
+    cause(&e);
+}
+
+#[test]
+fn examples_that_do_not_fit_are_named() {
+    let first = first_params(Style::Rotary, 32, 1);
+    let mut t = Trainer::new(first, config(1e-3, 9), Cpu::new(Isa::detect(), 1)).expect("a trainer");
+    let good = clean::batch(&language(), 0, 0, 2);
+    assert_eq!(t.step(&good).expect("a step").step, 1);
+    let mut refusal = |change: fn(&mut Examples)| {
+        let mut e = good.clone();
+        change(&mut e);
+        t.step(&e).err().map(|e| e.to_string()).expect("an error")
+    };
+    assert_eq!(refusal(|e| e.ids.truncate(63)), "step 2: 63 ids for sequences of 64 in all");
+    assert!(refusal(|e| e.targets.truncate(1)).starts_with("step 2: "));
+    assert_eq!(refusal(|e| e.rows.reverse()), "step 2: the rows that are asked do not ascend");
+    assert_eq!(refusal(|e| e.ids[5] = 7), "step 2");
+    assert_eq!(t.step(&good).expect("a step").step, 2, "what was refused is not a step");
+}
+
+#[test]
+fn clean_examples_ask_at_reads_and_nowhere_else() {
+    let strings: Vec<Vec<u32>> = language().strings(4, Split::Train, 3).take(3).collect();
+    let e = clean::batch(&language(), 4, 3, 3);
+    assert_eq!(e.ids, strings.concat());
+    assert_eq!(e.lengths, [TOKENS; 3]);
+    let reads: Vec<u32> = (0..e.ids.len() as u32).filter(|&i| e.ids[i as usize] == 1).collect();
+    assert_eq!(e.rows, reads);
+    assert!(e.rows.iter().zip(&e.targets).all(|(&r, &t)| e.ids[r as usize + 1] == t));
 }

@@ -105,7 +105,8 @@ fn sequences(path: Option<&Path>, spec: &ModelSpec, seed: u64) -> Outcome<Vec<Ve
             let longest = spec.n_ctx.min(LENGTHS[LENGTHS.len() - 1]);
             let mut lengths: Vec<usize> = LENGTHS.into_iter().map(|n| n.min(longest)).collect();
             lengths.dedup();
-            let mut ids = |n: usize| (0..n).map(|_| (split_mix(&mut state) % spec.vocab as u64) as u32).collect();
+            let mut ids =
+                |n: usize| (0..n).map(|_| (split_mix(&mut state) % spec.vocab as u64) as u32).collect();
             lengths.into_iter().map(&mut ids).collect()
         }
     };

@@ -75,7 +75,8 @@ impl Wanted {
             all.push(Readout::logits(spec, None, vec![Vocab::All]));
         }
         let last = RowSet::new(batch.segs.iter().map(|s| s.rows.end - 1).collect());
-        let want = if self.adjusted { vec![Vocab::All] } else { vec![Vocab::Top(self.top), Vocab::LogSumExp] };
+        let want =
+            if self.adjusted { vec![Vocab::All] } else { vec![Vocab::Top(self.top), Vocab::LogSumExp] };
         all.push(Readout::logits(spec, Some(last), want));
         all
     }

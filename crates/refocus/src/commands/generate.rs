@@ -64,7 +64,14 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     told?;
     let all = all?;
     if printer.is_json() {
-        return document(&checkpoint.path().display().to_string(), &prompts, all, args.max_new, tokenizer, printer);
+        return document(
+            &checkpoint.path().display().to_string(),
+            &prompts,
+            all,
+            args.max_new,
+            tokenizer,
+            printer,
+        );
     }
     match (&tokenizer, &all[..]) {
         (Some(t), [one]) => printer.text(&format!("{}\n", stream.rest(t, one)?))?,

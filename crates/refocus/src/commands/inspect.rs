@@ -102,7 +102,9 @@ fn describe(checkpoint: &Checkpoint, list: bool) -> Outcome<Document> {
     let none = !checkpoint.is_gguf() && !checkpoint.path().join("tokenizer.json").exists();
     let tokenizer = match checkpoint.tokenizer() {
         Ok(t) => Tokens { tokens: Some(t.len()), why_not: None },
-        Err(_) if none => Tokens { tokens: None, why_not: Some("the folder has no tokenizer.json".to_owned()) },
+        Err(_) if none => {
+            Tokens { tokens: None, why_not: Some("the folder has no tokenizer.json".to_owned()) }
+        }
         Err(e) => Tokens { tokens: None, why_not: Some(e.to_string()) },
     };
     Ok(Document {
@@ -236,7 +238,8 @@ fn shape(site: Site, spec: &ModelSpec) -> String {
         return format!("[{}, tokens, tokens]", spec.n_heads);
     }
     let rest = site.kind.token_shape(spec);
-    let sizes: Vec<_> = std::iter::once("tokens".to_owned()).chain(rest.iter().map(usize::to_string)).collect();
+    let sizes: Vec<_> =
+        std::iter::once("tokens".to_owned()).chain(rest.iter().map(usize::to_string)).collect();
     format!("[{}]", sizes.join(", "))
 }
 
@@ -268,10 +271,13 @@ fn text(d: &Document, spec: &ModelSpec, colour: bool) -> String {
         let plural = if s.tensors == 1 { "" } else { "s" };
         t.pair(name, format!("{} {}, {} tensor{plural}", s.dtype, bytes(s.bytes), s.tensors));
     }
-    t.pair("tokenizer", match (&d.tokenizer.tokens, &d.tokenizer.why_not) {
-        (Some(n), _) => format!("{} tokens", grouped(*n)),
-        (None, why) => format!("none: {}", why.as_deref().unwrap_or("not found")),
-    });
+    t.pair(
+        "tokenizer",
+        match (&d.tokenizer.tokens, &d.tokenizer.why_not) {
+            (Some(n), _) => format!("{} tokens", grouped(*n)),
+            (None, why) => format!("none: {}", why.as_deref().unwrap_or("not found")),
+        },
+    );
     t.pair("chat template", if d.chat_template { "yes" } else { "no" });
     let ids = |ids: &[u32]| match ids {
         [] => "none".to_owned(),

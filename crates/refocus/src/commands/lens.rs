@@ -127,7 +127,15 @@ pub(super) fn run(args: &Lens, global: &Global, printer: &Printer) -> Outcome<En
         let patching = patching.map(patching_document);
         let lens = lens_document(&grid, &token);
         let schema = "refocus.model-lens/1";
-        printer.document(&Document { schema, model, ids: ids.clone(), tokens, lens, attribution, patching })?;
+        printer.document(&Document {
+            schema,
+            model,
+            ids: ids.clone(),
+            tokens,
+            lens,
+            attribution,
+            patching,
+        })?;
         return Ok(Ended::Well);
     }
     printer.text(&lens_view::lens(&grid, &tokens, &token))?;

@@ -63,11 +63,9 @@ pub(crate) fn attribution(a: &Attribution, top: usize, token: &dyn Fn(u32) -> St
     let mut parts: Vec<_> = a.parts.iter().collect();
     parts.sort_by(|x, y| y.share.abs().total_cmp(&x.share.abs()));
     let what = match a.minus {
-        Some(minus) => format!(
-            "logit({}) − logit({})",
-            show(&token(a.id), 2 * CELL),
-            show(&token(minus), 2 * CELL)
-        ),
+        Some(minus) => {
+            format!("logit({}) − logit({})", show(&token(a.id), 2 * CELL), show(&token(minus), 2 * CELL))
+        }
         None => format!("logit({})", show(&token(a.id), 2 * CELL)),
     };
     let mut out = format!("{what} = {:.3} at the last position, by what wrote it\n", a.logit);

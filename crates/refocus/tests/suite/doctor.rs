@@ -6,7 +6,10 @@ use crate::support::{refocus, refused};
 fn every_check_passes_on_a_fixture() {
     let out = refocus("model doctor fixtures/neox --threads 2").assert().success().stderr_eq("");
     let text = String::from_utf8_lossy(&out.get_output().stdout).into_owned();
-    assert!(text.lines().skip(1).all(|l| l.starts_with("pass  ") || l.ends_with(" 0 failed, 0 skipped")), "{text}");
+    assert!(
+        text.lines().skip(1).all(|l| l.starts_with("pass  ") || l.ends_with(" 0 failed, 0 skipped")),
+        "{text}"
+    );
 }
 
 #[test]

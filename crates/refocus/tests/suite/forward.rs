@@ -72,10 +72,21 @@ sequence 0: 16 tokens, then after "\n"
 
 #[test]
 fn one_json_document() {
-    refocus_args(&["model", "forward", GGUF, "--text", "one two", "--top", "2", "--json", "--capture", "hook_embed"])
-        .assert()
-        .success()
-        .stdout_eq(str![[r#"
+    refocus_args(&[
+        "model",
+        "forward",
+        GGUF,
+        "--text",
+        "one two",
+        "--top",
+        "2",
+        "--json",
+        "--capture",
+        "hook_embed",
+    ])
+    .assert()
+    .success()
+    .stdout_eq(str![[r#"
 {
   "schema": "refocus.model-forward/1",
   "model": "fixtures/gguf-llama-q4_1/model.gguf",
@@ -125,16 +136,18 @@ fn one_json_document() {
 }
 
 "#]])
-        .stderr_eq("");
+    .stderr_eq("");
 }
 
 #[test]
 fn captured_sites_are_summed_up() {
-    refocus("model forward fixtures/neox --tokens - --top 1 --capture blocks.?.attn.hook_* --capture hook_embed")
-        .stdin("[[28, 44, 5]]")
-        .assert()
-        .success()
-        .stdout_eq(str![[r#"
+    refocus(
+        "model forward fixtures/neox --tokens - --top 1 --capture blocks.?.attn.hook_* --capture hook_embed",
+    )
+    .stdin("[[28, 44, 5]]")
+    .assert()
+    .success()
+    .stdout_eq(str![[r#"
 sequence 0: 3 tokens, then after id 5
 id   logit  probability
 15  3.1522       0.1257
@@ -165,7 +178,8 @@ blocks.1.attn.hook_result       [3, 2, 22]   0.0130  1.3986  -3.5385  4.3410
 
 #[test]
 fn more_tokens_than_the_vocabulary_has_are_all_of_them() {
-    let out = refocus("model forward fixtures/gpt2 --tokens - --top 4000000000").stdin("[[1]]").assert().success();
+    let out =
+        refocus("model forward fixtures/gpt2 --tokens - --top 4000000000").stdin("[[1]]").assert().success();
     let lines = String::from_utf8_lossy(&out.get_output().stdout).lines().count();
     assert_eq!(lines, 2 + 101);
 }
@@ -233,11 +247,13 @@ fn the_same_command_writes_the_same_bytes_at_any_number_of_threads() {
 #[test]
 fn saving_is_told_and_not_summed_up() {
     let tmp = Tmp::new("told");
-    tmp.refocus("model forward fixtures/gpt2 --tokens - --top 1 --capture hook_embed --out [TMP]/x.safetensors")
-        .stdin("[[28, 74], [1]]")
-        .assert()
-        .success()
-        .stdout_eq(str![[r#"
+    tmp.refocus(
+        "model forward fixtures/gpt2 --tokens - --top 1 --capture hook_embed --out [TMP]/x.safetensors",
+    )
+    .stdin("[[28, 74], [1]]")
+    .assert()
+    .success()
+    .stdout_eq(str![[r#"
 sequence 0: 2 tokens, then after id 74
 id   logit  probability
 53  5.1327       0.3221
@@ -247,7 +263,7 @@ id   logit  probability
  0  4.0577       0.1418
 
 "#]])
-        .stderr_eq(str![[r#"
+    .stderr_eq(str![[r#"
 note: wrote 4 tensors, 1.5 kB, to [TMP]/x.safetensors
 
 "#]]);
@@ -258,11 +274,13 @@ note: wrote 4 tensors, 1.5 kB, to [TMP]/x.safetensors
 fn a_patch_changes_what_comes_out() {
     let tmp = Tmp::new("patched");
     tmp.write("p.toml", "[[intervention]]\nat = \"blocks.*.attn.hook_z\"\ndo = \"zero\"\n");
-    tmp.refocus("model forward fixtures/gpt2 --tokens - --top 1 --capture blocks.0.attn.hook_z --patch [TMP]/p.toml")
-        .stdin("[[28, 74]]")
-        .assert()
-        .success()
-        .stdout_eq(str![[r#"
+    tmp.refocus(
+        "model forward fixtures/gpt2 --tokens - --top 1 --capture blocks.0.attn.hook_z --patch [TMP]/p.toml",
+    )
+    .stdin("[[28, 74]]")
+    .assert()
+    .success()
+    .stdout_eq(str![[r#"
 sequence 0: 2 tokens, then after id 74
 id   logit  probability
 49  6.6085       0.5538
@@ -319,7 +337,15 @@ fn a_full_disk_leaves_nothing_half_written() {
         .arg("trap '' XFSZ; ulimit -f 4; exec \"$@\"")
         .arg("sh")
         .arg(snapbox::cmd::cargo_bin!("refocus"))
-        .args(["model", "forward", "fixtures/gpt2", "--tokens", "fixtures/gpt2/tokens.json", "--capture", "*"])
+        .args([
+            "model",
+            "forward",
+            "fixtures/gpt2",
+            "--tokens",
+            "fixtures/gpt2/tokens.json",
+            "--capture",
+            "*",
+        ])
         .arg("--out")
         .arg(tmp.path("x.safetensors"))
         .current_dir(root())

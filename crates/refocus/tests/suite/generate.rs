@@ -60,7 +60,11 @@ fn one_json_document() {
 
 #[test]
 fn no_new_tokens() {
-    refocus("model generate fixtures/gpt2 --tokens - --max-new 0").stdin("[[28, 74]]").assert().success().stdout_eq(str![[r#"
+    refocus("model generate fixtures/gpt2 --tokens - --max-new 0")
+        .stdin("[[28, 74]]")
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
 sequence 0: []
 
 "#]]);
@@ -68,11 +72,13 @@ sequence 0: []
 
 #[test]
 fn what_would_outgrow_the_context() {
-    refused(refocus("model generate fixtures/gpt2 --tokens - --max-new 24").stdin("[[28, 74]]")).stderr_eq(str![[r#"
+    refused(refocus("model generate fixtures/gpt2 --tokens - --max-new 24").stdin("[[28, 74]]")).stderr_eq(
+        str![[r#"
 error: sequence 0 has 25 tokens, the model's context is 24
 hint: 24 of them are new: lower --max-new
 
-"#]]);
+"#]],
+    );
     refocus("model generate fixtures/gpt2 --tokens - --max-new 23").stdin("[[28, 74]]").assert().success();
 }
 

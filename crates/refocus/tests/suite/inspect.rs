@@ -4,7 +4,10 @@ use crate::support::refocus;
 
 #[test]
 fn a_folder() {
-    refocus("model inspect fixtures/gpt2").assert().success().stdout_eq(str![[r#"
+    refocus("model inspect fixtures/gpt2")
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
 model           fixtures/gpt2
 family          gpt2 (folder)
 blocks          2, pre-norm, LayerNorm (ε 0.00001)
@@ -25,7 +28,8 @@ absent sites    blocks.*.attn.hook_rot_q: this model has no rotary positions
                 blocks.*.mlp.hook_pre_linear: the MLP of this model has no gate
 fingerprint     sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46591cdd3
 
-"#]]).stderr_eq("");
+"#]])
+        .stderr_eq("");
 }
 
 #[test]
@@ -240,7 +244,10 @@ ln_final.hook_normalized        [tokens, 18]
 
 #[test]
 fn one_json_document() {
-    refocus("model inspect fixtures/mistral --json").assert().success().stdout_eq(str![[r#"
+    refocus("model inspect fixtures/mistral --json")
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
 {
   "schema": "refocus.model-inspect/1",
   "model": "fixtures/mistral",
@@ -293,7 +300,8 @@ fn one_json_document() {
   "fingerprint": "sha256:3b686c4bc4ccaba7710d3a5e222b734b21236ad8d3eca3bb9b9ca875dfe4561b"
 }
 
-"#]]).stderr_eq("");
+"#]])
+        .stderr_eq("");
 }
 
 #[test]

@@ -62,8 +62,12 @@ line  forward      generate     serve        export       entry
 #[test]
 fn the_support_table_as_json() {
     let tmp = Tmp::new("support-json");
-    tmp.write("p.toml", "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\nposition = -1\ndo = \"scale\"\nfactor = 0.5\n");
-    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml --json").assert().success().stdout_eq(str![[r#"
+    tmp.write(
+        "p.toml",
+        "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\nposition = -1\ndo = \"scale\"\nfactor = 0.5\n",
+    );
+    tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml --json").assert().success().stdout_eq(str![
+        [r#"
 {
   "schema": "refocus.patch-check/1",
   "patch": "[TMP]/p.toml",
@@ -96,7 +100,8 @@ fn the_support_table_as_json() {
   ]
 }
 
-"#]]);
+"#]
+    ]);
 }
 
 #[test]
@@ -128,7 +133,8 @@ error: [TMP]/p.toml:2: this model has no site 'blocks.0.hook_resid_mid': attenti
 #[test]
 fn a_vector_that_cannot_be_read() {
     let tmp = Tmp::new("vector");
-    let patch = "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"mean\"\nvector = \"means.safetensors#b\"\n";
+    let patch =
+        "[[intervention]]\nat = \"blocks.0.hook_mlp_out\"\ndo = \"mean\"\nvector = \"means.safetensors#b\"\n";
     tmp.write("p.toml", patch);
     refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
 error: [TMP]/p.toml:4: [TMP]/means.safetensors cannot be read
@@ -175,7 +181,10 @@ fn the_fingerprint_that_inspect_prints_is_the_guard() {
     let inspected = refocus("model inspect fixtures/opt --json").assert().success();
     let document: serde_json::Value = serde_json::from_slice(&inspected.get_output().stdout).expect("JSON");
     let fingerprint = document["fingerprint"].as_str().expect("text");
-    tmp.write("p.toml", &format!("[model]\nfingerprint = \"{fingerprint}\"\n[[decode]]\ndo = \"temperature\"\nfactor = 2\n"));
+    tmp.write(
+        "p.toml",
+        &format!("[model]\nfingerprint = \"{fingerprint}\"\n[[decode]]\ndo = \"temperature\"\nfactor = 2\n"),
+    );
     tmp.refocus("patch check fixtures/opt --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
 [TMP]/p.toml fits fixtures/opt, the model it was made for
 

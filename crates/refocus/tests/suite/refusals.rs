@@ -69,10 +69,14 @@ error: fixtures/gpt2/model.safetensors: this is no GGUF file; to open this one, 
 #[test]
 fn a_configuration_with_an_unknown_key() {
     let tmp = Tmp::new("config");
-    let config = std::fs::read_to_string(crate::support::root().join("fixtures/gpt2/config.json")).expect("config");
+    let config =
+        std::fs::read_to_string(crate::support::root().join("fixtures/gpt2/config.json")).expect("config");
     tmp.write("config.json", &config.replace("\"n_layer\"", "\"attn_logit_softcap\": 30.0, \"n_layer\""));
-    std::fs::copy(crate::support::root().join("fixtures/gpt2/model.safetensors"), tmp.path("model.safetensors"))
-        .expect("copy");
+    std::fs::copy(
+        crate::support::root().join("fixtures/gpt2/model.safetensors"),
+        tmp.path("model.safetensors"),
+    )
+    .expect("copy");
     refused(tmp.refocus("model inspect [TMP]")).stderr_eq(str![[r#"
 error: [TMP]/config.json: attn_logit_softcap = 30.0: this key is unknown here and may change the numbers
 
@@ -82,7 +86,8 @@ error: [TMP]/config.json: attn_logit_softcap = 30.0: this key is unknown here an
 #[test]
 fn a_truncated_checkpoint() {
     let tmp = Tmp::new("truncated");
-    let bytes = std::fs::read(crate::support::root().join("fixtures/gguf-llama-q4_1/model.gguf")).expect("model");
+    let bytes =
+        std::fs::read(crate::support::root().join("fixtures/gguf-llama-q4_1/model.gguf")).expect("model");
     std::fs::write(tmp.path("model.gguf"), &bytes[..bytes.len() / 2]).expect("write");
     refused(tmp.refocus("model forward [TMP]/model.gguf --text a")).stderr_eq(str![[r#"
 error: [TMP]/model.gguf: tensor blk.0.attn_k.weight: its bytes 20672..21952 lie beyond the end of the file (21728 bytes follow the header)
@@ -167,10 +172,12 @@ error: sequence 1 has no tokens
 
 #[test]
 fn ids_out_of_range() {
-    refused(refocus("model forward fixtures/gpt2 --tokens -").stdin("[[1], [2, 101]]")).stderr_eq(str![[r#"
+    refused(refocus("model forward fixtures/gpt2 --tokens -").stdin("[[1], [2, 101]]")).stderr_eq(str![[
+        r#"
 error: sequence 1 has the token id 101 at position 1; the vocabulary has 101 tokens, 0 to 100
 
-"#]]);
+"#
+    ]]);
     refused(refocus("model forward fixtures/gpt2 --tokens -").stdin("[[4294967296]]")).stderr_eq(str![[r#"
 error: standard input: not a JSON list of lists of token ids
 cause: invalid value: integer `4294967296`, expected u32 at line 1 column 12
@@ -201,7 +208,8 @@ cause: No such file or directory (os error 2)
 #[test]
 fn a_capture_that_matches_nothing() {
     let run = |glob: &str| {
-        let args = ["model", "forward", "fixtures/gpt2", "--tokens", "fixtures/gpt2/tokens.json", "--capture", glob];
+        let args =
+            ["model", "forward", "fixtures/gpt2", "--tokens", "fixtures/gpt2/tokens.json", "--capture", glob];
         refused(refocus_args(&args))
     };
     run("blocks.*.hook_nothing").stderr_eq(str![[r#"
