@@ -351,75 +351,73 @@ unsafe fn tile_body<S: Simd>(t: &Tile) {
 
 #[inline(always)]
 unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        if t.a_row == 1 && t.a_k == R {
+            tile_panels::<S, R, true>(t);
+        } else {
+            tile_panels::<S, R, false>(t);
+        }
+    }
+}
+
+/// `PACKED`: the inputs of a tile lie `[kc][R]`, so that their addresses are constants apart.
+#[inline(always)]
+unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
     let mut p = 0;
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if S::ACC >= 24 && R <= 4 {
             while p + 4 <= t.panels {
-                tile_kernel::<S, R, 4>(t, p);
+                tile_kernel::<S, R, 4, PACKED>(t, p);
                 p += 4;
             }
         }
         if S::ACC >= 24 {
             while p + 2 <= t.panels {
-                tile_kernel::<S, R, 2>(t, p);
+                tile_kernel::<S, R, 2, PACKED>(t, p);
                 p += 2;
             }
         }
         while p < t.panels {
-            tile_kernel::<S, R, 1>(t, p);
+            tile_kernel::<S, R, 1, PACKED>(t, p);
             p += 1;
         }
     }
 }
 
-/// The micro-kernel: `R × P` chains of `kc` fused multiply-adds from zero.
+/// The micro-kernel: `R × P` chains of `kc` fused multiply-adds from zero, all in registers.
 #[inline(always)]
-unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize>(t: &Tile, p: usize) {
-    // SAFETY: the caller's promise, passed on.
+unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool>(t: &Tile, p: usize) {
+    let (a_row, a_k) = if PACKED { (1, R) } else { (t.a_row, t.a_k) };
+    // SAFETY: the caller's promise.
     unsafe {
-        let b = t.b.add(p * t.stride);
+        let mut b = t.b.add(p * t.stride);
+        let mut a = t.a;
         let mut acc = [[S::splat(0.0); P]; R];
-        if t.a_row == 1 && t.a_k == R {
-            chain::<S, R, P>(t.a, 1, R, t.kc, b, t.stride, &mut acc);
-        } else {
-            chain::<S, R, P>(t.a, t.a_row, t.a_k, t.kc, b, t.stride, &mut acc);
+        for _ in 0..t.kc {
+            let mut w = [S::splat(0.0); P];
+            for j in 0..P {
+                w[j] = S::load(b.add(j * t.stride));
+            }
+            for i in 0..R {
+                let x = S::splat(*a.add(i * a_row));
+                for j in 0..P {
+                    acc[i][j] = S::fma(x, w[j], acc[i][j]);
+                }
+            }
+            a = a.add(a_k);
+            b = b.add(LANES);
         }
-        for (i, acc) in acc.iter().enumerate() {
-            for (j, &v) in acc.iter().enumerate() {
+        for i in 0..R {
+            for j in 0..P {
+                let v = acc[i][j];
                 let n = LANES.min(t.cols - (p + j) * LANES);
                 let c = t.c.add(i * t.ldc + (p + j) * LANES);
                 if n == LANES {
                     S::store(c, if t.add { S::add(S::load(c), v) } else { v });
                 } else {
                     S::store_part(c, if t.add { S::add(S::load_part(c, n), v) } else { v }, n);
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn chain<S: Simd, const R: usize, const P: usize>(
-    a: *const f32,
-    a_row: usize,
-    a_k: usize,
-    kc: usize,
-    b: *const f32,
-    stride: usize,
-    acc: &mut [[S::F; P]; R],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for k in 0..kc {
-            let mut w = [S::splat(0.0); P];
-            for (j, w) in w.iter_mut().enumerate() {
-                *w = S::load(b.add(j * stride + k * LANES));
-            }
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let x = S::splat(*a.add(i * a_row + k * a_k));
-                for j in 0..P {
-                    acc[j] = S::fma(x, w[j], acc[j]);
                 }
             }
         }

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use refocus_compute::{
-    Batch, Cpu, Eager, Isa, Kernels, KvUse, Ops, ParamId, Reference, RowSet, Tape, Vocab, VocabOut,
+    Batch, Cpu, Eager, Kernels, KvUse, Ops, ParamId, Reference, RowSet, Tape, Vocab, VocabOut,
 };
 use refocus_model::{
     Checkpoint, LoadError, Mode, Model, ParamInfo, Params, Part, Plan, Positions, Readout, Which, capture,
     forward,
 };
 
-use crate::parity::{all, tokens};
+use crate::expected::{all, isa, tokens};
 
 /// The tolerance class of f32 gradients on CPU: the difference, scaled by the tensor's largest gradient.
 /// Measured: 3e-6.
@@ -191,7 +191,7 @@ fn check<K: Kernels>(backend: &str, mut kernels: impl FnMut() -> K, tolerance: f
 
 #[test]
 fn every_gradient_of_every_family_equals_pytorchs() {
-    check("cpu", || Cpu::new(Isa::detect(), 2), F32_GRADIENT);
+    check("cpu", || Cpu::new(isa(), 2), F32_GRADIENT);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn the_references_gradients_equal_pytorchs_too() {
 
 /// One step of gradient descent from the parameters of a checkpoint.
 fn descend(f: &Fixture, params: &mut Params, lr: f32) -> (Vec<ParamInfo>, f64) {
-    let mut k = Cpu::new(Isa::detect(), 1);
+    let mut k = Cpu::new(isa(), 1);
     let m = Model::from_params(f.checkpoint.spec(), &mut k, params).expect("a model");
     let (loss, grads) = run(k, &m, &f.ids, false);
     for p in &m.params {
@@ -239,7 +239,7 @@ fn one_step_moves_every_parameter_and_lowers_the_loss() {
 fn a_model_from_memory_equals_the_checkpoint_bit_for_bit() {
     for (name, path) in all() {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let mut o = Eager::new(Cpu::new(Isa::detect(), 2));
+        let mut o = Eager::new(Cpu::new(isa(), 2));
         let stored = Model::load(&checkpoint, &mut o.kernels).expect("loads");
         let params = Params::read(&checkpoint).expect("values");
         let memory = Model::from_params(checkpoint.spec(), &mut o.kernels, &params).expect("packs");

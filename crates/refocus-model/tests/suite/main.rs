@@ -2,5 +2,7 @@
 
 mod expected;
 mod gradients;
+mod licences;
+mod mutated;
 mod parity;
 mod running;

@@ -5,7 +5,6 @@ use refocus_compute::Reference;
 use crate::expected::{
     AS_NEAR, Comparison, F32_PARITY, HEADS, MEASURED, cases, compare, compare_on_cpu, row,
 };
-pub use crate::expected::{all, fixtures, tokens};
 
 fn check(name: &str, c: &Comparison) {
     assert!(c.sites.greatest <= F32_PARITY, "{name}: {} differs by {:e}", c.worst, c.sites.greatest);

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use refocus_compute::{Cpu, Eager, Isa};
+use refocus_compute::{Cpu, Eager};
 use refocus_model::doctor::doctor;
 use refocus_model::generate::{Request, greedy};
 use refocus_model::{Action, Applied, Checkpoint, Intervention, Kind, Model, Position, Site};
 
-use crate::parity::{all, fixtures, tokens};
+use crate::expected::{all, fixtures, isa, tokens};
 
 fn open(name: &str) -> (Checkpoint, Model<Cpu>, Eager<Cpu>) {
     let dir = fixtures().join(name);
     let path = if dir.join("model.gguf").exists() { dir.join("model.gguf") } else { dir };
     let checkpoint = Checkpoint::open(&path).expect("opens");
-    let mut cpu = Cpu::new(Isa::detect(), 2);
+    let mut cpu = Cpu::new(isa(), 2);
     let m = Model::load(&checkpoint, &mut cpu).expect("loads");
     (checkpoint, m, Eager::new(cpu))
 }
@@ -22,7 +22,7 @@ fn open(name: &str) -> (Checkpoint, Model<Cpu>, Eager<Cpu>) {
 fn the_doctor_finds_every_fixture_sound() {
     for (name, path) in all() {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let checks = doctor(&checkpoint, &tokens(&path), Isa::detect(), 2, |_| {}).expect("runs");
+        let checks = doctor(&checkpoint, &tokens(&path), isa(), 2, |_| {}).expect("runs");
         assert!(checks.len() >= 12, "{name}: {} checks", checks.len());
         for c in checks {
             assert_ne!(c.passed, Some(false), "{name}: {}: {}", c.name, c.detail);
