@@ -386,8 +386,10 @@ unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
     }
 }
 
-/// The micro-kernel: `R × P` chains of `kc` fused multiply-adds from zero, all in registers.
+/// The micro-kernel: `R × P` chains of `kc` fused multiply-adds from zero, all in registers. Plain
+/// loops over constants: behind iterators or a reference the accumulators end up in memory.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool>(t: &Tile, p: usize) {
     let (a_row, a_k) = if PACKED { (1, R) } else { (t.a_row, t.a_k) };
     // SAFETY: the caller's promise.

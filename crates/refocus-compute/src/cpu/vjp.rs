@@ -88,10 +88,10 @@ pub(super) fn norm(
     let mut dx = cpu.stale(x.rows, x.width)?;
     let o = Out::new(dx.as_mut_slice());
     let (xs, dys, width) = (x.as_slice(), dy.as_slice(), x.width);
-    // SAFETY (both): no condition on `moments`; rows of `dx` are the tile's own.
     cpu.by_rows(x.rows, width, |rows| {
         for at in (rows.start * width..rows.end * width).step_by(g) {
             let (x, dy) = (&xs[at..at + g], &dys[at..at + g]);
+            // SAFETY: no condition.
             let (mean, scale) = unsafe { moments(isa, x, n.kind, n.eps) };
             let dhat = |i: usize| gain.map_or(dy[i], |g| g[i] * dy[i]);
             let hat = |i: usize| (x[i] - mean) / scale;
@@ -101,6 +101,7 @@ pub(super) fn norm(
                 dot += dhat(i) * hat(i);
             }
             let sum = if n.kind == NormKind::Layer { sum / len } else { 0.0 };
+            // SAFETY: the rows are this tile's own.
             let out = unsafe { o.slice(at, g) };
             for (i, out) in out.iter_mut().enumerate() {
                 *out = (dhat(i) - sum - hat(i) * (dot / len)) / scale;

@@ -73,7 +73,7 @@ fn every_dependency_has_an_allowed_licence() {
     let version = String::from_utf8(version).expect("text");
     let host = version.lines().find_map(|l| l.strip_prefix("host: ")).expect("host");
     let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform", host])
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform", host])
         .current_dir(&root)
         .output()
         .expect("cargo");

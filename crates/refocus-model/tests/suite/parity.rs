@@ -3,7 +3,7 @@
 use refocus_compute::Reference;
 
 use crate::expected::{
-    AS_NEAR, Comparison, F32_PARITY, HEADS, MEASURED, cases, compare, compare_on_cpu, row,
+    AS_NEAR, Comparison, F32_PARITY, HEADS, MEASURED, cases, compare, compare_on_cpu, fixtures, row,
 };
 
 fn check(name: &str, c: &Comparison) {

@@ -78,8 +78,10 @@ pub(super) fn run(args: &Lens, global: &Global, printer: &Printer) -> Outcome<En
     let checkpoint = model_arg::open(Some(&args.model))?;
     let patch = super::patch(&args.patch, &checkpoint, Job::Forward)?;
     if patch.as_ref().is_some_and(|p| !p.decode.is_empty()) {
-        return Err(Failure::new("the patch changes final logits ([[decode]]), which the lens does not show")
-            .hint("`refocus model forward` applies it; or take [[decode]] out of the patch"));
+        return Err(Failure::new(
+            "the patch changes final logits ([[decode]]), which the lens does not show",
+        )
+        .hint("`refocus model forward` applies it; or take [[decode]] out of the patch"));
     }
     let source = Input { text: args.prompt.clone(), tokens: args.tokens.clone() };
     let Sequences { ids, tokenizer } = input::read(&source, &checkpoint, printer)?;
