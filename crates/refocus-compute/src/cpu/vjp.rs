@@ -147,12 +147,12 @@ unsafe fn value_and_slope<S: Simd>(a: Activation, x: S::F) -> (S::F, S::F) {
                 let phi = S::mul(half, S::add(one, erf::<S>(S::mul(x, S::splat(FRAC_1_SQRT_2)))));
                 let bell = exp::<S>(S::mul(S::splat(-0.5), S::mul(x, x)));
                 // 1/√(2π).
-                let density = S::mul(S::splat(0.398_942_28), bell);
+                let density = S::mul(S::splat(0.398_942_3), bell);
                 (S::mul(x, phi), S::fma(x, density, phi))
             }
             Activation::GeluTanh => {
                 // √(2/π), and that times 3 · 0.044715.
-                let (c, c3) = (S::splat(0.797_884_56), S::splat(0.107_032_22));
+                let (c, c3) = (S::splat(0.797_884_6), S::splat(0.107_032_22));
                 let square = S::mul(x, x);
                 let inner = S::mul(S::mul(x, c), S::fma(square, S::splat(0.044_715), one));
                 let t = tanh::<S>(inner);
