@@ -273,7 +273,7 @@ fn what_is_wrong_with_parameters_in_memory_is_named() {
     assert!(text.contains("Embed Weight: there is none"), "{text}");
 
     let mut p = params;
-    let short = p.insert(Part::Up, 0, Which::Bias, vec![0.0]).err().expect("an error");
+    let short = p.insert(Part::Up, 0, Which::Bias, vec![0.0]).expect_err("an error");
     assert!(matches!(short, LoadError::Pack { .. }), "{short}");
     for (part, layer) in [(Part::Gate, 0), (Part::Up, spec.n_layers), (Part::Embed, 1)] {
         let [n, k] = part.shape(spec);

@@ -80,7 +80,7 @@ fn no_change_of_a_fixture_panics() {
     let temp = Temp::new("fixtures");
     let (mut opened, mut refused) = (0, 0);
     for case in cases() {
-        let rng = &mut Rng(0x5eed ^ case.name.len() as u64 * 7919);
+        let rng = &mut Rng(0x5eed ^ (case.name.len() as u64 * 7919));
         let dir = temp.0.join(&case.name);
         fs::create_dir_all(&dir).expect("folder");
         let parts = ["config.json", "model.safetensors", "model.safetensors.index.json", "model.gguf"];

@@ -125,7 +125,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
     let mut t =
         Trainer::new(first_params(Style::Learned, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
     assert!(t.step(&batch).is_ok());
-    let e = t.step(&batch).err().expect("an error");
+    let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Loss { step: 2, loss, .. } if !loss.is_finite()), "{e:?}");
     let text = e.to_string();
     assert!(text.starts_with("step 2: the loss is ") && text.contains("lower learning rate"), "{text}");
@@ -138,7 +138,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
     };
     let mut t = Trainer::new(first_params(Style::Rotary, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
     assert!(t.step(&batch).is_ok());
-    let e = t.step(&batch).err().expect("an error");
+    let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Params { step: 2, .. }), "{e:?}");
     cause(&e);
 
@@ -146,7 +146,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
     let schedule = Schedule { lr: f32::MAX, warmup: 0, steps: 1 };
     let settings = Config { schedule, ..Config::default() };
     let mut t = Trainer::new(first_params(Style::Learned, 32, 1), settings, cpu()).expect("a trainer");
-    let e = t.step(&batch).err().expect("an error");
+    let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Params { step: 1, .. }), "{e:?}");
     cause(&e);
 }
