@@ -124,9 +124,9 @@ class Bench:
         return [r for r in row.rounds if all(self.clean(row, x) for x in r.values())]
 
     def compare(self, name, threads, sides, base="refocus", work=None, tokens=0, targets=None):
-        """`sides`: name → function of a number of repetitions that gives median seconds."""
+        """`sides`: name → function of a number of repetitions that gives median seconds. Gives the row."""
         if not re.search(self.options.only, f"{name}, {threads} thread{'s' * (threads > 1)}"):
-            return
+            return None
         row = Row(name, threads, base, work or {}, tokens, targets or {})
         self.rows.append(row)
         self.refocus.ask("threads", threads)
@@ -148,13 +148,17 @@ class Bench:
                 before = after
             row.rounds.append(readings)
         print("\n".join(aligned(self.lines(row))), flush=True)
+        return row
+
+    def median(self, row, side):
+        return median([r[side].seconds for r in self.clean_rounds(row) or row.rounds])
 
     def lines(self, row):
         """One line a side: texts for the table."""
         clean = self.clean_rounds(row)
         rounds = clean or row.rounds
         for i, side in enumerate(rounds[0]):
-            seconds = median([r[side].seconds for r in rounds])
+            seconds = self.median(row, side)
             ratio = median([r[side].seconds / r[row.base].seconds for r in rounds])
             of_peak = median([row.work.get(side, 0) / r[side].seconds / (sum(r[side].peaks) / 2) for r in rounds])
             sign, limit, aim = row.targets.get(side, ("", 0, ""))
