@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use self::check::{Dim, Past};
 use crate::error::Result;
-use crate::kernels::{Kernels, NormArgs};
+use crate::kernels::{Kernels, LstmKept, NormArgs};
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, Dirs, KvUse, Linear, Norm, Ops, Param, Qkv, RawPattern,
     RopeTable, RowEdit, RowSet, Then, Vocab, VocabOut,
@@ -36,6 +36,25 @@ impl<K: Kernels> Eager<K> {
             return self.zeros(1, 1);
         }
         self.kernels.weighted_sum(x, weights).map(Rc::new)
+    }
+
+    /// [`Ops::lstm`] and, with `keep`, what its gradient needs (nothing where there are no rows).
+    pub(crate) fn lstm_kept(
+        &mut self,
+        pre: &Rc<K::Buf>,
+        recurrent: &Linear<K>,
+        batch: &Batch,
+        keep: bool,
+    ) -> Result<(Rc<K::Buf>, Option<LstmKept<K::Buf>>)> {
+        let w = self.kernels.weight_shape(&recurrent.w.value);
+        let bias = recurrent.bias.as_ref().map(|b| self.dim(&b.value));
+        check::lstm(self.dim(pre), w, bias, batch)?;
+        if self.dim(pre).0 == 0 {
+            return Ok((self.zeros(0, w.1)?, None));
+        }
+        let bias = recurrent.bias.as_ref().map(|b| &*b.value);
+        let (hidden, kept) = self.kernels.lstm(pre, &recurrent.w.value, bias, batch, keep)?;
+        Ok((Rc::new(hidden), kept))
     }
 
     fn dim(&self, x: &K::Buf) -> Dim {
@@ -258,6 +277,10 @@ impl<K: Kernels> Ops for Eager<K> {
             stats: out.stats.map(Rc::new),
             raw: out.raw,
         })
+    }
+
+    fn lstm(&mut self, pre: &Self::T, recurrent: &Linear<K>, batch: &Batch) -> Result<Self::T> {
+        Ok(self.lstm_kept(pre, recurrent, batch, false)?.0)
     }
 
     fn rows(&mut self, x: &Self::T, r: &[u32]) -> Result<Self::T> {

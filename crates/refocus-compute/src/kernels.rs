@@ -49,6 +49,25 @@ pub struct AttnGrads<B> {
     pub dv: B,
 }
 
+/// What the gradient of an LSTM layer needs beside its output.
+#[derive(Clone, Debug)]
+pub struct LstmKept<B> {
+    /// `[rows, 4 · hidden]`: input, forget, cell and output gate, after their non-linearities.
+    pub gates: B,
+    /// `[rows, hidden]`: the cells after each step.
+    pub cells: B,
+}
+
+/// Gradients of an LSTM's recurrence.
+#[derive(Debug)]
+pub struct LstmGrads<B> {
+    /// `[rows, 4 · hidden]`: of the gates before their non-linearities. Inputs, both biases and, through
+    /// `before`, the recurrent weight all take theirs from it.
+    pub dpre: B,
+    /// `[rows, hidden]`: the state that each step started from, zero at the start of a sequence.
+    pub before: B,
+}
+
 /// A backend. `Cpu` computes in f32, `Reference` in f64 with plain loops.
 ///
 /// `Buf` is a matrix `[rows, width]`; `W` is a weight matrix in the layout the backend likes;
@@ -175,6 +194,26 @@ pub trait Kernels: Sized {
         dmass: Option<&Self::Buf>,
         dstats: Option<&Self::Buf>,
     ) -> Result<AttnGrads<Self::Buf>>;
+
+    /// See [`crate::Ops::lstm`]; `w` `[4 · hidden, hidden]`. With `keep`, what [`Kernels::lstm_vjp`] needs.
+    fn lstm(
+        &mut self,
+        pre: &Self::Buf,
+        w: &Self::W,
+        bias: Option<&Self::Buf>,
+        batch: &Batch,
+        keep: bool,
+    ) -> Result<(Self::Buf, Option<LstmKept<Self::Buf>>)>;
+    /// Gradient of [`Kernels::lstm`] through all time steps; `hidden` is its output, `dh` the gradient
+    /// of that.
+    fn lstm_vjp(
+        &mut self,
+        hidden: &Self::Buf,
+        kept: &LstmKept<Self::Buf>,
+        w: &Self::W,
+        batch: &Batch,
+        dh: &Self::Buf,
+    ) -> Result<LstmGrads<Self::Buf>>;
 
     /// Rows of the matrix, in the order given.
     fn rows(&mut self, x: &Self::Buf, r: &[u32]) -> Result<Self::Buf>;

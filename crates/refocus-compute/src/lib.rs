@@ -23,7 +23,7 @@ mod team;
 pub use cpu::{Cpu, CpuBuf, CpuPage, Panels};
 pub use eager::Eager;
 pub use error::{Error, Result};
-pub use kernels::{AttnGrads, Kernels, NormArgs, NormGrads};
+pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
 pub use ops::*;
 pub use philox::{Philox, Purpose, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::eager::{Eager, check};
 use crate::error::Result;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, LstmKept};
 use crate::ops::{
     Activation, AttnProbe, AttnSpec, Batch, Linear, Norm, Ops, Param, ParamId, RopeTable, RowEdit, RowSet,
     Vocab,
@@ -181,6 +181,7 @@ enum Op<K: Kernels> {
         pos: Vec<u32>,
     },
     Attention(Box<Attention<K>>),
+    Lstm(Box<Lstm<K>>),
     /// Mass or statistics of the attention at `of`, which takes their gradients together.
     Measured {
         of: NodeId,
@@ -226,6 +227,15 @@ struct Attention<K: Kernels> {
     /// Gradients that [`Op::Measured`] left here.
     dmass: Option<K::Buf>,
     dstats: Option<K::Buf>,
+}
+
+/// The recurrence of an LSTM layer.
+struct Lstm<K: Kernels> {
+    pre: Option<NodeId>,
+    recurrent: Linear<K>,
+    batch: Batch,
+    hidden: Saved<K>,
+    kept: LstmKept<K::Buf>,
 }
 
 /// What was read off an attention pattern.

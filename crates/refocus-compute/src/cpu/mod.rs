@@ -4,6 +4,7 @@ mod attention;
 mod attention_vjp;
 mod heads;
 mod linear;
+mod lstm;
 mod memory;
 mod pages;
 mod panels;
@@ -19,7 +20,7 @@ pub use pages::CpuPage;
 pub use panels::Panels;
 
 use crate::error::Result;
-use crate::kernels::{AttnGrads, Kernels, NormArgs, NormGrads};
+use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, EditOp, KvUse, Qkv, RopeTable, RowEdit, RowSet, Vocab,
     VocabOut,
@@ -255,6 +256,28 @@ impl Kernels for Cpu {
         dstats: Option<&CpuBuf>,
     ) -> Result<AttnGrads<CpuBuf>> {
         attention_vjp::attention_vjp(self, qkv, spec, batch, q_rows, probe, dz, dmass, dstats)
+    }
+
+    fn lstm(
+        &mut self,
+        pre: &CpuBuf,
+        w: &Panels,
+        bias: Option<&CpuBuf>,
+        batch: &Batch,
+        keep: bool,
+    ) -> Result<(CpuBuf, Option<LstmKept<CpuBuf>>)> {
+        lstm::lstm(self, pre, w, bias, batch, keep)
+    }
+
+    fn lstm_vjp(
+        &mut self,
+        hidden: &CpuBuf,
+        kept: &LstmKept<CpuBuf>,
+        w: &Panels,
+        batch: &Batch,
+        dh: &CpuBuf,
+    ) -> Result<LstmGrads<CpuBuf>> {
+        lstm::lstm_vjp(self, hidden, kept, w, batch, dh)
     }
 
     fn rows(&mut self, x: &CpuBuf, r: &[u32]) -> Result<CpuBuf> {

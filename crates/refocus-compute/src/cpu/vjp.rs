@@ -28,10 +28,15 @@ fn transposed<'a>(name: &'a str, rows: usize, width: usize, data: &'a [f32]) -> 
 
 /// `dy W`.
 pub(super) fn linear_input(cpu: &mut Cpu, w: &Panels, dy: &CpuBuf) -> Result<CpuBuf> {
+    let t = transpose(cpu, w)?;
+    linear(cpu, dy, &[(&t, None)], None, None)
+}
+
+/// `[k, n]`, packed.
+pub(super) fn transpose(cpu: &mut Cpu, w: &Panels) -> Result<Panels> {
     let mut dense = cpu.stale(w.n, w.k)?;
     unpack(cpu, w, &mut dense);
-    let t = Panels::pack(&transposed("weight", w.n, w.k, dense.as_slice()), &mut cpu.team)?;
-    linear(cpu, dy, &[(&t, None)], None, None)
+    Panels::pack(&transposed("weight", w.n, w.k, dense.as_slice()), &mut cpu.team)
 }
 
 /// Decodes a packed matrix, `[n, k]`.

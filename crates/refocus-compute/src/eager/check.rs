@@ -120,6 +120,36 @@ pub(crate) fn vocab(x: Dim, u: Dim, bias: Option<Dim>, want: &[Vocab]) -> Result
     Ok(())
 }
 
+/// Segments must cover the rows in order without gaps; gives the number of rows.
+fn covered(op: &'static str, batch: &Batch) -> Result<usize> {
+    let mut next = 0;
+    for seg in &batch.segs {
+        if seg.rows.start != next || seg.rows.end < next {
+            let got = format!("{}..{}", seg.rows.start, seg.rows.end);
+            return Err(mismatch(op, "a segment's row range", got, format!("one that starts at {next}")));
+        }
+        next = seg.rows.end;
+    }
+    Ok(next as usize)
+}
+
+/// See [`crate::Ops::lstm`]; `w` is the shape of the recurrent weight, `bias` that of its bias.
+pub(crate) fn lstm(pre: Dim, w: Dim, bias: Option<Dim>, batch: &Batch) -> Result<()> {
+    const OP: &str = "lstm";
+    let gates = w.1.saturating_mul(4);
+    if w.1 == 0 || w.0 != gates {
+        return Err(mismatch(OP, "the recurrent weight", show(w), "[4 · hidden, hidden]"));
+    }
+    if let Some(seg) = batch.segs.iter().find(|s| s.pos0 != 0) {
+        return Err(unsupported(
+            OP,
+            format!("a segment starts at position {}: states are not kept", seg.pos0),
+        ));
+    }
+    same(OP, "the input", pre, (covered(OP, batch)?, gates))?;
+    bias.map_or(Ok(()), |b| same(OP, "the bias", b, (1, gates)))
+}
+
 /// The cache as attention uses it.
 pub(crate) enum Past<'a, P> {
     /// No cache.
@@ -146,15 +176,7 @@ pub(crate) fn attention(
     if spec.window == Some(0) {
         return Err(unsupported(OP, "a window of 0 hides every key"));
     }
-    let mut next = 0;
-    for seg in &batch.segs {
-        if seg.rows.start != next || seg.rows.end < next {
-            let got = format!("{}..{}", seg.rows.start, seg.rows.end);
-            return Err(mismatch(OP, "a segment's row range", got, format!("one that starts at {next}")));
-        }
-        next = seg.rows.end;
-    }
-    let rows = batch.rows();
+    let rows = covered(OP, batch)?;
     same(OP, "keys", k, (rows, spec.n_kv_heads * spec.d_head))?;
     same(OP, "values", v, k)?;
     same(OP, "queries", q, (q_rows.map_or(rows, RowSet::len), spec.n_heads * spec.d_head))?;

@@ -5,6 +5,7 @@
 
 mod attention;
 mod dense;
+mod lstm;
 mod pointwise;
 mod vocab;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use crate::KEY_BLOCK;
 use crate::error::{Error, Result};
-use crate::kernels::{AttnGrads, Kernels, NormArgs, NormGrads};
+use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, EditOp, KvUse, Qkv, RopeTable, RowEdit, RowSet, Vocab,
     VocabOut,
@@ -362,6 +363,29 @@ impl Kernels for Reference {
         dstats: Option<&RefBuf>,
     ) -> Result<AttnGrads<RefBuf>> {
         attention::backward(&qkv, spec, batch, q_rows, probe, dz, dmass, dstats)
+    }
+
+    fn lstm(
+        &mut self,
+        pre: &RefBuf,
+        w: &RefWeight,
+        bias: Option<&RefBuf>,
+        batch: &Batch,
+        keep: bool,
+    ) -> Result<(RefBuf, Option<LstmKept<RefBuf>>)> {
+        let (hidden, kept) = lstm::forward(pre, w, bias, batch);
+        Ok((hidden, keep.then_some(kept)))
+    }
+
+    fn lstm_vjp(
+        &mut self,
+        hidden: &RefBuf,
+        kept: &LstmKept<RefBuf>,
+        w: &RefWeight,
+        batch: &Batch,
+        dh: &RefBuf,
+    ) -> Result<LstmGrads<RefBuf>> {
+        Ok(lstm::backward(hidden, kept, w, batch, dh))
     }
 
     fn rows(&mut self, x: &RefBuf, r: &[u32]) -> Result<RefBuf> {

@@ -1,6 +1,6 @@
 //! The backward half of the tape: one sweep from the last operation to the first.
 
-use super::{Attention, Grads, Measure, Node, NodeId, Op, Operand, Tape, Var, Wanted};
+use super::{Attention, Grads, Lstm, Measure, Node, NodeId, Op, Operand, Tape, Var, Wanted};
 use crate::eager::{check, norm_args};
 use crate::error::Result;
 use crate::kernels::Kernels;
@@ -181,6 +181,7 @@ impl<K: Kernels> Sweep<'_, K> {
                 self.give(Some(x), d)
             }
             Op::Attention(layer) => self.attention(*layer, Some(dy)),
+            Op::Lstm(layer) => self.lstm(*layer, &dy),
             Op::Measured { of, what } => {
                 if let Op::Attention(layer) = &mut self.nodes[(of.0 - self.base) as usize].op {
                     match what {
@@ -215,6 +216,14 @@ impl<K: Kernels> Sweep<'_, K> {
             self.give(x, d)?;
         }
         Ok(())
+    }
+
+    /// All time steps at once; the weight's gradient is one product over all positions.
+    fn lstm(&mut self, layer: Lstm<K>, dh: &K::Buf) -> Result<()> {
+        let Lstm { pre, recurrent, batch, hidden, kept } = layer;
+        let d = self.kernels.lstm_vjp(&hidden, &kept, &recurrent.w.value, &batch, dh)?;
+        self.map(&recurrent, None, Some(&d.before), &d.dpre)?;
+        self.give(pre, d.dpre)
     }
 
     /// The output's gradient and those of what was measured, at once.

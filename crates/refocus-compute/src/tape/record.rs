@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Attention, Measure, Op, Operand, Tape, Var};
+use super::{Attention, Lstm, Measure, Op, Operand, Tape, Var};
 use crate::error::Result;
 use crate::kernels::Kernels;
 use crate::ops::{
@@ -198,6 +198,16 @@ impl<K: Kernels> Ops for Tape<K> {
         let mass = out.mass.map(|y| measured(y, Measure::Mass));
         let stats = out.stats.map(|y| measured(y, Measure::Stats));
         Ok(AttnOut { z, mass, stats, raw: out.raw })
+    }
+
+    fn lstm(&mut self, pre: &Var<K>, recurrent: &Linear<K>, batch: &Batch) -> Result<Var<K>> {
+        let id = self.live("lstm", pre)?;
+        let depends = id.is_some() || self.wants_map(recurrent);
+        let (hidden, kept) = self.eager.lstm_kept(&pre.value, recurrent, batch, depends)?;
+        let Some(kept) = kept else { return Ok(self.plain(hidden)) };
+        let (recurrent, batch) = (copy_map(recurrent), batch.clone());
+        let layer = Lstm { pre: id, recurrent, batch, hidden: Rc::clone(&hidden), kept };
+        Ok(self.record(hidden, Op::Lstm(Box::new(layer))))
     }
 
     fn rows(&mut self, x: &Var<K>, r: &[u32]) -> Result<Var<K>> {

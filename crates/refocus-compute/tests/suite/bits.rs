@@ -124,6 +124,30 @@ fn forward_kernels(cpu: &mut Cpu) -> Result<Named> {
     Ok(out)
 }
 
+/// The recurrence of an LSTM layer, forward and back.
+fn lstm_kernels(cpu: &mut Cpu) -> Result<Named> {
+    let rng = &mut Rng::new(17);
+    let mut out = Named::new();
+    for hidden in [5, 32, 130] {
+        let (w, batch) =
+            (weight(cpu, rng, Dtype::F32, 4 * hidden, hidden)?, Batch::from_lengths([9, 1, 40, 3, 0, 9]));
+        let (pre, bias) = (random(cpu, rng, batch.rows(), 4 * hidden)?, random(cpu, rng, 1, 4 * hidden)?);
+        let (y, kept) = cpu.lstm(&pre, &w, Some(&bias), &batch, true)?;
+        let kept = kept.expect("asked for");
+        let d = cpu.lstm_vjp(&y, &kept, &w, &batch, &y)?;
+        for (name, x) in [
+            ("states", y),
+            ("gates", kept.gates),
+            ("cells", kept.cells),
+            ("gradient", d.dpre),
+            ("before", d.before),
+        ] {
+            out.push((format!("{name} of {hidden}"), bits(&x, cpu)));
+        }
+    }
+    Ok(out)
+}
+
 /// Head widths that fill no vector, grouped heads, windows shorter and longer than a block of keys.
 fn specs() -> [AttnSpec; 4] {
     [
@@ -148,14 +172,40 @@ fn attention_input(cpu: &mut Cpu, rng: &mut Rng, spec: &AttnSpec) -> Result<(Bat
 
 #[test]
 fn every_instruction_set_and_number_of_threads_gives_the_same_bits() {
-    let want = forward_kernels(&mut Cpu::new(Isa::Portable, 1)).unwrap();
-    for isa in isas() {
-        for threads in [1, 2, 3, 7] {
-            let got = forward_kernels(&mut Cpu::new(isa, threads)).unwrap();
-            assert_eq!(got.len(), want.len());
-            for ((name, got), (_, want)) in got.iter().zip(&want) {
-                assert!(got == want, "{name} with {threads} threads on {isa:?}");
+    for kernels in [forward_kernels, lstm_kernels] {
+        let want = kernels(&mut Cpu::new(Isa::Portable, 1)).unwrap();
+        for isa in isas() {
+            for threads in [1, 2, 3, 7] {
+                let got = kernels(&mut Cpu::new(isa, threads)).unwrap();
+                assert_eq!(got.len(), want.len());
+                for ((name, got), (_, want)) in got.iter().zip(&want) {
+                    assert!(got == want, "{name} with {threads} threads on {isa:?}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_of_an_lstm_is_the_same_alone_and_among_others() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 2);
+        let rng = &mut Rng::new(18);
+        let hidden = 37;
+        let w = weight(cpu, rng, Dtype::F32, 4 * hidden, hidden).unwrap();
+        let batch = Batch::from_lengths((0..60).map(|i| (7 * i) % 23));
+        let pre = random(cpu, rng, batch.rows(), 4 * hidden).unwrap();
+        let (all, kept) = cpu.lstm(&pre, &w, None, &batch, true).unwrap();
+        let d = cpu.lstm_vjp(&all, &kept.unwrap(), &w, &batch, &all).unwrap().dpre;
+        let (want, dwant) = (bits(&all, cpu), bits(&d, cpu));
+        for seg in batch.segs.iter().rev().filter(|s| !s.rows.is_empty()) {
+            let rows: Vec<u32> = seg.rows.clone().collect();
+            let (own, alone) = (cpu.rows(&pre, &rows).unwrap(), Batch::from_lengths([rows.len()]));
+            let (y, kept) = cpu.lstm(&own, &w, None, &alone, true).unwrap();
+            let d = cpu.lstm_vjp(&y, &kept.unwrap(), &w, &alone, &y).unwrap().dpre;
+            let at = |width: usize| seg.rows.start as usize * width..seg.rows.end as usize * width;
+            assert!(bits(&y, cpu) == want[at(hidden)], "{isa:?}, {:?}", seg.rows);
+            assert!(bits(&d, cpu) == dwant[at(4 * hidden)], "{isa:?}, {:?}, gradient", seg.rows);
         }
     }
 }
@@ -164,15 +214,21 @@ fn every_instruction_set_and_number_of_threads_gives_the_same_bits() {
 /// system's). Another number means other results than every version before: the rules of
 /// `docs/determinism.md` have changed, and the change log must say so.
 const WRITTEN_DOWN: u64 = 0xc11e_be8a_ca0f_309c;
+/// The same over [`lstm_kernels`].
+const WRITTEN_DOWN_LSTM: u64 = 0xc834_da41_c5f3_bfb3;
 
 #[test]
 fn the_bits_are_those_of_other_machines() {
-    let all = forward_kernels(&mut Cpu::new(Isa::detect(), 2)).unwrap();
-    let words = all.iter().filter(|(name, _)| name != "rope").flat_map(|(_, bits)| bits);
-    let hash = words
-        .flat_map(|w| w.to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |h: u64, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    assert!(hash == WRITTEN_DOWN, "the bits are {hash:#x} here, {WRITTEN_DOWN:#x} was written down");
+    let cpu = &mut Cpu::new(Isa::detect(), 2);
+    let all = [(forward_kernels(cpu), WRITTEN_DOWN), (lstm_kernels(cpu), WRITTEN_DOWN_LSTM)];
+    for (named, written) in all {
+        let named = named.unwrap();
+        let words = named.iter().filter(|(name, _)| name != "rope").flat_map(|(_, bits)| bits);
+        let hash = words
+            .flat_map(|w| w.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325, |h: u64, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        assert!(hash == written, "the bits are {hash:#x} here, {written:#x} was written down");
+    }
 }
 
 #[test]

@@ -316,6 +316,31 @@ fn attention_under_pattern_edits() {
 }
 
 #[test]
+fn lstm() {
+    for seed in 0..2 {
+        for (lengths, bias) in [(vec![4, 1, 0, 3], true), (vec![6], false), (vec![2, 5], true)] {
+            let mut rng = Rng::new(seed);
+            let (batch, h) = (Batch::from_lengths(lengths), 3);
+            // x, W_ih, W_hh, biases
+            let mut inputs = vec![rng.buf(batch.rows(), 2), rng.buf(4 * h, 2), rng.buf(4 * h, h)];
+            if bias {
+                inputs.extend([rng.buf(1, 4 * h), rng.buf(1, 4 * h)]);
+            }
+            check("lstm", &inputs, |g| {
+                let x = g.var(0);
+                let (input, recurrent) = (g.linear(1, bias.then_some(3)), g.linear(2, bias.then_some(4)));
+                let pre = g.tape.linear(&x, &[&input], Then::default())?;
+                let y = g.tape.lstm(&pre, &recurrent, &batch)?;
+                // Another layer on top, of the same weights.
+                let deep = g.linear(2, bias.then_some(4));
+                let pre = g.tape.linear(&y, &[&deep], Then::default())?;
+                Ok(vec![g.tape.lstm(&pre, &recurrent, &batch)?, y])
+            });
+        }
+    }
+}
+
+#[test]
 fn edits() {
     for seed in 0..3 {
         let mut rng = Rng::new(seed);

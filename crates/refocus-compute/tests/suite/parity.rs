@@ -64,6 +64,9 @@ pub fn agree<K: Kernels>(kernels: K, seed: u64, tol: f64) -> Result<()> {
         vocabulary(&mut b, rows)?;
         selections(&mut b, rows)?;
     }
+    for hidden in [1, 7, 24, 130] {
+        lstm(&mut b, hidden)?;
+    }
     for spec in [
         heads(1, 1, 3),
         heads(4, 2, 16),
@@ -270,6 +273,31 @@ fn selections<K: Kernels>(b: &mut Both<K>, rows: usize) -> Result<()> {
             b.r.edit(&mut y.1, &edit)?;
             b.same(&edit, &y.0, &y.1)?;
         }
+    }
+    Ok(())
+}
+
+/// More sequences than run side by side.
+fn lstm<K: Kernels>(b: &mut Both<K>, hidden: usize) -> Result<()> {
+    let lengths = [3, 0, 1, 17].into_iter().chain((0..27).map(|i| i % 5));
+    let batch = Batch::from_lengths(lengths);
+    let pre = b.buf(batch.rows(), 4 * hidden)?;
+    // Small enough that rounding does not grow from step to step.
+    let data: Vec<f32> = b.rng.f32s(4 * hidden * hidden).iter().map(|x| x / (hidden as f32).sqrt()).collect();
+    let w = (b.k.pack(&source(4 * hidden, hidden, &data))?, b.r.pack(&source(4 * hidden, hidden, &data))?);
+    let (bias, dh) = (b.buf(1, 4 * hidden)?, b.buf(batch.rows(), hidden)?);
+    for bias in [None, Some(&bias)] {
+        let got = b.k.lstm(&pre.0, &w.0, bias.map(|b| &b.0), &batch, true)?;
+        let want = b.r.lstm(&pre.1, &w.1, bias.map(|b| &b.1), &batch, true)?;
+        b.same(("lstm", hidden), &got.0, &want.0)?;
+        assert!(b.k.lstm(&pre.0, &w.0, bias.map(|b| &b.0), &batch, false)?.1.is_none());
+        let (mine, theirs) = (got.1.expect("kept"), want.1.expect("kept"));
+        b.same(("gates", hidden), &mine.gates, &theirs.gates)?;
+        b.same(("cells", hidden), &mine.cells, &theirs.cells)?;
+        let got = b.k.lstm_vjp(&got.0, &mine, &w.0, &batch, &dh.0)?;
+        let want = b.r.lstm_vjp(&want.0, &theirs, &w.1, &batch, &dh.1)?;
+        b.same(("dpre", hidden), &got.dpre, &want.dpre)?;
+        b.same(("before", hidden), &got.before, &want.before)?;
     }
     Ok(())
 }
