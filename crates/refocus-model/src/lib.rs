@@ -36,4 +36,4 @@ pub use run_error::RunError;
 pub use site::{Kind, Site, SiteError};
 pub use spec::*;
 pub use tokenizer::Tokenizer;
-pub use weights::{Block, Model, ParamInfo, ParamSource};
+pub use weights::{Block, Model, ParamInfo, ParamSource, param_name};

@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{LoadError, LoadResult};
 use crate::names::{Part, Which};
 use crate::spec::ModelSpec;
-use crate::weights::{ParamSource, label};
+use crate::weights::{ParamSource, param_name};
 
 /// What errors name in place of a file.
 const ORIGIN: &str = "(parameters in memory)";
@@ -68,7 +68,7 @@ impl Params {
     /// # Errors
     /// The model has no such part, or another number of values is needed.
     pub fn insert(&mut self, part: Part, layer: usize, which: Which, data: Vec<f32>) -> LoadResult<()> {
-        let label = label(part, layer, which);
+        let label = param_name(part, layer, which);
         let [n, k] = part.shape(&self.spec);
         let want = if which == Which::Weight { n * k } else { n };
         let blocks = if Part::GLOBAL.contains(&part) { 1 } else { self.spec.n_layers };
@@ -103,6 +103,11 @@ impl Params {
     /// Every parameter, in one fixed order.
     pub fn iter(&self) -> impl Iterator<Item = (Part, usize, Which, &[f32])> {
         self.values.iter().map(|(&(part, layer, which), v)| (part, layer, which, v.data.as_slice()))
+    }
+
+    /// The values in the order of [`Params::iter`].
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.values.values_mut().map(|v| v.data.as_mut_slice())
     }
 
     /// How many numbers they are.

@@ -112,8 +112,8 @@ struct Loader<'a, K: Kernels, S> {
     params: Vec<ParamInfo>,
 }
 
-/// How errors name a parameter.
-pub(crate) fn label(part: Part, layer: usize, which: Which) -> String {
+/// A parameter in words, such as `Up Bias of block 3`. No two have the same.
+pub fn param_name(part: Part, layer: usize, which: Which) -> String {
     if Part::GLOBAL.contains(&part) {
         return format!("{part:?} {which:?}");
     }
@@ -132,7 +132,7 @@ impl<K: Kernels, S: ParamSource> Loader<'_, K, S> {
     }
 
     fn wrong(&self, part: Part, layer: usize, which: Which, why: String) -> LoadError {
-        self.refused(refocus_compute::Error::Source { name: label(part, layer, which), why })
+        self.refused(refocus_compute::Error::Source { name: param_name(part, layer, which), why })
     }
 
     fn missing(&self, part: Part, layer: usize) -> LoadError {

@@ -69,6 +69,21 @@ impl AdamW {
         self.step
     }
 
+    /// First and second moment of each parameter.
+    pub(crate) fn moments(&self) -> &[(Vec<f32>, Vec<f32>)] {
+        &self.moments
+    }
+
+    /// Goes on where `step` steps have been taken with these moments.
+    pub(crate) fn resume(&mut self, step: u32, moments: Vec<(Vec<f32>, Vec<f32>)>) {
+        self.step = 0;
+        self.powers = (1.0, 1.0);
+        for _ in 0..step {
+            self.advance();
+        }
+        self.moments = moments;
+    }
+
     /// Starts the next step; [`AdamW::update`] then takes each parameter once.
     pub fn advance(&mut self) {
         self.step += 1;

@@ -3,6 +3,7 @@
 use refocus_compute::{Activation, NormKind, Philox, Purpose};
 use refocus_model::{Family, ModelSpec, Params, Part, Positions, Which, Wiring};
 
+use crate::draw::Draw;
 use crate::error::{Result, TrainError};
 
 /// What the blocks are made of.
@@ -100,61 +101,38 @@ impl Architecture {
     /// As [`Architecture::spec`].
     pub fn init(&self, seed: u64) -> Result<Params> {
         let spec = self.spec()?;
-        let draw = Draw { rng: Philox::new(seed, Purpose::new("initial parameters")), number: 0 };
-        draw.all(spec, self.style == Style::Learned).map_err(|source| TrainError::Params { step: 0, source })
+        let draw = Draw::new(Philox::new(seed, Purpose::new("initial parameters")));
+        draw_all(draw, spec, self.style == Style::Learned)
+            .map_err(|source| TrainError::Params { step: 0, source })
     }
 }
 
-/// Draws parameter after parameter; its number is the step of the generator.
-struct Draw {
-    rng: Philox,
-    number: u32,
-}
-
-impl Draw {
-    fn all(mut self, spec: ModelSpec, biases: bool) -> Result<Params, refocus_model::LoadError> {
-        let mut out = Params::new(spec.clone());
-        let blocks = (0..spec.n_layers).flat_map(|l| Part::BLOCK.map(|p| (p, l)));
-        for (part, layer) in Part::GLOBAL.map(|p| (p, 0)).into_iter().chain(blocks) {
-            if !part.exists(&spec) {
-                continue;
-            }
-            let [n, k] = part.shape(&spec);
-            let bound = 1.0 / (k as f64).sqrt();
-            let weight = match part {
-                Part::Embed => self.normal(n * k, 2f64.sqrt() * bound),
-                Part::PosEmbed => self.normal(n * k, bound),
-                _ if part.is_norm() => vec![1.0; n],
-                _ => self.uniform(n * k, bound),
-            };
-            out.insert(part, layer, Which::Weight, weight)?;
-            let bias = match part {
-                _ if !biases => continue,
-                _ if part.is_norm() => vec![0.0; n],
-                Part::Up | Part::Down | Part::Unembed => self.uniform(n, bound),
-                _ => continue,
-            };
-            out.insert(part, layer, Which::Bias, bias)?;
+/// Every parameter of a specification.
+fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, refocus_model::LoadError> {
+    let mut out = Params::new(spec.clone());
+    let blocks = (0..spec.n_layers).flat_map(|l| Part::BLOCK.map(|p| (p, l)));
+    for (part, layer) in Part::GLOBAL.map(|p| (p, 0)).into_iter().chain(blocks) {
+        if !part.exists(&spec) {
+            continue;
         }
-        Ok(out)
+        let [n, k] = part.shape(&spec);
+        let bound = 1.0 / (k as f64).sqrt();
+        let weight = match part {
+            Part::Embed => draw.normal(n * k, 2f64.sqrt() * bound),
+            Part::PosEmbed => draw.normal(n * k, bound),
+            _ if part.is_norm() => vec![1.0; n],
+            _ => draw.uniform(n * k, bound),
+        };
+        out.insert(part, layer, Which::Weight, weight)?;
+        let bias = match part {
+            _ if !biases => continue,
+            _ if part.is_norm() => vec![0.0; n],
+            Part::Up | Part::Down | Part::Unembed => draw.uniform(n, bound),
+            _ => continue,
+        };
+        out.insert(part, layer, Which::Bias, bias)?;
     }
-
-    /// `n` numbers of `N(0, deviation²)`.
-    fn normal(&mut self, n: usize, deviation: f64) -> Vec<f32> {
-        self.number += 1;
-        (0..n).map(|i| (deviation * self.rng.normal(self.number, i as u32)) as f32).collect()
-    }
-
-    /// `n` numbers within `±bound`.
-    fn uniform(&mut self, n: usize, bound: f64) -> Vec<f32> {
-        self.number += 1;
-        let share = |w: u32| (f64::from(w) + 0.5) / f64::from(1u32 << 31) - 1.0;
-        (0..n)
-            .step_by(4)
-            .flat_map(|i| self.rng.at(self.number, 0, (i / 4) as u32).into_iter().take(n - i))
-            .map(|w| (bound * share(w)) as f32)
-            .collect()
-    }
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //! (`spec/flip-flop.md` 1.2). The input holds the true answers of earlier reads.
 
 use refocus_compute::Ops;
-use refocus_model::{Model, RunError};
+use refocus_model::RunError;
 use refocus_tasks::flipflop::{FlipFlop, Split, reads};
 
 use crate::trainer::{Examples, Score, score};
+use crate::weights::Net;
 
 /// Strings scored in one pass.
 const PASS: usize = 16;
@@ -37,7 +38,7 @@ pub fn batch(language: &FlipFlop, seed: u64, step: u32, sequences: usize) -> Exa
 /// As [`refocus_model::forward`].
 pub fn test<O: Ops>(
     o: &mut O,
-    m: &Model<O::K>,
+    m: &Net<O::K>,
     language: &FlipFlop,
     seed: u64,
     sequences: usize,

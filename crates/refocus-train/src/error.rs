@@ -36,6 +36,14 @@ pub enum TrainError {
         /// What is wrong.
         why: String,
     },
+    /// A parameter that is not as it must be.
+    #[error("{name}: {why}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A loss that is no number.
     #[error("step {step}: the loss is {loss}; a lower learning rate than {lr:e} may help")]
     Loss {

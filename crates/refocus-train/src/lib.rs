@@ -10,10 +10,15 @@
 mod adamw;
 mod architecture;
 pub mod clean;
+mod draw;
 mod error;
+mod lstm;
 mod trainer;
+mod weights;
 
 pub use adamw::{AdamW, Schedule};
 pub use architecture::{Architecture, Style};
 pub use error::{Result, TrainError};
+pub use lstm::{Lstm, LstmShape, LstmWeights};
 pub use trainer::{Config, Examples, Report, Score, Trainer, score};
+pub use weights::{Net, Tensor, Weights};

@@ -1,10 +1,11 @@
 //! The training step: forward on a tape, backward, AdamW, pack again.
 
-use refocus_compute::{Batch, Eager, Kernels, KvUse, Ops, RowSet, Tape, Vocab, VocabOut};
-use refocus_model::{Mode, Model, Params, Plan, Reading, Readout, RunError, forward};
+use refocus_compute::{Eager, Kernels, Ops, ParamId, Tape, Vocab, VocabOut};
+use refocus_model::RunError;
 
 use crate::adamw::{AdamW, Schedule};
 use crate::error::{Result, TrainError};
+use crate::weights::{Net, Weights};
 
 /// How to train. The default is the paper's canonical run (`spec/flip-flop.md` 2.1).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,8 +16,12 @@ pub struct Config {
     pub betas: (f32, f32),
     /// Added to the root of the second moment: 1e-8.
     pub eps: f32,
-    /// Decoupled decay of every parameter: 0.1.
+    /// Decoupled decay of every parameter, norms, biases and embeddings among them: 0.1. The paper names
+    /// no exception, and its code base has none.
     pub weight_decay: f32,
+    /// Longest gradient, all parameters together; longer ones are shortened to it. None (the default): as
+    /// they are.
+    pub clip: Option<f32>,
 }
 
 impl Default for Config {
@@ -26,6 +31,7 @@ impl Default for Config {
             betas: (0.9, 0.999),
             eps: 1e-8,
             weight_decay: 0.1,
+            clip: None,
         }
     }
 }
@@ -56,21 +62,6 @@ impl Examples {
         let ascending = self.rows.windows(2).all(|w| w[0] < w[1]);
         (!ascending).then(|| "the rows that are asked do not ascend".to_owned())
     }
-
-    /// Runs a model on them with one question at the rows asked. In the last layer only these rows have
-    /// queries, an MLP and logits.
-    fn ask<O: Ops>(&self, o: &mut O, m: &Model<O::K>, want: Vocab) -> Result<VocabOut<O::T>, RunError> {
-        let batch = Batch::from_lengths(self.lengths.iter().copied());
-        let readout = Readout::logits(&m.spec, Some(RowSet::new(self.rows.clone())), vec![want]);
-        let plan = Plan::compile(&m.spec, &batch, &[readout], &[], Mode::default())?;
-        let mut readings = forward(o, m, &self.ids, &plan, KvUse::None)?;
-        match readings.pop() {
-            Some(Reading::Lens(mut sites)) => {
-                sites.pop().and_then(|mut answers| answers.pop()).ok_or(RunError::Unread(0))
-            }
-            _ => Err(RunError::Unread(0)),
-        }
-    }
 }
 
 /// One step.
@@ -87,9 +78,11 @@ pub struct Report {
 /// A model that learns.
 pub struct Trainer<K: Kernels> {
     config: Config,
-    params: Params,
+    weights: Weights,
     optimizer: AdamW,
-    model: Model<K>,
+    net: Net<K>,
+    /// Of each parameter, in the order of the weights.
+    ids: Vec<ParamId>,
     tape: Tape<K>,
 }
 
@@ -98,17 +91,24 @@ impl<K: Kernels> Trainer<K> {
     ///
     /// # Errors
     /// Parameters or settings that cannot be used.
-    pub fn new(params: Params, config: Config, mut kernels: K) -> Result<Self> {
-        let model = pack(&params, &mut kernels, 0)?;
+    pub fn new(weights: impl Into<Weights>, config: Config, mut kernels: K) -> Result<Self> {
+        let weights = weights.into();
+        let net = weights.pack(&mut kernels, 0)?;
         let lr = config.schedule.lr;
         if !(lr >= 0.0 && lr.is_finite()) {
             let (got, why) = (f64::from(lr), "it must not be negative");
             return Err(TrainError::Config { what: "lr", got, why });
         }
-        let lengths =
-            model.params.iter().map(|p| params.get(p.part, p.layer, p.which).map_or(0, <[f32]>::len));
+        if let Some(clip) = config.clip
+            && !(clip > 0.0 && clip.is_finite())
+        {
+            let (got, why) = (f64::from(clip), "it must be positive");
+            return Err(TrainError::Config { what: "clip", got, why });
+        }
+        let lengths = weights.values().map(|(_, x)| x.len());
         let optimizer = AdamW::new(lengths, config.betas, config.eps, config.weight_decay)?;
-        Ok(Self { config, params, optimizer, model, tape: Tape::new(kernels) })
+        let ids = net.ids(&weights);
+        Ok(Self { config, weights, optimizer, net, ids, tape: Tape::new(kernels) })
     }
 
     /// One step on one batch. After an error the parameters may be half updated: the run is over.
@@ -121,27 +121,26 @@ impl<K: Kernels> Trainer<K> {
         if let Some(why) = examples.defect() {
             return Err(TrainError::Examples { step, why });
         }
-        let (loss, grads) = self.gradients(examples).map_err(|source| TrainError::Run { step, source })?;
+        let (loss, mut grads) =
+            self.gradients(examples).map_err(|source| TrainError::Run { step, source })?;
         if !loss.is_finite() {
             return Err(TrainError::Loss { step, loss, lr });
         }
-        self.optimizer.advance();
-        for (i, (p, d)) in self.model.params.iter().zip(&grads).enumerate() {
-            if let Some(x) = self.params.get_mut(p.part, p.layer, p.which) {
-                self.optimizer.update(i, x, d, lr);
-            }
+        if let Some(longest) = self.config.clip {
+            shorten(&mut grads, longest);
         }
-        self.model = pack(&self.params, self.tape.kernels(), step)?;
+        self.optimizer.advance();
+        for (i, (x, d)) in self.weights.values_mut().into_iter().zip(&grads).enumerate() {
+            self.optimizer.update(i, x, d, lr);
+        }
+        self.net = self.weights.pack(self.tape.kernels(), step)?;
         Ok(Report { step, loss, lr })
     }
 
-    /// The loss, and the gradient of each of the model's parameters in their order.
+    /// The loss, and the gradient of each parameter in their order.
     fn gradients(&mut self, examples: &Examples) -> Result<(f32, Vec<Vec<f32>>), RunError> {
-        let nll = match examples.ask(
-            &mut self.tape,
-            &self.model,
-            Vocab::Nll(examples.targets.as_slice().into()),
-        )? {
+        let want = Vocab::Nll(examples.targets.as_slice().into());
+        let nll = match self.net.ask(&mut self.tape, examples, want)? {
             VocabOut::Values(nll) => nll,
             VocabOut::Top(_) | VocabOut::Ranks(_) => return Err(RunError::Unread(0)),
         };
@@ -149,12 +148,12 @@ impl<K: Kernels> Trainer<K> {
         let loss = self.tape.to_host(&mean)?.first().copied().unwrap_or(f32::NAN);
         let grads = self.tape.backward(&mean, None)?;
         let kernels = self.tape.kernels();
-        let mut out = Vec::with_capacity(self.model.params.len());
-        for p in &self.model.params {
-            out.push(match grads.param(p.id) {
+        let mut out = Vec::with_capacity(self.ids.len());
+        for (id, (_, x)) in self.ids.iter().zip(self.weights.values()) {
+            out.push(match grads.param(*id) {
                 Some(d) => kernels.download(d)?,
                 // Nothing of this batch reached it.
-                None => vec![0.0; self.params.get(p.part, p.layer, p.which).map_or(0, <[f32]>::len)],
+                None => vec![0.0; x.len()],
             });
         }
         Ok((loss, out))
@@ -166,18 +165,44 @@ impl<K: Kernels> Trainer<K> {
     }
 
     /// The parameters as they are now.
-    pub fn params(&self) -> &Params {
-        &self.params
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The optimizer as it is now.
+    pub(crate) fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// Goes on from values and moments of `step` steps ago, each as long as the parameters they belong to.
+    pub(crate) fn resume(
+        &mut self,
+        step: u32,
+        values: Vec<Vec<f32>>,
+        moments: Vec<(Vec<f32>, Vec<f32>)>,
+    ) -> Result<()> {
+        for (x, value) in self.weights.values_mut().into_iter().zip(values) {
+            x.copy_from_slice(&value);
+        }
+        self.optimizer.resume(step, moments);
+        self.net = self.weights.pack(self.tape.kernels(), step)?;
+        Ok(())
     }
 
     /// The model as it is now, and operations to run it with.
-    pub fn model(&mut self) -> (&Model<K>, &mut Eager<K>) {
-        (&self.model, self.tape.eager())
+    pub fn model(&mut self) -> (&Net<K>, &mut Eager<K>) {
+        (&self.net, self.tape.eager())
     }
 }
 
-fn pack<K: Kernels>(params: &Params, kernels: &mut K, step: u32) -> Result<Model<K>> {
-    Model::from_params(params.spec(), kernels, params).map_err(|source| TrainError::Params { step, source })
+/// Scales all gradients together so that their length is at most `longest`.
+fn shorten(grads: &mut [Vec<f32>], longest: f32) {
+    let square: f64 = grads.iter().flatten().map(|&d| f64::from(d) * f64::from(d)).sum();
+    let length = square.sqrt();
+    if length > f64::from(longest) {
+        let by = (f64::from(longest) / length) as f32;
+        grads.iter_mut().flatten().for_each(|d| *d *= by);
+    }
 }
 
 /// First choices that were right.
@@ -199,9 +224,9 @@ impl Score {
 /// Asks a model for its first choice at the rows of some examples.
 ///
 /// # Errors
-/// As [`forward`].
-pub fn score<O: Ops>(o: &mut O, m: &Model<O::K>, examples: &Examples) -> Result<Score, RunError> {
-    let VocabOut::Top(top) = examples.ask(o, m, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
+/// As [`refocus_model::forward`].
+pub fn score<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Score, RunError> {
+    let VocabOut::Top(top) = m.ask(o, examples, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
     let first = top.iter().map(|row| row.first().map(|choice| choice.0));
     let right = first.zip(&examples.targets).filter(|(choice, target)| *choice == Some(**target)).count();
     Ok(Score { right, asked: examples.rows.len() })

@@ -3,7 +3,9 @@
 use refocus_compute::{Cpu, Isa, Kernels, Reference};
 use refocus_model::{Params, capture};
 use refocus_tasks::flipflop::{FlipFlop, Split, VOCAB};
-use refocus_train::{Architecture, Config, Examples, Report, Schedule, Style, TrainError, Trainer, clean};
+use refocus_train::{
+    Architecture, Config, Examples, Report, Schedule, Style, TrainError, Trainer, Weights, clean,
+};
 
 const TOKENS: usize = 32;
 const DATA_SEED: u64 = 2;
@@ -72,6 +74,7 @@ fn two_hundred_steps_learn_the_language() {
         assert!(last < loss && last < first / 4.0 && s.accuracy() > accuracy, "{what}");
 
         // It is a model like any other: every site can be read.
+        let m = m.transformer().expect("a transformer");
         let ids: Vec<Vec<u32>> = language().strings(DATA_SEED, Split::Test, 0).take(2).collect();
         let sites = refocus_model::Site::all(&m.spec);
         let seen = capture(o, m, &ids, &sites, true, &[]).expect("sites");
@@ -79,8 +82,8 @@ fn two_hundred_steps_learn_the_language() {
     }
 }
 
-fn bits(p: &Params) -> Vec<u32> {
-    p.iter().flat_map(|(.., x)| x.iter().map(|x| x.to_bits())).collect()
+fn bits(p: &Weights) -> Vec<u32> {
+    p.values().flat_map(|(_, x)| x.iter().map(|x| x.to_bits())).collect()
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn a_run_has_the_same_bits_at_any_number_of_threads_and_on_any_instruction_set()
         let run = |isa, threads, seed| {
             let first = first_params(style, 32, seed);
             let (t, reports) = train(Cpu::new(isa, threads), first, config(3e-3, 6), 8);
-            (bits(t.params()), reports)
+            (bits(t.weights()), reports)
         };
         let want = run(Isa::detect(), 1, 1);
         assert!(run(Isa::detect(), 1, 1) == want, "{style:?} twice");

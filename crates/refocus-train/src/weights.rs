@@ -1,0 +1,139 @@
+//! What learns: the parameters of a transformer or an LSTM, as plain numbers and packed.
+
+use refocus_compute::{Batch, Kernels, Ops, ParamId, RowSet, Vocab, VocabOut};
+use refocus_model::{Mode, Model, ModelSpec, Params, Plan, Reading, Readout, RunError, forward, param_name};
+
+use crate::error::{Result, TrainError};
+use crate::lstm::{Lstm, LstmWeights};
+use crate::trainer::Examples;
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Name.
+    pub name: String,
+    /// `[n_out, n_in]`; a vector `[n, 1]`.
+    pub shape: [usize; 2],
+    /// Row-major.
+    pub data: Vec<f32>,
+}
+
+/// The parameters of one of the two kinds of models.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weights {
+    /// A transformer.
+    Transformer(Params),
+    /// An LSTM.
+    Lstm(LstmWeights),
+}
+
+impl From<Params> for Weights {
+    fn from(p: Params) -> Self {
+        Weights::Transformer(p)
+    }
+}
+
+impl From<LstmWeights> for Weights {
+    fn from(w: LstmWeights) -> Self {
+        Weights::Lstm(w)
+    }
+}
+
+impl Weights {
+    /// How many numbers they are.
+    pub fn count(&self) -> usize {
+        self.values().map(|(_, x)| x.len()).sum()
+    }
+
+    /// The transformer, if it is one.
+    pub fn params(&self) -> Option<&Params> {
+        if let Weights::Transformer(p) = self { Some(p) } else { None }
+    }
+
+    /// Every parameter's name and values, in one fixed order.
+    pub fn values(&self) -> Box<dyn Iterator<Item = (String, &[f32])> + '_> {
+        match self {
+            Weights::Transformer(p) => {
+                Box::new(p.iter().map(|(part, layer, which, x)| (param_name(part, layer, which), x)))
+            }
+            Weights::Lstm(w) => Box::new(w.tensors.iter().map(|t| (t.name.clone(), t.data.as_slice()))),
+        }
+    }
+
+    /// The values in the same order.
+    pub(crate) fn values_mut(&mut self) -> Vec<&mut [f32]> {
+        match self {
+            Weights::Transformer(p) => p.values_mut().collect(),
+            Weights::Lstm(w) => w.tensors.iter_mut().map(|t| t.data.as_mut_slice()).collect(),
+        }
+    }
+
+    pub(crate) fn pack<K: Kernels>(&self, kernels: &mut K, step: u32) -> Result<Net<K>> {
+        match self {
+            Weights::Transformer(p) => Model::from_params(p.spec(), kernels, p)
+                .map(|m| Net::Transformer(Box::new(m)))
+                .map_err(|source| TrainError::Params { step, source }),
+            Weights::Lstm(w) => w
+                .pack(kernels)
+                .map(Net::Lstm)
+                .map_err(|source| TrainError::Run { step, source: source.into() }),
+        }
+    }
+}
+
+/// A model of either kind, ready to run.
+pub enum Net<K: Kernels> {
+    /// A transformer; every readout and patch works on it.
+    Transformer(Box<Model<K>>),
+    /// An LSTM.
+    Lstm(Lstm<K>),
+}
+
+impl<K: Kernels> Net<K> {
+    /// The transformer, if it is one.
+    pub fn transformer(&self) -> Option<&Model<K>> {
+        if let Net::Transformer(m) = self { Some(m) } else { None }
+    }
+
+    /// The id of each parameter, in the order of [`Weights::values`].
+    pub(crate) fn ids(&self, weights: &Weights) -> Vec<ParamId> {
+        match (self, weights) {
+            (Net::Transformer(m), Weights::Transformer(p)) => {
+                let id = |part, layer, which| {
+                    m.params.iter().find(|i| (i.part, i.layer, i.which) == (part, layer, which)).map(|i| i.id)
+                };
+                p.iter().filter_map(|(part, layer, which, _)| id(part, layer, which)).collect()
+            }
+            (_, weights) => (0..weights.values().count() as u32).map(ParamId).collect(),
+        }
+    }
+
+    /// Asks one question at the rows of some examples. In a transformer's last layer only these rows have
+    /// queries, an MLP and logits.
+    pub(crate) fn ask<O: Ops<K = K>>(
+        &self,
+        o: &mut O,
+        examples: &Examples,
+        want: Vocab,
+    ) -> Result<VocabOut<O::T>, RunError> {
+        let batch = Batch::from_lengths(examples.lengths.iter().copied());
+        match self {
+            Net::Transformer(m) => {
+                let plan = plan(&m.spec, &batch, examples, want)?;
+                let mut readings = forward(o, m, &examples.ids, &plan, refocus_compute::KvUse::None)?;
+                match readings.pop() {
+                    Some(Reading::Lens(mut sites)) => {
+                        sites.pop().and_then(|mut answers| answers.pop()).ok_or(RunError::Unread(0))
+                    }
+                    _ => Err(RunError::Unread(0)),
+                }
+            }
+            Net::Lstm(m) => m.ask(o, &examples.ids, &batch, &examples.rows, want)?.ok_or(RunError::Unread(0)),
+        }
+    }
+}
+
+fn plan(spec: &ModelSpec, batch: &Batch, examples: &Examples, want: Vocab) -> Result<Plan, RunError> {
+    let readout = Readout::logits(spec, Some(RowSet::new(examples.rows.clone())), vec![want]);
+    Ok(Plan::compile(spec, batch, &[readout], &[], Mode::default())?)
+}
