@@ -6,7 +6,8 @@
 
 use refocus_compute::{Cpu, Isa};
 use refocus_tasks::flipflop::{FlipFlop, VOCAB};
-use refocus_train::{Architecture, Config, Style, Trainer, clean};
+use refocus_train::flipflop::Mode;
+use refocus_train::{Architecture, Config, Trainer, flipflop};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,14 +18,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("seven numbers: layers, width, heads, tokens, batch, threads, steps".into());
     };
     let vocab = if all { 1024 } else { VOCAB };
-    let first = Architecture { style: Style::Learned, layers, d_model, heads, vocab, n_ctx }.init(1)?;
+    let first = Architecture::paper(layers, d_model, heads).init(vocab, n_ctx, 1)?;
     let language = FlipFlop::ignoring(n_ctx, 0.8)?;
     let mut cpu = Cpu::new(Isa::detect(), threads);
     let name = cpu.isa().name();
     println!("{name}, {threads} threads, peak {:.0} GFLOP/s", cpu.peak_gflops(300));
     let mut trainer = Trainer::new(first, Config::default(), cpu)?;
     for step in 0..steps as u32 {
-        let mut e = clean::batch(&language, 1, step, batch);
+        let mut e = flipflop::batch(&[language], Mode::Clean, 1, step, batch);
         if all {
             e.ids.iter_mut().enumerate().for_each(|(i, id)| *id = (*id + 7 * i as u32) % 1024);
             e.rows = (0..e.ids.len() as u32).collect();

@@ -2,65 +2,129 @@
 
 use refocus_compute::{Activation, NormKind, Philox, Purpose};
 use refocus_model::{Family, ModelSpec, Params, Part, Positions, Which, Wiring};
+use serde::{Deserialize, Serialize};
 
 use crate::draw::Draw;
 use crate::error::{Result, TrainError};
 
-/// What the blocks are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// Learned positions, LayerNorm, exact GELU, biases in the MLP and the unembedding but not in
-    /// attention: the paper's model in its code base (x-transformers, `spec/flip-flop.md` 2.1).
+/// How positions enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PositionKind {
+    /// A learned vector a position.
     Learned,
-    /// Rotary positions over whole heads, RMSNorm, gated SiLU of width `8/3 · d_model` (rounded up to a
-    /// multiple of 16), no biases: a small Llama.
+    /// Rotation of queries and keys over whole heads, base 10,000.
     Rotary,
 }
 
-/// A small model; the embedding is not tied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mlp {
+    /// `down(gelu(up(x)))`, the exact GELU.
+    Gelu,
+    /// `down(gelu(gate(x)) · up(x))`.
+    Geglu,
+    /// `down(silu(gate(x)) · up(x))`.
+    Swiglu,
+}
+
+/// The norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Norms {
+    /// LayerNorm before attention, MLP and unembedding.
+    Layer,
+    /// RMSNorm there.
+    Rms,
+}
+
+/// A small transformer, pre-norm, its unembedding apart from the embedding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// What the blocks are made of.
-    pub style: Style,
     /// Blocks.
     pub layers: usize,
     /// Width of the residual stream.
     pub d_model: usize,
     /// Heads; they share the width evenly.
     pub heads: usize,
-    /// Ids.
-    pub vocab: usize,
-    /// Longest sequence.
-    pub n_ctx: usize,
+    /// Width of the MLP; absent: four times the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_mlp: Option<usize>,
+    /// How positions enter.
+    pub positions: PositionKind,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The norms.
+    pub norm: Norms,
+    /// Biases of norms, MLP and unembedding; attention has none.
+    pub bias: bool,
+    /// Attention's scores are divided by it, and by the root of the head's width.
+    pub temperature: f64,
 }
 
 impl Architecture {
-    /// The specification that the forward pass reads.
+    /// The paper's model in its code base, x-transformers (`spec/flip-flop.md` 2.1): learned positions,
+    /// LayerNorm, exact GELU, biases in the MLP and the unembedding but not in attention.
+    pub fn paper(layers: usize, d_model: usize, heads: usize) -> Self {
+        Self {
+            layers,
+            d_model,
+            heads,
+            d_mlp: None,
+            positions: PositionKind::Learned,
+            mlp: Mlp::Gelu,
+            norm: Norms::Layer,
+            bias: true,
+            temperature: 1.0,
+        }
+    }
+
+    /// A small Llama: rotary positions, RMSNorm, gated SiLU of width `8/3 · d_model` (rounded up to a
+    /// multiple of 16), no biases.
+    pub fn llama(layers: usize, d_model: usize, heads: usize) -> Self {
+        Self {
+            d_mlp: Some(d_model.saturating_mul(8).div_ceil(3).next_multiple_of(16)),
+            positions: PositionKind::Rotary,
+            mlp: Mlp::Swiglu,
+            norm: Norms::Rms,
+            bias: false,
+            ..Self::paper(layers, d_model, heads)
+        }
+    }
+
+    /// The specification that the forward pass reads, for `vocab` ids and sequences of up to `n_ctx`.
     ///
     /// # Errors
     /// A number is zero, heads do not divide the width, or a rotated head has an odd width.
-    pub fn spec(&self) -> Result<ModelSpec> {
-        let Self { style, layers, d_model, heads, vocab, n_ctx } = *self;
-        let sizes = [layers, d_model, heads, vocab, n_ctx];
-        let names = ["layers", "d_model", "heads", "vocab", "n_ctx"];
+    pub fn spec(&self, vocab: usize, n_ctx: usize) -> Result<ModelSpec> {
+        let Self { layers, d_model, heads, .. } = *self;
+        let d_mlp = self.d_mlp.unwrap_or(d_model.saturating_mul(4));
+        let sizes = [layers, d_model, heads, d_mlp, vocab, n_ctx];
+        let names = ["layers", "d_model", "heads", "d_mlp", "vocab", "n_ctx"];
         for (what, got) in names.into_iter().zip(sizes) {
-            if got == 0 {
-                return Err(TrainError::Architecture { what, got, why: "it must not be zero" });
-            }
+            let why = match got {
+                0 => "it must not be zero",
+                1..=16_777_216 => continue,
+                _ => "no model is that large",
+            };
+            return Err(TrainError::Architecture { what, got, why });
         }
+        let refuse = |what, got, why| Err(TrainError::Architecture { what, got, why });
         if !d_model.is_multiple_of(heads) {
-            return Err(TrainError::Architecture {
-                what: "heads",
-                got: heads,
-                why: "they must divide d_model",
-            });
+            return refuse("heads", heads, "they must divide d_model");
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            let (what, got) = ("temperature", self.temperature);
+            return Err(TrainError::Config { what, got, why: "it must be positive" });
         }
         let d_head = d_model / heads;
-        let rotary = style == Style::Rotary;
+        let rotary = self.positions == PositionKind::Rotary;
         if rotary && !d_head.is_multiple_of(2) {
-            let why = "rotary positions need an even width of the heads";
-            return Err(TrainError::Architecture { what: "heads", got: heads, why });
+            return refuse("heads", heads, "rotary positions need an even width of the heads");
         }
+        let scale = 1.0 / ((d_head as f64).sqrt() * self.temperature);
         Ok(ModelSpec {
             family: if rotary { Family::Llama } else { Family::Gpt2 },
             n_layers: layers,
@@ -69,23 +133,24 @@ impl Architecture {
             n_heads: heads,
             n_kv_heads: heads,
             d_head,
-            d_mlp: if rotary { (8 * d_model).div_ceil(3).next_multiple_of(16) } else { 4 * d_model },
+            d_mlp,
             vocab,
             n_ctx,
             wiring: Wiring::PreNorm,
-            norm: if rotary { NormKind::Rms } else { NormKind::Layer },
+            norm: if self.norm == Norms::Rms { NormKind::Rms } else { NormKind::Layer },
             norm_eps: 1e-5,
             final_norm: true,
-            positions: if rotary {
-                Positions::Rotary { dims: d_head, base: 10_000.0, interleaved: false, scaling: None }
-            } else {
-                Positions::Learned { offset: 0 }
+            positions: match self.positions {
+                PositionKind::Rotary => {
+                    Positions::Rotary { dims: d_head, base: 10_000.0, interleaved: false, scaling: None }
+                }
+                PositionKind::Learned => Positions::Learned { offset: 0 },
             },
-            attn_scale: vec![1.0 / (d_head as f32).sqrt(); layers],
+            attn_scale: vec![scale as f32; layers],
             window: vec![None; layers],
             qk_norm: false,
-            act: if rotary { Activation::Silu } else { Activation::Gelu },
-            gated_mlp: rotary,
+            act: if self.mlp == Mlp::Swiglu { Activation::Silu } else { Activation::Gelu },
+            gated_mlp: self.mlp != Mlp::Gelu,
             tied: false,
             bos: None,
             eos: Vec::new(),
@@ -99,11 +164,10 @@ impl Architecture {
     ///
     /// # Errors
     /// As [`Architecture::spec`].
-    pub fn init(&self, seed: u64) -> Result<Params> {
-        let spec = self.spec()?;
+    pub fn init(&self, vocab: usize, n_ctx: usize, seed: u64) -> Result<Params> {
+        let spec = self.spec(vocab, n_ctx)?;
         let draw = Draw::new(Philox::new(seed, Purpose::new("initial parameters")));
-        draw_all(draw, spec, self.style == Style::Learned)
-            .map_err(|source| TrainError::Params { step: 0, source })
+        draw_all(draw, spec, self.bias).map_err(|source| TrainError::Params { step: 0, source })
     }
 }
 
@@ -126,8 +190,10 @@ fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, ref
         out.insert(part, layer, Which::Weight, weight)?;
         let bias = match part {
             _ if !biases => continue,
+            // RMSNorm has none.
+            _ if part.is_norm() && spec.norm == NormKind::Rms => continue,
             _ if part.is_norm() => vec![0.0; n],
-            Part::Up | Part::Down | Part::Unembed => draw.uniform(n, bound),
+            Part::Gate | Part::Up | Part::Down | Part::Unembed => draw.uniform(n, bound),
             _ => continue,
         };
         out.insert(part, layer, Which::Bias, bias)?;
@@ -139,21 +205,19 @@ fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, ref
 mod tests {
     use super::*;
 
-    fn learned(layers: usize, d_model: usize, heads: usize) -> Architecture {
-        Architecture { style: Style::Learned, layers, d_model, heads, vocab: 5, n_ctx: 512 }
-    }
-
     /// `spec/flip-flop.md` 2.1: the parameter counts of the paper's code base.
     #[test]
     fn the_papers_models_have_their_number_of_parameters() {
-        for (a, want) in [(learned(6, 512, 8), 19_170_309), (learned(2, 128, 4), 462_597)] {
-            assert_eq!(a.init(0).expect("parameters").count(), want);
+        for (a, want) in
+            [(Architecture::paper(6, 512, 8), 19_170_309), (Architecture::paper(2, 128, 4), 462_597)]
+        {
+            assert_eq!(a.init(5, 512, 0).expect("parameters").count(), want);
         }
     }
 
     #[test]
     fn first_parameters_have_the_deviations_said() {
-        let p = learned(2, 64, 4).init(5).expect("parameters");
+        let p = Architecture::paper(2, 64, 4).init(5, 512, 5).expect("parameters");
         let deviation = |part, layer, which| {
             let x = p.get(part, layer, which).expect("values");
             (x.iter().map(|x| f64::from(x * x)).sum::<f64>() / x.len() as f64).sqrt()
@@ -180,10 +244,12 @@ mod tests {
 
     #[test]
     fn impossible_models_are_refused() {
-        let refusal = |a: Architecture| a.spec().err().map(|e| e.to_string());
-        assert_eq!(refusal(learned(0, 64, 4)).as_deref(), Some("layers is 0: it must not be zero"));
-        assert_eq!(refusal(learned(2, 64, 5)).as_deref(), Some("heads is 5: they must divide d_model"));
-        let odd = Architecture { style: Style::Rotary, ..learned(1, 9, 3) };
-        assert!(refusal(odd).is_some_and(|e| e.contains("even")));
+        let refusal = |a: Architecture| a.spec(5, 512).err().map(|e| e.to_string());
+        let paper = Architecture::paper;
+        assert_eq!(refusal(paper(0, 64, 4)).as_deref(), Some("layers is 0: it must not be zero"));
+        assert_eq!(refusal(paper(2, 64, 5)).as_deref(), Some("heads is 5: they must divide d_model"));
+        assert!(refusal(paper(2, usize::MAX, 5)).is_some_and(|e| e.contains("d_model")));
+        assert!(refusal(Architecture::llama(1, 9, 3)).is_some_and(|e| e.contains("even")));
+        assert!(refusal(Architecture { temperature: 0.0, ..paper(1, 8, 1) }).is_some());
     }
 }

@@ -1,6 +1,10 @@
 //! What can go wrong while a model learns.
 
+use std::io;
+use std::path::PathBuf;
+
 use refocus_model::{LoadError, RunError};
+use refocus_tasks::flipflop::LanguageError;
 
 /// A result of this crate.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -71,5 +75,60 @@ pub enum TrainError {
         /// Cause.
         #[source]
         source: RunError,
+    },
+    /// No such strings.
+    #[error(transparent)]
+    Language(#[from] LanguageError),
+    /// A configuration that cannot be read.
+    #[error("the configuration cannot be read: {0}")]
+    Toml(Box<toml::de::Error>),
+    /// A configuration that cannot be written.
+    #[error("the configuration cannot be written")]
+    TomlOut(#[source] Box<toml::ser::Error>),
+    /// A checkpoint or configuration that cannot be used.
+    #[error("{}: {why}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The folder holds another run.
+    #[error("{}: this is another run, its {field} is {there} and not {here}", path.display())]
+    Other {
+        /// The file that says so.
+        path: PathBuf,
+        /// The first field that differs.
+        field: String,
+        /// Its value there.
+        there: String,
+        /// Its value in the configuration at hand.
+        here: String,
+    },
+    /// Another process works on the same run.
+    #[error("{}: another process is training here", dir.display())]
+    Busy {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("{}: cannot be written at step {step}; what was saved before is as it was", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Step.
+        step: u32,
+        /// Cause.
+        #[source]
+        source: io::Error,
     },
 }

@@ -2,23 +2,31 @@
 //! through the one forward pass, on a tape, so every readout and every patch works on it.
 //!
 //! [`Architecture`] says what the model is and draws its first parameters; [`Trainer`] takes steps of
-//! [`AdamW`] under a [`Schedule`]; [`clean`] makes the flip-flop task's examples and scores.
+//! [`AdamW`] under a [`Schedule`]; [`flipflop`] makes the flip-flop task's examples and scores. A
+//! [`RunConfig`] is a whole run as data, and [`Run`] carries it out in a folder.
 //!
 //! A run is a pure function of its seeds and configuration: the same bits at any number of threads and
 //! on every instruction set, and no generator has a state that a resumed run would need.
 
 mod adamw;
 mod architecture;
-pub mod clean;
+mod atomic;
+mod config;
 mod draw;
 mod error;
+pub mod flipflop;
 mod lstm;
+mod run;
+mod saved;
 mod trainer;
 mod weights;
 
 pub use adamw::{AdamW, Schedule};
-pub use architecture::{Architecture, Style};
+pub use architecture::{Architecture, Mlp, Norms, PositionKind};
+pub use config::{ModelConfig, Optimizer, Preset, RunConfig, Task, TestSet, Watch};
 pub use error::{Result, TrainError};
 pub use lstm::{Lstm, LstmShape, LstmWeights};
+pub use run::{Progress, Run};
+pub use saved::{Saved, checkpoint_path, load};
 pub use trainer::{Config, Examples, Report, Score, Trainer, score};
 pub use weights::{Net, Tensor, Weights};

@@ -3,8 +3,9 @@
 use refocus_compute::{Cpu, Isa, Kernels, Reference};
 use refocus_model::{Params, capture};
 use refocus_tasks::flipflop::{FlipFlop, Split, VOCAB};
+use refocus_train::flipflop::Mode;
 use refocus_train::{
-    Architecture, Config, Examples, Report, Schedule, Style, TrainError, Trainer, Weights, clean,
+    Architecture, Config, Examples, Report, Schedule, TrainError, Trainer, Weights, flipflop,
 };
 
 const TOKENS: usize = 32;
@@ -16,9 +17,13 @@ fn language() -> FlipFlop {
 }
 
 /// Two layers, four heads.
+/// A maker of an architecture, and its name.
+type Style = (&'static str, fn(usize, usize, usize) -> Architecture);
+const PAPER: Style = ("paper", Architecture::paper);
+const LLAMA: Style = ("llama", Architecture::llama);
+
 fn first_params(style: Style, d_model: usize, seed: u64) -> Params {
-    let a = Architecture { style, layers: 2, d_model, heads: 4, vocab: VOCAB, n_ctx: TOKENS };
-    a.init(seed).expect("parameters")
+    style.1(2, d_model, 4).init(VOCAB, TOKENS, seed).expect("parameters")
 }
 
 fn config(lr: f32, steps: u32) -> Config {
@@ -28,8 +33,10 @@ fn config(lr: f32, steps: u32) -> Config {
 /// Runs a whole schedule and gives the reports.
 fn train<K: Kernels>(kernels: K, first: Params, config: Config, batch: usize) -> (Trainer<K>, Vec<Report>) {
     let mut t = Trainer::new(first, config, kernels).expect("a trainer");
-    let step =
-        |step| t.step(&clean::batch(&language(), DATA_SEED, step, batch)).unwrap_or_else(|e| panic!("{e}"));
+    let step = |step| {
+        t.step(&flipflop::batch(&[language()], Mode::Clean, DATA_SEED, step, batch))
+            .unwrap_or_else(|e| panic!("{e}"))
+    };
     let reports = (0..config.schedule.steps).map(step).collect();
     (t, reports)
 }
@@ -40,7 +47,7 @@ fn mean(reports: &[Report]) -> f32 {
 
 /// How often the test strings' more frequent answer, and the bit just before a read, are right.
 fn baselines(strings: usize) -> (f64, f64) {
-    let e = clean::examples(language().strings(DATA_SEED, Split::Test, 0).take(strings));
+    let e = flipflop::examples(Mode::Clean, language().strings(DATA_SEED, Split::Test, 0).take(strings));
     let share = |hits: usize| hits as f64 / e.rows.len() as f64;
     let ones = share(e.targets.iter().filter(|&&t| t == e.targets[0]).count());
     let copied = e.rows.iter().zip(&e.targets).filter(|(r, t)| e.ids[**r as usize - 1] == **t).count();
@@ -58,14 +65,15 @@ fn two_hundred_steps_learn_the_language() {
     let strings = 256;
     let (majority, copied) = baselines(strings);
     assert!(majority < 0.53 && copied < 0.74, "baselines {majority:.3}, {copied:.3}");
-    for (style, loss, accuracy) in [(Style::Learned, 0.3, 0.9), (Style::Rotary, 0.05, 0.98)] {
+    for (style, loss, accuracy) in [(PAPER, 0.3, 0.9), (LLAMA, 0.05, 0.98)] {
         let first = first_params(style, 64, 1);
         let (mut t, reports) = train(Cpu::new(Isa::detect(), 1), first, config(3e-3, 200), 16);
         let (first, last) = (mean(&reports[..5]), mean(&reports[190..]));
         let (m, o) = t.model();
-        let s = clean::test(o, m, &language(), DATA_SEED, strings).expect("a score");
+        let s = flipflop::test(o, m, &language(), DATA_SEED, strings).expect("a score");
         let what = format!(
-            "{style:?}: loss {first:.3} to {last:.3}, {}/{} = {:.3} right; majority {majority:.3}, copying {copied:.3}",
+            "{}: loss {first:.3} to {last:.3}, {}/{} = {:.3} right; majority {majority:.3}, copying {copied:.3}",
+            style.0,
             s.right,
             s.asked,
             s.accuracy()
@@ -88,19 +96,19 @@ fn bits(p: &Weights) -> Vec<u32> {
 
 #[test]
 fn a_run_has_the_same_bits_at_any_number_of_threads_and_on_any_instruction_set() {
-    for style in [Style::Learned, Style::Rotary] {
+    for style in [PAPER, LLAMA] {
         let run = |isa, threads, seed| {
             let first = first_params(style, 32, seed);
             let (t, reports) = train(Cpu::new(isa, threads), first, config(3e-3, 6), 8);
             (bits(t.weights()), reports)
         };
         let want = run(Isa::detect(), 1, 1);
-        assert!(run(Isa::detect(), 1, 1) == want, "{style:?} twice");
+        assert!(run(Isa::detect(), 1, 1) == want, "{} twice", style.0);
         for isa in
             [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon].into_iter().filter(|isa| isa.available())
         {
             for threads in [1, 2, 3] {
-                assert!(run(isa, threads, 1) == want, "{style:?} on {} with {threads} threads", isa.name());
+                assert!(run(isa, threads, 1) == want, "{} on {} with {threads} threads", style.0, isa.name());
             }
         }
         assert!(run(Isa::detect(), 1, 9) != want, "another seed, the same model");
@@ -110,12 +118,12 @@ fn a_run_has_the_same_bits_at_any_number_of_threads_and_on_any_instruction_set()
 /// The same run in f64 arithmetic (parameters stay f32).
 #[test]
 fn the_reference_learns_the_same() {
-    for style in [Style::Learned, Style::Rotary] {
+    for style in [PAPER, LLAMA] {
         let first = first_params(style, 32, 1);
         let (_, cpu) = train(Cpu::new(Isa::detect(), 1), first.clone(), config(1e-3, 8), 2);
         let (_, reference) = train(Reference, first, config(1e-3, 8), 2);
         for (a, b) in cpu.iter().zip(&reference) {
-            assert!((a.loss - b.loss).abs() <= 2e-4, "{style:?}: {a:?} and {b:?}");
+            assert!((a.loss - b.loss).abs() <= 2e-4, "{}: {a:?} and {b:?}", style.0);
         }
     }
 }
@@ -123,10 +131,9 @@ fn the_reference_learns_the_same() {
 #[test]
 fn numbers_that_are_none_are_errors_that_name_the_step() {
     let cpu = || Cpu::new(Isa::detect(), 1);
-    let batch = clean::batch(&language(), DATA_SEED, 0, 1);
+    let batch = flipflop::batch(&[language()], Mode::Clean, DATA_SEED, 0, 1);
     // Steps this large leave the numbers whose squares are numbers. LayerNorm makes NaN of them.
-    let mut t =
-        Trainer::new(first_params(Style::Learned, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
+    let mut t = Trainer::new(first_params(PAPER, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
     assert!(t.step(&batch).is_ok());
     let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Loss { step: 2, loss, .. } if !loss.is_finite()), "{e:?}");
@@ -139,7 +146,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
         let cause = std::error::Error::source(e).and_then(|e| e.source()).map(ToString::to_string);
         assert!(cause.is_some_and(|c| c.contains("NaN or infinite")), "{e:?}");
     };
-    let mut t = Trainer::new(first_params(Style::Rotary, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
+    let mut t = Trainer::new(first_params(LLAMA, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
     assert!(t.step(&batch).is_ok());
     let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Params { step: 2, .. }), "{e:?}");
@@ -148,7 +155,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
     // A step beyond all numbers.
     let schedule = Schedule { lr: f32::MAX, warmup: 0, steps: 1 };
     let settings = Config { schedule, ..Config::default() };
-    let mut t = Trainer::new(first_params(Style::Learned, 32, 1), settings, cpu()).expect("a trainer");
+    let mut t = Trainer::new(first_params(PAPER, 32, 1), settings, cpu()).expect("a trainer");
     let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Params { step: 1, .. }), "{e:?}");
     cause(&e);
@@ -156,9 +163,9 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
 
 #[test]
 fn examples_that_do_not_fit_are_named() {
-    let first = first_params(Style::Rotary, 32, 1);
+    let first = first_params(LLAMA, 32, 1);
     let mut t = Trainer::new(first, config(1e-3, 9), Cpu::new(Isa::detect(), 1)).expect("a trainer");
-    let good = clean::batch(&language(), 0, 0, 2);
+    let good = flipflop::batch(&[language()], Mode::Clean, 0, 0, 2);
     assert_eq!(t.step(&good).expect("a step").step, 1);
     let mut refusal = |change: fn(&mut Examples)| {
         let mut e = good.clone();
@@ -175,7 +182,7 @@ fn examples_that_do_not_fit_are_named() {
 #[test]
 fn clean_examples_ask_at_reads_and_nowhere_else() {
     let strings: Vec<Vec<u32>> = language().strings(4, Split::Train, 3).take(3).collect();
-    let e = clean::batch(&language(), 4, 3, 3);
+    let e = flipflop::batch(&[language()], Mode::Clean, 4, 3, 3);
     assert_eq!(e.ids, strings.concat());
     assert_eq!(e.lengths, [TOKENS; 3]);
     let reads: Vec<u32> = (0..e.ids.len() as u32).filter(|&i| e.ids[i as usize] == 1).collect();

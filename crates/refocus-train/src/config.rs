@@ -1,0 +1,349 @@
+//! A run as data: everything that its result depends on.
+
+use refocus_tasks::flipflop::{CANONICAL, FlipFlop, HALF, Sets, VOCAB};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use toml::Value;
+
+use crate::adamw::Schedule;
+use crate::architecture::Architecture;
+use crate::error::{Result, TrainError};
+use crate::flipflop::Mode;
+use crate::lstm::LstmShape;
+use crate::trainer;
+use crate::weights::Weights;
+
+/// A training run of the flip-flop task. The same configuration gives the same bytes on every machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Seed of first parameters and dropout.
+    pub seed: u64,
+    /// Seed of the strings.
+    pub data_seed: u64,
+    /// What is learned.
+    pub task: Task,
+    /// What learns.
+    pub model: ModelConfig,
+    /// How.
+    pub optimizer: Optimizer,
+    /// What is watched meanwhile.
+    pub watch: Watch,
+}
+
+/// Strings and questions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Symbols of a string.
+    pub tokens: usize,
+    /// Probabilities to ignore; each string has one of them, all equally often.
+    pub ignore: Vec<f64>,
+    /// Which positions are asked.
+    pub mode: Mode,
+    /// Strings of a step.
+    pub batch: usize,
+}
+
+/// What learns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// A transformer.
+    Transformer(Architecture),
+    /// An LSTM of one layer.
+    Lstm {
+        /// Width of embedding and state.
+        hidden: usize,
+    },
+}
+
+/// AdamW and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Steps of the run; the rate would be 0 one step later.
+    pub steps: u32,
+    /// Highest rate.
+    pub lr: f64,
+    /// Steps of linear rise.
+    pub warmup: u32,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Of every parameter.
+    pub weight_decay: f64,
+    /// Longest gradient; absent: gradients are not clipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+}
+
+impl Default for Optimizer {
+    /// The paper's.
+    fn default() -> Self {
+        Self {
+            steps: 10_000,
+            lr: 3e-4,
+            warmup: 50,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: None,
+        }
+    }
+}
+
+/// What is measured and saved on the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// Steps between tests; 0: only at the end.
+    pub every: u32,
+    /// Steps between checkpoints.
+    pub save_every: u32,
+    /// What is tested; counts go into the curve.
+    pub sets: Vec<TestSet>,
+}
+
+/// Test strings of one language.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestSet {
+    /// Names the columns of the curve.
+    pub name: String,
+    /// Probability to ignore.
+    pub ignore: f64,
+    /// Strings.
+    pub sequences: u32,
+}
+
+/// A named configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The paper's LSTM, in full (`spec/flip-flop.md` 2.3).
+    Lstm,
+    /// A transformer that two cores train in minutes on strings of half the length.
+    Cpu,
+    /// The paper's transformer (`spec/flip-flop.md` 2.1).
+    Paper,
+}
+
+impl Preset {
+    /// The configuration.
+    pub fn config(self) -> RunConfig {
+        let sets = |s: &Sets, sequences: [u32; 3]| {
+            let one = |name: &str, ignore, sequences| TestSet { name: name.to_owned(), ignore, sequences };
+            vec![
+                one("in", s.trained.ignore, sequences[0]),
+                one("sparse", s.sparse.ignore, sequences[1]),
+                one("dense", s.dense.ignore, sequences[2]),
+            ]
+        };
+        let of = |s: &Sets, model, optimizer, watch| RunConfig {
+            seed: 0,
+            data_seed: 0,
+            task: Task { tokens: s.tokens, ignore: vec![s.trained.ignore], mode: Mode::Clean, batch: 16 },
+            model,
+            optimizer,
+            watch,
+        };
+        match self {
+            Preset::Lstm => of(
+                &CANONICAL,
+                ModelConfig::Lstm { hidden: 128 },
+                Optimizer { steps: 500, ..Optimizer::default() },
+                Watch { every: 100, save_every: 100, sets: sets(&CANONICAL, [100, 200, 50]) },
+            ),
+            Preset::Cpu => of(
+                &HALF,
+                ModelConfig::Transformer(Architecture::llama(2, 128, 4)),
+                Optimizer { steps: 4_000, lr: 1e-3, ..Optimizer::default() },
+                Watch { every: 500, save_every: 250, sets: sets(&HALF, [100, 200, 50]) },
+            ),
+            Preset::Paper => of(
+                &CANONICAL,
+                ModelConfig::Transformer(Architecture::paper(6, 512, 8)),
+                Optimizer::default(),
+                Watch { every: 1_000, save_every: 100, sets: sets(&CANONICAL, [1_000, 1_000, 100]) },
+            ),
+        }
+    }
+}
+
+fn bad(what: &'static str, got: f64, why: &'static str) -> TrainError {
+    TrainError::Config { what, got, why }
+}
+
+impl RunConfig {
+    /// Reads a `config.toml`.
+    ///
+    /// # Errors
+    /// No TOML, an unknown or missing key, or a value of the wrong type.
+    pub fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| TrainError::Toml(Box::new(e)))
+    }
+
+    /// As `config.toml` holds it.
+    ///
+    /// # Errors
+    /// A number that TOML cannot hold.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| TrainError::TomlOut(Box::new(e)))
+    }
+
+    /// `sha256:…` of [`RunConfig::to_toml`].
+    ///
+    /// # Errors
+    /// As [`RunConfig::to_toml`].
+    pub fn hash(&self) -> Result<String> {
+        let digest = Sha256::digest(self.to_toml()?);
+        Ok(digest.iter().fold("sha256:".to_owned(), |hex, byte| hex + &format!("{byte:02x}")))
+    }
+
+    /// Refuses what cannot be run.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<()> {
+        self.languages()?;
+        for s in &self.watch.sets {
+            FlipFlop::ignoring(self.task.tokens, s.ignore)?;
+        }
+        let counts = [
+            ("task.batch", self.task.batch as f64),
+            ("optimizer.steps", f64::from(self.optimizer.steps)),
+            ("watch.save_every", f64::from(self.watch.save_every)),
+        ];
+        for (what, got) in counts {
+            if got < 1.0 {
+                return Err(bad(what, got, "it must not be zero"));
+            }
+        }
+        if self.task.batch.saturating_mul(self.task.tokens) > 1 << 26 {
+            return Err(bad("task.batch", self.task.batch as f64, "a step of so many symbols does not fit"));
+        }
+        if let ModelConfig::Transformer(a) = &self.model {
+            a.spec(VOCAB, self.task.tokens)?;
+        }
+        Ok(())
+    }
+
+    /// The languages to learn.
+    ///
+    /// # Errors
+    /// There is none, or one that cannot be.
+    pub fn languages(&self) -> Result<Vec<FlipFlop>> {
+        if self.task.ignore.is_empty() {
+            return Err(bad("task.ignore", 0.0, "at least one probability is needed"));
+        }
+        Ok(self
+            .task
+            .ignore
+            .iter()
+            .map(|&p| FlipFlop::ignoring(self.task.tokens, p))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// First parameters.
+    ///
+    /// # Errors
+    /// Sizes that make no model.
+    pub fn init(&self) -> Result<Weights> {
+        Ok(match &self.model {
+            ModelConfig::Transformer(a) => a.init(VOCAB, self.task.tokens, self.seed)?.into(),
+            ModelConfig::Lstm { hidden } => {
+                LstmShape { vocab: VOCAB, hidden: *hidden }.init(self.seed)?.into()
+            }
+        })
+    }
+
+    /// The trainer's part.
+    pub fn trainer(&self) -> trainer::Config {
+        let o = &self.optimizer;
+        trainer::Config {
+            schedule: Schedule { lr: o.lr as f32, warmup: o.warmup, steps: o.steps },
+            betas: (o.beta1 as f32, o.beta2 as f32),
+            eps: o.eps as f32,
+            weight_decay: o.weight_decay as f32,
+            clip: o.clip.map(|c| c as f32),
+        }
+    }
+
+    /// The first field in which another configuration differs, with its value there and here.
+    ///
+    /// # Errors
+    /// As [`RunConfig::to_toml`].
+    pub fn difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
+        let table = |c: &Self| Value::try_from(c).map_err(|e| TrainError::TomlOut(Box::new(e)));
+        Ok(first_difference("", Some(&table(other)?), Some(&table(self)?)))
+    }
+}
+
+fn first_difference(
+    path: &str,
+    there: Option<&Value>,
+    here: Option<&Value>,
+) -> Option<(String, String, String)> {
+    if there == here {
+        return None;
+    }
+    if let (Some(Value::Table(a)), Some(Value::Table(b))) = (there, here) {
+        let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
+        return keys.map(|k| first_difference(&join(k), a.get(k), b.get(k))).find_map(|d| d);
+    }
+    let show = |v: Option<&Value>| v.map_or_else(|| "absent".to_owned(), Value::to_string);
+    Some((path.to_owned(), show(there), show(here)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_can_be_run_and_written() {
+        for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper] {
+            let c = preset.config();
+            c.check().expect("a configuration");
+            let text = c.to_toml().expect("text");
+            assert_eq!(RunConfig::parse(&text).expect("the same"), c, "{text}");
+            assert_eq!(c.difference(&c).expect("tables"), None);
+        }
+        assert_eq!(Preset::Lstm.config().init().expect("weights").count(), 133_381);
+        assert_eq!(Preset::Paper.config().init().expect("weights").count(), 19_170_309);
+    }
+
+    #[test]
+    fn the_differing_field_is_named() {
+        let (a, mut b) = (Preset::Cpu.config(), Preset::Cpu.config());
+        b.optimizer.lr = 0.002;
+        let d = a.difference(&b).expect("tables").expect("a difference");
+        assert_eq!(d, ("optimizer.lr".to_owned(), "0.002".to_owned(), "0.001".to_owned()));
+        b.optimizer.lr = a.optimizer.lr;
+        b.optimizer.clip = Some(1.0);
+        let d = a.difference(&b).expect("tables").expect("a difference");
+        assert_eq!(d, ("optimizer.clip".to_owned(), "1.0".to_owned(), "absent".to_owned()));
+        assert_ne!(a.hash().expect("a hash"), b.hash().expect("a hash"));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_named() {
+        let refusal = |change: fn(&mut RunConfig)| {
+            let mut c = Preset::Lstm.config();
+            change(&mut c);
+            c.check().err().map(|e| e.to_string()).expect("an error")
+        };
+        assert!(refusal(|c| c.task.tokens = 511).contains("511"));
+        assert!(refusal(|c| c.task.ignore = vec![1.5]).contains("1.5"));
+        assert!(refusal(|c| c.task.ignore.clear()).contains("task.ignore"));
+        assert!(refusal(|c| c.task.batch = 0).contains("task.batch"));
+        assert!(refusal(|c| c.task.batch = usize::MAX).contains("task.batch"));
+        let text = Preset::Lstm.config().to_toml().expect("text");
+        let e = RunConfig::parse(&text.replace("warmup", "warmpu")).err().map(|e| e.to_string());
+        assert!(e.is_some_and(|e| e.contains("warmpu")));
+    }
+}

@@ -1,0 +1,180 @@
+//! A run in a folder: it begins where the last checkpoint left it, and writes configuration, curve,
+//! checkpoints and, at the end, the model.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use refocus_compute::Kernels;
+use refocus_tasks::flipflop::FlipFlop;
+
+use crate::atomic;
+use crate::config::RunConfig;
+use crate::error::{Result, TrainError};
+use crate::flipflop;
+use crate::saved::{checkpoint_path, load, save};
+use crate::trainer::{Report, Score, Trainer};
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The step.
+    pub report: Report,
+    /// Counts on the test sets, in their order, where they were due.
+    pub scores: Option<Vec<Score>>,
+    /// Whether a checkpoint was written.
+    pub saved: bool,
+}
+
+/// A run under way.
+pub struct Run<K: Kernels> {
+    dir: PathBuf,
+    config: RunConfig,
+    languages: Vec<FlipFlop>,
+    tests: Vec<FlipFlop>,
+    trainer: Trainer<K>,
+    curve: BufWriter<File>,
+    /// Step that the run began at, when it was opened.
+    resumed: u32,
+    /// Held while the run lives.
+    _lock: File,
+}
+
+impl<K: Kernels> Run<K> {
+    /// Begins a run in a folder, or goes on with the one that is there.
+    ///
+    /// # Errors
+    /// The configuration cannot be run, the folder cannot be written to or is in use, or it holds a run of
+    /// another configuration or a damaged checkpoint.
+    pub fn open(dir: &Path, config: RunConfig, kernels: K) -> Result<Self> {
+        config.check()?;
+        let write = |path: &Path, source| TrainError::Write { path: path.to_owned(), step: 0, source };
+        fs::create_dir_all(dir).map_err(|e| write(dir, e))?;
+        let lock_path = dir.join(".lock");
+        let lock = File::create(&lock_path).map_err(|e| write(&lock_path, e))?;
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(TrainError::Busy { dir: dir.to_owned() });
+        }
+        let settings = dir.join("config.toml");
+        if let Ok(text) = fs::read_to_string(&settings) {
+            let there = RunConfig::parse(&text)
+                .map_err(|e| TrainError::Checkpoint { path: settings.clone(), why: e.to_string() })?;
+            refuse_other(&settings, &config, &there)?;
+        }
+        let mut trainer = Trainer::new(config.init()?, config.trainer(), kernels)?;
+        let path = checkpoint_path(dir);
+        if path.exists() {
+            let saved = load(&path)?;
+            refuse_other(&path, &config, &saved.config)?;
+            let [values, first, second] = saved.values;
+            trainer.resume(saved.step, values, first.into_iter().zip(second).collect())?;
+        }
+        let text = config.to_toml()?;
+        atomic::write(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
+        let step = trainer.steps();
+        let curve = open_curve(&dir.join("curve.csv"), &config, step)?;
+        let languages = config.languages()?;
+        let test = |s: &crate::config::TestSet| FlipFlop::ignoring(config.task.tokens, s.ignore);
+        let tests = config.watch.sets.iter().map(test).collect::<Result<_, _>>()?;
+        let dir = dir.to_owned();
+        Ok(Self { dir, config, languages, tests, trainer, curve, resumed: step, _lock: lock })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// Steps taken by this and earlier sittings.
+    pub fn steps(&self) -> u32 {
+        self.trainer.steps()
+    }
+
+    /// Steps that earlier sittings took.
+    pub fn resumed(&self) -> u32 {
+        self.resumed
+    }
+
+    /// The trainer.
+    pub fn trainer(&mut self) -> &mut Trainer<K> {
+        &mut self.trainer
+    }
+
+    /// The next step, with tests and a checkpoint where they are due; none is left after the last.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], or what cannot be written. The last checkpoint stays as it is.
+    pub fn advance(&mut self) -> Result<Option<Progress>> {
+        let (task, watch) = (&self.config.task, &self.config.watch);
+        let steps = self.config.optimizer.steps;
+        let step = self.trainer.steps();
+        if step >= steps {
+            return Ok(None);
+        }
+        let examples = flipflop::batch(&self.languages, task.mode, self.config.data_seed, step, task.batch);
+        let report = self.trainer.step(&examples)?;
+        let due = |every: u32| report.step == steps || (every > 0 && report.step.is_multiple_of(every));
+        let scores = if due(watch.every) { Some(self.test()?) } else { None };
+        let mut row = format!("{},{},{}", report.step, report.loss, report.lr);
+        for i in 0..self.tests.len() {
+            match &scores {
+                Some(s) => {
+                    let _ = write!(row, ",{},{}", s[i].asked - s[i].right, s[i].asked);
+                }
+                None => row.push_str(",,"),
+            }
+        }
+        row.push('\n');
+        let saved = due(self.config.watch.save_every);
+        let curve = self.dir.join("curve.csv");
+        let fail = |source| TrainError::Write { path: curve.clone(), step: report.step, source };
+        self.curve.write_all(row.as_bytes()).map_err(fail)?;
+        if saved {
+            // First the curve, so that it is never behind the checkpoint.
+            self.curve.flush().and_then(|()| self.curve.get_ref().sync_all()).map_err(fail)?;
+            save(&checkpoint_path(&self.dir), &self.trainer, &self.config)?;
+        }
+        Ok(Some(Progress { report, scores, saved }))
+    }
+
+    /// Counts on the test sets.
+    fn test(&mut self) -> Result<Vec<Score>> {
+        let (step, seed) = (self.trainer.steps(), self.config.data_seed);
+        let (net, o) = self.trainer.model();
+        let one = |(language, set): (&FlipFlop, &crate::config::TestSet)| {
+            flipflop::test(o, net, language, seed, set.sequences as usize)
+                .map_err(|source| TrainError::Run { step, source })
+        };
+        self.tests.iter().zip(&self.config.watch.sets).map(one).collect()
+    }
+}
+
+fn refuse_other(path: &Path, here: &RunConfig, there: &RunConfig) -> Result<()> {
+    match here.difference(there)? {
+        None => Ok(()),
+        Some((field, there, here)) => Err(TrainError::Other { path: path.to_owned(), field, there, here }),
+    }
+}
+
+/// The curve with its rows up to a step; what a killed sitting wrote after its last checkpoint is dropped.
+fn open_curve(path: &Path, config: &RunConfig, step: u32) -> Result<BufWriter<File>> {
+    let mut text = "step,loss,lr".to_owned();
+    for s in &config.watch.sets {
+        let _ = write!(text, ",{0}_errors,{0}_reads", s.name);
+    }
+    text.push('\n');
+    if step > 0
+        && let Ok(old) = fs::read_to_string(path)
+    {
+        let kept =
+            |row: &&str| row.split(',').next().and_then(|n| n.parse().ok()).is_some_and(|n: u32| n <= step);
+        for row in old.lines().skip(1).filter(kept) {
+            text.push_str(row);
+            text.push('\n');
+        }
+    }
+    let fail = |source| TrainError::Write { path: path.to_owned(), step, source };
+    atomic::write(path, |out| out.write_all(text.as_bytes())).map_err(fail)?;
+    Ok(BufWriter::new(OpenOptions::new().append(true).open(path).map_err(fail)?))
+}
