@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::check::{Dim, Past};
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::kernels::{Kernels, LstmKept, NormArgs};
 use crate::ops::{
@@ -233,6 +234,17 @@ impl<K: Kernels> Ops for Eager<K> {
         self.kernels.glu(x, a).map(Rc::new)
     }
 
+    fn dropout(&mut self, x: &Self::T, d: &Dropout, at: &[(u32, u32)]) -> Result<Self::T> {
+        let rows = self.dim(x).0;
+        if at.len() != rows {
+            return Err(check::mismatch("dropout", "the number of positions", at.len(), rows));
+        }
+        if rows == 0 {
+            return Ok(Rc::clone(x));
+        }
+        self.kernels.dropout(x, d, at).map(Rc::new)
+    }
+
     fn rope(&mut self, x: &Self::T, d_head: usize, table: &Arc<RopeTable>, pos: &[u32]) -> Result<Self::T> {
         check::rope(self.dim(x), d_head, table, pos)?;
         if self.dim(x).0 == 0 {
@@ -252,6 +264,9 @@ impl<K: Kernels> Ops for Eager<K> {
         probe: Option<&AttnProbe<Self::T>>,
     ) -> Result<AttnOut<Self::T>> {
         check::attention([self.dim(qkv.q), self.dim(qkv.k), self.dim(qkv.v)], spec, batch, q_rows)?;
+        if let Some(bias) = qkv.bias {
+            check::bias(self.dim(bias), spec, batch)?;
+        }
         let past = match &kv {
             KvUse::None => Past::None,
             KvUse::Read(seqs) => Past::Read(seqs),
@@ -268,7 +283,7 @@ impl<K: Kernels> Ops for Eager<K> {
         if nothing_to_do {
             return self.no_attention(spec, probe);
         }
-        let qkv = Qkv { q: &**qkv.q, k: &**qkv.k, v: &**qkv.v };
+        let qkv = Qkv { q: &**qkv.q, k: &**qkv.k, v: &**qkv.v, bias: qkv.bias.map(|b| &**b) };
         let probe = probe.map(|p| p.map(|t| &**t));
         let out = self.kernels.attention(qkv, spec, layer, batch, q_rows, kv, probe.as_ref())?;
         Ok(AttnOut {

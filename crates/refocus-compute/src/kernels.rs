@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, KvUse, NormKind, Qkv, RopeTable, RowEdit, RowSet, Vocab,
@@ -47,6 +48,8 @@ pub struct AttnGrads<B> {
     pub dk: B,
     /// `[rows, n_kv_heads · d_head]`.
     pub dv: B,
+    /// `[distances, n_heads]`, where there is a bias.
+    pub dbias: Option<B>,
 }
 
 /// What the gradient of an LSTM layer needs beside its output.
@@ -155,6 +158,8 @@ pub trait Kernels: Sized {
     /// Gradient of [`Kernels::glu`], as wide as `x`.
     fn glu_vjp(&mut self, x: &Self::Buf, a: Activation, dy: &Self::Buf) -> Result<Self::Buf>;
 
+    /// See [`crate::Ops::dropout`]; its gradient is the same function of the output's.
+    fn dropout(&mut self, x: &Self::Buf, d: &Dropout, at: &[(u32, u32)]) -> Result<Self::Buf>;
     /// Rotation by the table's angles; `inverse` turns back (the gradient).
     fn rope(
         &mut self,

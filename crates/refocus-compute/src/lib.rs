@@ -9,6 +9,7 @@
 //! whatever the batch, the number of threads, the cache or the instruction set.
 
 mod cpu;
+mod dropout;
 mod eager;
 mod error;
 mod kernels;
@@ -21,6 +22,7 @@ mod tape;
 mod team;
 
 pub use cpu::{Cpu, CpuBuf, CpuPage, Panels};
+pub use dropout::Dropout;
 pub use eager::Eager;
 pub use error::{Error, Result};
 pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};

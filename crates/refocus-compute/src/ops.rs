@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::kernels::Kernels;
 
@@ -199,6 +200,9 @@ pub struct AttnSpec {
     pub scale: f32,
     /// A query sees keys at distance `< window` (itself included) where set.
     pub window: Option<usize>,
+    /// Weights that are dropped after the softmax, while training. What is measured and stored of a
+    /// pattern is what it was before.
+    pub dropout: Option<Dropout>,
 }
 
 /// A change of the attention pattern at some query rows of one head.
@@ -281,6 +285,9 @@ pub struct Qkv<'a, T> {
     pub k: &'a T,
     /// `[rows, n_kv_heads · d_head]`.
     pub v: &'a T,
+    /// Added to the scaled scores by how far the key lies behind the query: `[distances, n_heads]`, as
+    /// many distances as the longest sequence has positions, or more.
+    pub bias: Option<&'a T>,
 }
 
 /// Result of one attention layer.
@@ -458,6 +465,8 @@ pub trait Ops {
     fn act(&mut self, x: &Self::T, a: Activation) -> Result<Self::T>;
     /// `act(x[:, ..h]) * x[:, h..]` with `h` half the width.
     fn glu(&mut self, x: &Self::T, a: Activation) -> Result<Self::T>;
+    /// Sets elements to zero and scales the rest up; `at` is (sequence, position) of each row.
+    fn dropout(&mut self, x: &Self::T, d: &Dropout, at: &[(u32, u32)]) -> Result<Self::T>;
     /// Rotates every head of `x` `[rows, heads · d_head]`; `pos` is the position of each row.
     fn rope(&mut self, x: &Self::T, d_head: usize, table: &Arc<RopeTable>, pos: &[u32]) -> Result<Self::T>;
     /// Causal attention. `q_rows`: the packed rows that `q` holds (all where absent).

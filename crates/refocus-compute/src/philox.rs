@@ -29,6 +29,33 @@ pub const fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
+/// [`Philox::at`] for `N` neighbouring positions side by side, word by word.
+#[inline(always)]
+pub(crate) fn philox_lanes<const N: usize>(
+    rng: &Philox,
+    step: u32,
+    sequence: u32,
+    first: u32,
+) -> [[u32; N]; 4] {
+    let [mut k0, mut k1] = rng.key;
+    let (mut c0, mut c1) = ([0u32; N], [sequence; N]);
+    let (mut c2, mut c3) = ([step; N], [rng.purpose.0; N]);
+    for (i, c) in c0.iter_mut().enumerate() {
+        *c = first.wrapping_add(i as u32);
+    }
+    for _ in 0..ROUNDS {
+        for i in 0..N {
+            let a = u64::from(MULTIPLIERS[0]) * u64::from(c0[i]);
+            let b = u64::from(MULTIPLIERS[1]) * u64::from(c2[i]);
+            (c0[i], c1[i]) = ((b >> 32) as u32 ^ c1[i] ^ k0, b as u32);
+            (c2[i], c3[i]) = ((a >> 32) as u32 ^ c3[i] ^ k1, a as u32);
+        }
+        k0 = k0.wrapping_add(WEYL[0]);
+        k1 = k1.wrapping_add(WEYL[1]);
+    }
+    [c0, c1, c2, c3]
+}
+
 /// What random numbers are used for. Different purposes draw independent numbers from one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Purpose(u32);
@@ -115,6 +142,15 @@ mod tests {
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn lanes_are_single_numbers() {
+        let p = Philox::new(123, Purpose::new("lanes"));
+        let lanes = philox_lanes::<8>(&p, 5, 6, u32::MAX - 2);
+        for i in 0..8 {
+            assert_eq!(lanes.map(|w| w[i]), p.at(5, 6, (u32::MAX - 2).wrapping_add(i as u32)));
         }
     }
 

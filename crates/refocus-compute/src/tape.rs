@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::dropout::Dropout;
 use crate::eager::{Eager, check};
 use crate::error::Result;
 use crate::kernels::{Kernels, LstmKept};
@@ -174,6 +175,11 @@ enum Op<K: Kernels> {
         input: Saved<K>,
         a: Activation,
     },
+    Dropout {
+        x: NodeId,
+        d: Dropout,
+        at: Vec<(u32, u32)>,
+    },
     Rope {
         x: NodeId,
         d_head: usize,
@@ -218,6 +224,7 @@ struct Attention<K: Kernels> {
     /// Queries, keys, values.
     ids: [Option<NodeId>; 3],
     inputs: [Saved<K>; 3],
+    bias: Option<(Option<NodeId>, Saved<K>)>,
     spec: AttnSpec,
     batch: Batch,
     q_rows: Option<RowSet>,

@@ -266,9 +266,10 @@ impl<O: Ops> Pass<'_, O> {
             d_head: spec.d_head,
             scale: spec.attn_scale[layer],
             window: spec.window[layer],
+            dropout: None,
         };
         let probe = self.probe(layer)?;
-        let qkv = Qkv { q: &q, k: &k, v: &v };
+        let qkv = Qkv { q: &q, k: &k, v: &v, bias: None };
         let out = self.o.attention(qkv, &shape, layer, &self.plan.batch, narrow, kv, probe.as_ref())?;
         if let Some(raw) = out.raw {
             let raw = Arc::new(raw);

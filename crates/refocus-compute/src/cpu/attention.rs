@@ -19,6 +19,7 @@ use super::Cpu;
 use super::memory::{CpuBuf, Out, Scratch};
 use super::pages::{CpuPage, PageShape, pages};
 use super::product::{self, TALL, tall};
+use super::rows::factors;
 
 /// Query rows of one tile of work.
 const ROWS: usize = 48;
@@ -41,11 +42,41 @@ pub(super) enum Edit<'a> {
 struct Job<'a> {
     spec: &'a AttnSpec,
     q: &'a CpuBuf,
+    bias: Option<Bias>,
     edits: Edits<'a>,
     z: Out,
     mass: Option<(Out, &'a KeyGroups, usize)>,
     stats: Option<Out>,
     raw: Option<(Out, Out, &'a [usize])>,
+}
+
+/// A bias by distance, turned round so that a row's keys meet it in ascending order.
+pub(super) struct Bias {
+    distances: usize,
+    /// `[heads][stride]`: the greatest distance first, 0 at `distances − 1`, then zeros that no key that is
+    /// seen meets.
+    turned: Vec<f32>,
+    stride: usize,
+}
+
+impl Bias {
+    /// From `[distances, heads]`.
+    pub(super) fn new(bias: &CpuBuf) -> Self {
+        let (distances, heads) = (bias.rows, bias.width);
+        let stride = 2 * distances + KEY_BLOCK;
+        let mut turned = vec![0.0; heads * stride];
+        for distance in 0..distances {
+            for (head, b) in bias.row(distance).iter().enumerate() {
+                turned[head * stride + distances - 1 - distance] = *b;
+            }
+        }
+        Self { distances, turned, stride }
+    }
+
+    /// What is added to the scores of the keys from `first` on for a query at `pos`.
+    pub(super) fn of(&self, head: usize, pos: usize, first: usize) -> &[f32] {
+        &self.turned[head * self.stride..][..self.stride][self.distances - 1 - pos + first..]
+    }
 }
 
 /// One tile of work: some query rows of one segment and one key/value head.
@@ -114,6 +145,7 @@ pub(super) fn attention(
     let job = Job {
         spec,
         q: qkv.q,
+        bias: qkv.bias.map(Bias::new),
         edits,
         z: Out::new(z.as_mut_slice()),
         mass: match (&mut mass, groups) {
@@ -269,6 +301,10 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
             for (i, p) in pair.iter_mut().enumerate() {
                 let row = &mut s[i * KEY_BLOCK..(i + 1) * KEY_BLOCK];
                 scale(isa, row, spec.scale);
+                if let Some(bias) = &job.bias {
+                    // One rounding each, in any order of the keys.
+                    row.iter_mut().zip(bias.of(p.head, p.pos, block)).for_each(|(s, b)| *s += b);
+                }
                 mask(row, block, p.first, p.pos);
                 if !p.edits.is_empty() {
                     edit_scores(row, block, p.first, p.pos, p.edits);
@@ -285,6 +321,11 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                     }
                 } else {
                     (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);
+                }
+                if let Some(d) = &spec.dropout {
+                    let mut kept = [0.0; KEY_BLOCK];
+                    factors(isa, d, (t.seg * spec.n_heads + p.head) as u32, p.pos as u32, block, &mut kept);
+                    row.iter_mut().zip(kept).for_each(|(w, f)| *w *= f);
                 }
             }
             let values = product::Tile {

@@ -8,7 +8,7 @@ use crate::ops::{AttnProbe, AttnSpec, Batch, KeyGroups, Qkv, RowSet};
 use crate::simd::{LANES, Simd, exp, isa_fn};
 
 use super::Cpu;
-use super::attention::{Edit, Edits, edit_scores, edits_by_row, given, query_rows};
+use super::attention::{Bias, Edit, Edits, edit_scores, edits_by_row, given, query_rows};
 use super::memory::{CpuBuf, Out, Scratch};
 
 /// What every (segment, key/value head) needs.
@@ -17,6 +17,7 @@ struct Job<'a> {
     spec: &'a AttnSpec,
     packed: &'a [u32],
     pos: &'a [u32],
+    bias: Option<Bias>,
     edits: Edits<'a>,
     dz: &'a CpuBuf,
     dmass: Option<(&'a CpuBuf, &'a KeyGroups)>,
@@ -24,6 +25,8 @@ struct Job<'a> {
     dq: Out,
     dk: Out,
     dv: Out,
+    /// `[segments][heads][distances]`.
+    dbias: Option<(Out, usize)>,
 }
 
 /// One segment and one key/value head: it owns their keys and values.
@@ -56,6 +59,12 @@ pub(super) fn attention_vjp(
         dq: cpu.zeroed(qkv.q.rows, qkv.q.width)?,
         dk: cpu.zeroed(qkv.k.rows, qkv.k.width)?,
         dv: cpu.zeroed(qkv.v.rows, qkv.v.width)?,
+        dbias: None,
+    };
+    // A part for each segment, added up in their order.
+    let mut parts = match qkv.bias {
+        Some(b) => Some(cpu.zeroed(batch.segs.len() * b.width, b.rows)?),
+        None => None,
     };
     let mut tiles = Vec::new();
     let mut first = 0;
@@ -70,6 +79,7 @@ pub(super) fn attention_vjp(
         spec,
         packed: &packed,
         pos: &pos,
+        bias: qkv.bias.map(Bias::new),
         edits,
         dz,
         dmass: dmass.zip(probe.and_then(|p| p.groups.as_ref())),
@@ -77,12 +87,25 @@ pub(super) fn attention_vjp(
         dq: Out::new(grads.dq.as_mut_slice()),
         dk: Out::new(grads.dk.as_mut_slice()),
         dv: Out::new(grads.dv.as_mut_slice()),
+        dbias: parts.as_mut().map(|p| (Out::new(p.as_mut_slice()), p.width)),
         qkv,
     };
     let isa = cpu.isa;
     // SAFETY: a tile writes its own queries' heads and its own keys and values.
     cpu.team.run(tiles.len(), |i| unsafe { tile(isa, &job, &tiles[i]) });
     drop(job);
+    if let Some(parts) = parts {
+        let (distances, heads) = (parts.width, spec.n_heads);
+        let mut dbias = cpu.zeroed(distances, heads)?;
+        for seg in 0..batch.segs.len() {
+            for head in 0..heads {
+                for (distance, d) in parts.row(seg * heads + head).iter().enumerate() {
+                    dbias.as_mut_slice()[distance * heads + head] += d;
+                }
+            }
+        }
+        grads.dbias = Some(dbias);
+    }
     Ok(grads)
 }
 
@@ -99,8 +122,10 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
     let group = spec.n_heads / spec.n_kv_heads;
     let kv = |row: usize| (t.row0 + row) * spec.n_kv_heads * d + t.kv_head * d;
     let longest = t.queries.clone().map(|i| job.pos[i] as usize + 1).max().unwrap_or(0);
-    let mut scratch = Scratch::take(2 * longest);
-    let (p, ds) = scratch.get(2 * longest).split_at_mut(longest);
+    let mut scratch = Scratch::take(3 * longest);
+    let (p, rest) = scratch.get(3 * longest).split_at_mut(longest);
+    let (ds, kept) = rest.split_at_mut(longest);
+    kept.fill(1.0);
     for i in t.queries.clone() {
         let pos = job.pos[i] as usize;
         let first = spec.window.map_or(0, |w| (pos + 1).saturating_sub(w));
@@ -114,10 +139,17 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
                 for (j, p) in (first..).zip(&mut p[first..=pos]) {
                     *p = dot::<S>(q, &job.qkv.k.as_slice()[kv(j)..kv(j) + d]) * spec.scale;
                 }
+                if let Some(bias) = &job.bias {
+                    let bias = bias.of(head, pos, first);
+                    p[first..=pos].iter_mut().zip(bias).for_each(|(p, b)| *p += b);
+                }
+                if let Some(d) = &spec.dropout {
+                    d.factors((t.seg * spec.n_heads + head) as u32, pos as u32, 0, &mut kept[..=pos]);
+                }
                 weights::<S>(p, first, pos, edits, set);
                 let mut mean = 0.0f32;
                 for (j, ds) in (first..).zip(&mut ds[first..=pos]) {
-                    *ds = dot::<S>(dz, &job.qkv.v.as_slice()[kv(j)..kv(j) + d]);
+                    *ds = dot::<S>(dz, &job.qkv.v.as_slice()[kv(j)..kv(j) + d]) * kept[j];
                 }
                 if let Some(dstats) = job.dstats {
                     let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
@@ -146,9 +178,13 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
                     if p[j] == 0.0 {
                         continue;
                     }
-                    axpy::<S>(p[j], dz, job.dv.slice(kv(j), d));
+                    axpy::<S>(p[j] * kept[j], dz, job.dv.slice(kv(j), d));
                     if !flat {
-                        let s = p[j] * (ds[j] - mean) / temperature * spec.scale;
+                        let s = p[j] * (ds[j] - mean) / temperature;
+                        if let Some((dbias, distances)) = job.dbias {
+                            *dbias.at((t.seg * spec.n_heads + head) * distances + pos - j) += s;
+                        }
+                        let s = s * spec.scale;
                         axpy::<S>(s, &job.qkv.k.as_slice()[kv(j)..kv(j) + d], dq);
                         axpy::<S>(s, q, job.dk.slice(kv(j), d));
                     }

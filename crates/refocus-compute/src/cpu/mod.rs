@@ -19,6 +19,7 @@ pub use memory::CpuBuf;
 pub use pages::CpuPage;
 pub use panels::Panels;
 
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
 use crate::ops::{
@@ -218,6 +219,10 @@ impl Kernels for Cpu {
 
     fn glu_vjp(&mut self, x: &CpuBuf, a: Activation, dy: &CpuBuf) -> Result<CpuBuf> {
         vjp::glu(self, x, a, dy)
+    }
+
+    fn dropout(&mut self, x: &CpuBuf, d: &Dropout, at: &[(u32, u32)]) -> Result<CpuBuf> {
+        rows::dropout(self, x, d, at)
     }
 
     fn rope(

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::kernels::NormArgs;
 use crate::ops::{Activation, NormKind, RopeTable};
@@ -199,6 +200,30 @@ pub(super) fn glu(cpu: &mut Cpu, x: &CpuBuf, a: Activation) -> Result<CpuBuf> {
     let h = x.width / 2;
     // SAFETY: halves of equal length.
     map_rows(cpu, x, h, |_, x, out| unsafe { act_slice(isa, &x[..h], Some(&x[h..]), out, a) })
+}
+
+isa_fn! {
+    /// What elements `first ..` of a row are multiplied by.
+    ///
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    pub(super) unsafe fn factors = factors_body(
+        d: &Dropout, sequence: u32, row: u32, first: usize, out: &mut [f32],
+    )
+}
+
+#[inline(always)]
+unsafe fn factors_body<S: Simd>(d: &Dropout, sequence: u32, row: u32, first: usize, out: &mut [f32]) {
+    d.factors(sequence, row, first, out);
+}
+
+pub(super) fn dropout(cpu: &mut Cpu, x: &CpuBuf, d: &Dropout, at: &[(u32, u32)]) -> Result<CpuBuf> {
+    let isa = cpu.isa;
+    map_rows(cpu, x, x.width, |r, x, out| {
+        // SAFETY: no condition.
+        unsafe { factors(isa, d, at[r].0, at[r].1, 0, out) };
+        out.iter_mut().zip(x).for_each(|(f, x)| *f *= x);
+    })
 }
 
 pub(super) fn rope(

@@ -183,6 +183,17 @@ pub(crate) fn attention(
     q_rows.map_or(Ok(()), |set| within(OP, "query row", set.as_slice(), rows))
 }
 
+/// A bias by distance against heads and batch.
+pub(crate) fn bias(bias: Dim, spec: &AttnSpec, batch: &Batch) -> Result<()> {
+    let end = |s: &crate::ops::Seg| s.pos0 as usize + s.rows.len();
+    let longest = batch.segs.iter().map(end).max().unwrap_or(0);
+    if bias.0 >= longest && bias.1 == spec.n_heads {
+        return Ok(());
+    }
+    let want = format!("[{longest} or more, {}]", spec.n_heads);
+    Err(mismatch("attention", "the bias", show(bias), want))
+}
+
 /// The cache of a layer against the batch.
 pub(crate) fn past<P>(layer: usize, batch: &Batch, past: &Past<'_, P>) -> Result<()> {
     const OP: &str = "attention";

@@ -75,9 +75,21 @@ struct Row {
     /// Derivative of an unmasked score by its `(q·k) * scale`: 1 without edits, 0 where the scores or
     /// the pattern no longer depend on queries and keys.
     slope: f64,
+    /// What dropout multiplies each weight by.
+    kept: Vec<f64>,
+}
+
+/// What dropout multiplies the weights of one query row and head by: `[pos + 1]`.
+fn kept(spec: &AttnSpec, at: &Query, head: usize) -> Vec<f64> {
+    let mut factors = vec![1.0f32; at.pos + 1];
+    if let Some(d) = &spec.dropout {
+        d.factors((at.seg * spec.n_heads + head) as u32, at.pos as u32, 0, &mut factors);
+    }
+    factors.into_iter().map(f64::from).collect()
 }
 
 /// `query` `[d_head]`; `keys` hold the head's columns `kv`.
+#[allow(clippy::too_many_arguments)]
 fn pattern_row(
     query: &[f64],
     keys: &[&[f64]],
@@ -85,12 +97,17 @@ fn pattern_row(
     spec: &AttnSpec,
     at: &Query,
     head: usize,
+    bias: Option<&RefBuf>,
     edits: &[PatternEdit<&RefBuf>],
 ) -> Result<Row> {
+    let kept = kept(spec, at, head);
     let sees = |key: usize| spec.window.is_none_or(|window| at.pos - key < window);
     let mut visible: Vec<bool> = (0..keys.len()).map(sees).collect();
-    let mut scores: Vec<f64> =
-        keys.iter().map(|key| dot(query, &key[kv.clone()]) * f64::from(spec.scale)).collect();
+    let score = |(key, row): (usize, &&[f64])| {
+        let product = dot(query, &row[kv.clone()]) * f64::from(spec.scale);
+        bias.map_or(product, |b| product + b.row(at.pos - key)[head])
+    };
+    let mut scores: Vec<f64> = keys.iter().enumerate().map(score).collect();
     let mut slope = 1.0;
     let mut given = None;
     for edit in edits.iter().filter(|e| e.head == head) {
@@ -123,7 +140,7 @@ fn pattern_row(
         }
     }
     if let Some(pattern) = given {
-        return Ok(Row { scores, pattern, slope });
+        return Ok(Row { scores, pattern, slope, kept });
     }
     if !visible.contains(&true) {
         let why =
@@ -134,7 +151,7 @@ fn pattern_row(
     let mut pattern: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let sum: f64 = pattern.iter().sum();
     pattern.iter_mut().for_each(|p| *p /= sum);
-    Ok(Row { scores, pattern, slope })
+    Ok(Row { scores, pattern, slope, kept })
 }
 
 /// See [`crate::Ops::attention`]; `past` holds each segment's pages of this layer.
@@ -162,12 +179,20 @@ pub(super) fn forward(
         for head in 0..spec.n_heads {
             let (own, kv) = columns(spec, head);
             let edits = probe.map_or(&[][..], |p| &p.edits);
-            let row =
-                pattern_row(&qkv.q.row(at.index)[own.clone()], keys, kv.clone(), spec, &at, head, edits)?;
-            for (p, value) in row.pattern.iter().zip(values) {
+            let row = pattern_row(
+                &qkv.q.row(at.index)[own.clone()],
+                keys,
+                kv.clone(),
+                spec,
+                &at,
+                head,
+                qkv.bias,
+                edits,
+            )?;
+            for ((p, value), kept) in row.pattern.iter().zip(values).zip(&row.kept) {
                 // A weight of exactly 0 is a masked key, whose value must not matter even if it is not finite.
                 if *p != 0.0 {
-                    axpy(&mut z.row_mut(at.index)[own.clone()], *p, &value[kv.clone()]);
+                    axpy(&mut z.row_mut(at.index)[own.clone()], p * kept, &value[kv.clone()]);
                 }
             }
             if let (Some(mass), Some(n), Some(groups)) =
@@ -205,6 +230,7 @@ pub(super) fn backward(
     let mut dq = RefBuf::zeros(qkv.q.rows, qkv.q.width);
     let mut dk = RefBuf::zeros(qkv.k.rows, qkv.k.width);
     let mut dv = RefBuf::zeros(qkv.v.rows, qkv.v.width);
+    let mut dbias = qkv.bias.map(|b| RefBuf::zeros(b.rows, b.width));
     let seen = segments(batch, None, qkv);
 
     for at in queries(batch, q_rows) {
@@ -214,13 +240,17 @@ pub(super) fn backward(
             let (own, kv) = columns(spec, head);
             let edits = probe.map_or(&[][..], |p| &p.edits);
             let query = &qkv.q.row(at.index)[own.clone()];
-            let row = pattern_row(query, keys, kv.clone(), spec, &at, head, edits)?;
+            let row = pattern_row(query, keys, kv.clone(), spec, &at, head, qkv.bias, edits)?;
             let dz = &dz.row(at.index)[own.clone()];
 
-            // z = Σ pattern · value, and what else was read off the pattern.
-            let mut dpattern: Vec<f64> = values.iter().map(|value| dot(dz, &value[kv.clone()])).collect();
-            for (key, p) in row.pattern.iter().enumerate() {
-                axpy(&mut dv.row_mut(first_row + key)[kv.clone()], *p, dz);
+            // z = Σ pattern · kept · value, and what else was read off the pattern.
+            let mut dpattern: Vec<f64> = values
+                .iter()
+                .zip(&row.kept)
+                .map(|(value, kept)| kept * dot(dz, &value[kv.clone()]))
+                .collect();
+            for (key, (p, kept)) in row.pattern.iter().zip(&row.kept).enumerate() {
+                axpy(&mut dv.row_mut(first_row + key)[kv.clone()], p * kept, dz);
             }
             if let (Some(dmass), Some(groups)) = (dmass, probe.and_then(|p| p.groups.as_ref())) {
                 let n = groups[at.seg].len();
@@ -244,7 +274,11 @@ pub(super) fn backward(
             // Softmax, the edits, then (q·k) * scale. Masked keys have weight 0 and drop out.
             let mean = dot(&dpattern, &row.pattern);
             for (key, p) in row.pattern.iter().enumerate() {
-                let dscore = p * (dpattern[key] - mean) * row.slope * f64::from(spec.scale);
+                let dbiased = p * (dpattern[key] - mean) * row.slope;
+                if let Some(dbias) = &mut dbias {
+                    dbias.row_mut(at.pos - key)[head] += dbiased;
+                }
+                let dscore = dbiased * f64::from(spec.scale);
                 if dscore != 0.0 {
                     axpy(&mut dq.row_mut(at.index)[own.clone()], dscore, &keys[key][kv.clone()]);
                     axpy(&mut dk.row_mut(first_row + key)[kv.clone()], dscore, query);
@@ -252,7 +286,7 @@ pub(super) fn backward(
             }
         }
     }
-    Ok(AttnGrads { dq, dk, dv })
+    Ok(AttnGrads { dq, dk, dv, dbias })
 }
 
 /// Writes a segment's keys and values at its positions, dropping what the layer held beyond them.

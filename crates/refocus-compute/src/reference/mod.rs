@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::KEY_BLOCK;
+use crate::dropout::Dropout;
 use crate::error::{Error, Result};
 use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
 use crate::ops::{
@@ -311,6 +312,18 @@ impl Kernels for Reference {
 
     fn glu_vjp(&mut self, x: &RefBuf, a: Activation, dy: &RefBuf) -> Result<RefBuf> {
         Ok(pointwise::glu_vjp(x, a, dy))
+    }
+
+    fn dropout(&mut self, x: &RefBuf, d: &Dropout, at: &[(u32, u32)]) -> Result<RefBuf> {
+        let mut y = x.clone();
+        let mut factors = vec![0.0f32; x.width];
+        for (r, &(sequence, position)) in at.iter().enumerate() {
+            d.factors(sequence, position, 0, &mut factors);
+            for (y, f) in y.row_mut(r).iter_mut().zip(&factors) {
+                *y *= f64::from(*f);
+            }
+        }
+        Ok(y)
     }
 
     fn rope(

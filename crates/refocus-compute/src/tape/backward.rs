@@ -176,6 +176,10 @@ impl<K: Kernels> Sweep<'_, K> {
                 let d = self.kernels.glu_vjp(&input, a, &dy)?;
                 self.give(Some(x), d)
             }
+            Op::Dropout { x, d, at } => {
+                let d = self.kernels.dropout(&dy, &d, &at)?;
+                self.give(Some(x), d)
+            }
             Op::Rope { x, d_head, table, pos } => {
                 let d = self.kernels.rope(&dy, d_head, &table, &pos, true)?;
                 self.give(Some(x), d)
@@ -228,7 +232,7 @@ impl<K: Kernels> Sweep<'_, K> {
 
     /// The output's gradient and those of what was measured, at once.
     fn attention(&mut self, layer: Attention<K>, dz: Option<K::Buf>) -> Result<()> {
-        let Attention { ids, inputs, spec, batch, q_rows, probe, given, dmass, dstats } = layer;
+        let Attention { ids, inputs, bias, spec, batch, q_rows, probe, given, dmass, dstats } = layer;
         if dz.is_none() && dmass.is_none() && dstats.is_none() {
             return Ok(());
         }
@@ -244,7 +248,8 @@ impl<K: Kernels> Sweep<'_, K> {
             }
         };
         let probe: Option<AttnProbe<&K::Buf>> = probe.as_ref().map(|p| p.map(|t| &**t));
-        let qkv = Qkv { q: &*inputs[0], k: &*inputs[1], v: &*inputs[2] };
+        let added = bias.as_ref().map(|b| &*b.1);
+        let qkv = Qkv { q: &*inputs[0], k: &*inputs[1], v: &*inputs[2], bias: added };
         let (dmass, dstats) = (dmass.as_ref(), dstats.as_ref());
         let d = self.kernels.attention_vjp(
             qkv,
@@ -258,7 +263,11 @@ impl<K: Kernels> Sweep<'_, K> {
         )?;
         self.give(ids[0], d.dq)?;
         self.give(ids[1], d.dk)?;
-        self.give(ids[2], d.dv)
+        self.give(ids[2], d.dv)?;
+        match (bias, d.dbias) {
+            (Some((id, _)), Some(d)) => self.give(id, d),
+            _ => Ok(()),
+        }
     }
 
     /// Undoes the edits from the last to the first.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Attention, Lstm, Measure, Op, Operand, Tape, Var};
+use crate::dropout::Dropout;
 use crate::error::Result;
 use crate::kernels::Kernels;
 use crate::ops::{
@@ -143,6 +144,15 @@ impl<K: Kernels> Ops for Tape<K> {
         })
     }
 
+    fn dropout(&mut self, x: &Var<K>, d: &Dropout, at: &[(u32, u32)]) -> Result<Var<K>> {
+        let id = self.live("dropout", x)?;
+        let y = self.eager.dropout(&x.value, d, at)?;
+        Ok(match id {
+            Some(x) => self.record(y, Op::Dropout { x, d: *d, at: at.to_vec() }),
+            None => self.plain(y),
+        })
+    }
+
     fn rope(&mut self, x: &Var<K>, d_head: usize, table: &Arc<RopeTable>, pos: &[u32]) -> Result<Var<K>> {
         let id = self.live("rope", x)?;
         let y = self.eager.rope(&x.value, d_head, table, pos)?;
@@ -174,7 +184,12 @@ impl<K: Kernels> Ops for Tape<K> {
         let probe = probe.map(|p| p.map(|t| Rc::clone(&t.value)));
         let cached = !matches!(kv, KvUse::None);
         let inputs = vars.map(|v| Rc::clone(&v.value));
-        let values = Qkv { q: &inputs[0], k: &inputs[1], v: &inputs[2] };
+        let bias = match qkv.bias {
+            Some(b) => Some((self.live(OP, b)?, Rc::clone(&b.value))),
+            None => None,
+        };
+        let added = bias.as_ref().map(|b| &b.1);
+        let values = Qkv { q: &inputs[0], k: &inputs[1], v: &inputs[2], bias: added };
         let out = self.eager.attention(values, spec, layer, batch, q_rows, kv, probe.as_ref())?;
 
         if cached {
@@ -183,13 +198,15 @@ impl<K: Kernels> Ops for Tape<K> {
             let (z, mass, stats) = (opaque(out.z), out.mass.map(&mut opaque), out.stats.map(&mut opaque));
             return Ok(AttnOut { z, mass, stats, raw: out.raw });
         }
-        if ids.iter().all(Option::is_none) && !given {
+        let learned = bias.as_ref().is_some_and(|b| b.0.is_some());
+        if ids.iter().all(Option::is_none) && !given && !learned {
             let plain = |y| self.plain(y);
             let (z, mass, stats) = (plain(out.z), out.mass.map(plain), out.stats.map(plain));
             return Ok(AttnOut { z, mass, stats, raw: out.raw });
         }
         let (spec, batch, q_rows) = (spec.clone(), batch.clone(), q_rows.cloned());
-        let layer = Attention { ids, inputs, spec, batch, q_rows, probe, given, dmass: None, dstats: None };
+        let layer =
+            Attention { ids, inputs, bias, spec, batch, q_rows, probe, given, dmass: None, dstats: None };
         let z = self.record(out.z, Op::Attention(Box::new(layer)));
         let mut measured = |y, what| match z.id {
             Some(of) => self.record(y, Op::Measured { of, what }),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use refocus_compute::{
-    Activation, AttnProbe, AttnSpec, Batch, Cpu, CpuBuf, CpuPage, Dtype, Isa, Kernels, KvSeq, KvUse,
-    MatrixSource, NormArgs, NormKind, Panels, Qkv, Result, RowSet, Seg, Vocab, VocabOut,
+    Activation, AttnProbe, AttnSpec, Batch, Cpu, CpuBuf, CpuPage, Dropout, Dtype, Isa, Kernels, KvSeq, KvUse,
+    MatrixSource, NormArgs, NormKind, Panels, Purpose, Qkv, Result, RowSet, Seg, Vocab, VocabOut,
 };
 
 use crate::support::{Rng, heads, rope_table};
@@ -104,7 +104,7 @@ fn forward_kernels(cpu: &mut Cpu) -> Result<Named> {
         let (batch, q, k, v) = attention_input(cpu, rng, &spec)?;
         let groups = Some(vec![vec![vec![0..1], vec![3..70, 90..999]]; batch.segs.len()]);
         let probe = AttnProbe { groups, stats: true, raw: true, ..Default::default() };
-        let qkv = Qkv { q: &q, k: &k, v: &v };
+        let qkv = Qkv { q: &q, k: &k, v: &v, bias: None };
         let a = cpu.attention(qkv, &spec, 0, &batch, None, KvUse::None, Some(&probe))?;
         note(format!("{spec:?}"), a.z, cpu);
         for part in [a.mass, a.stats].into_iter().flatten() {
@@ -296,9 +296,12 @@ fn a_sequence_attends_the_same_alone_batched_cached_and_measured() {
         for spec in specs() {
             let (batch, q, k, v) = attention_input(cpu, rng, &spec).unwrap();
             let width = spec.n_heads * spec.d_head;
+            let bias = random(cpu, rng, 150, spec.n_heads).unwrap();
+            let bias = spec.window.is_none().then_some(&bias);
             let run =
                 |cpu: &mut Cpu, [q, k, v]: [&CpuBuf; 3], batch: &Batch, kv: KvUse<'_, CpuPage>, probe| {
-                    let z = cpu.attention(Qkv { q, k, v }, &spec, 0, batch, None, kv, probe).unwrap().z;
+                    let qkv = Qkv { q, k, v, bias };
+                    let z = cpu.attention(qkv, &spec, 0, batch, None, kv, probe).unwrap().z;
                     bits(&z, cpu)
                 };
             let want = run(cpu, [&q, &k, &v], &batch, KvUse::None, None);
@@ -309,7 +312,7 @@ fn a_sequence_attends_the_same_alone_batched_cached_and_measured() {
 
             let some = RowSet::new(vec![0, 3, 64, 65, 150, 151, 200]);
             let few = cpu.rows(&q, some.as_slice()).unwrap();
-            let qkv = Qkv { q: &few, k: &k, v: &v };
+            let qkv = Qkv { q: &few, k: &k, v: &v, bias };
             let z = cpu.attention(qkv, &spec, 0, &batch, Some(&some), KvUse::None, None).unwrap().z;
             for (got, &r) in bits(&z, cpu).chunks_exact(width).zip(some.as_slice()) {
                 assert!(got == &want[r as usize * width..][..width], "{isa:?} {spec:?}, row {r} of some");
@@ -408,9 +411,14 @@ fn gradients_do_not_depend_on_threads_or_instruction_set() {
         }
         for spec in specs() {
             let (batch, q, k, v) = attention_input(cpu, rng, &spec)?;
-            let g =
-                cpu.attention_vjp(Qkv { q: &q, k: &k, v: &v }, &spec, &batch, None, None, &q, None, None)?;
-            out.extend([g.dq, g.dk, g.dv].map(|d| (format!("{spec:?}"), bits(&d, cpu))));
+            let bias = random(cpu, rng, 150, spec.n_heads)?;
+            let qkv = || Qkv { q: &q, k: &k, v: &v, bias: Some(&bias) };
+            let spec = AttnSpec { dropout: Dropout::new(0.2, 8, Purpose::new("test"), 1), ..spec };
+            let z = cpu.attention(qkv(), &spec, 0, &batch, None, KvUse::None, None)?.z;
+            out.push((format!("{spec:?}, dropped"), bits(&z, cpu)));
+            let g = cpu.attention_vjp(qkv(), &spec, &batch, None, None, &q, None, None)?;
+            let dbias = g.dbias.expect("there is a bias");
+            out.extend([g.dq, g.dk, g.dv, dbias].map(|d| (format!("{spec:?}"), bits(&d, cpu))));
         }
         Ok(out)
     };

@@ -1,9 +1,9 @@
 //! Every gradient against finite differences, in f64.
 
 use refocus_compute::{
-    Activation, AttnProbe, AttnSpec, Batch, EditOp, KvUse, Linear, Norm, NormKind, Ops, Param, ParamId,
-    PatternChange, PatternEdit, Qkv, RefBuf, RefWeight, Reference, Result, RowEdit, RowSet, Tape, Then, Var,
-    Vocab, VocabOut,
+    Activation, AttnProbe, AttnSpec, Batch, Dropout, EditOp, KvUse, Linear, Norm, NormKind, Ops, Param,
+    ParamId, PatternChange, PatternEdit, Purpose, Qkv, RefBuf, RefWeight, Reference, Result, RowEdit, RowSet,
+    Tape, Then, Var, Vocab, VocabOut,
 };
 
 use crate::support::{Rng, heads, rope_table, vector, weight};
@@ -239,7 +239,7 @@ fn attention(
         check(what, &inputs, |g| {
             let (q, k, v) = (g.var(0), g.var(1), g.var(2));
             let probe = probe(g);
-            let qkv = Qkv { q: &q, k: &k, v: &v };
+            let qkv = Qkv { q: &q, k: &k, v: &v, bias: None };
             let out = g.tape.attention(qkv, spec, 0, &batch, q_rows.as_ref(), KvUse::None, probe.as_ref())?;
             Ok([Some(out.z), out.mass, out.stats].into_iter().flatten().collect())
         });
@@ -312,6 +312,51 @@ fn attention_under_pattern_edits() {
     run("given", &|g| {
         let t = g.tape.input(Rng::new(5).buf(2, 3));
         edits(vec![(1, vec![3, 7], PatternChange::Set(t))])
+    });
+}
+
+#[test]
+fn attention_with_a_bias_and_dropout() {
+    let lengths = [3, 1, 0, 5];
+    let dropout = Dropout::new(0.4, 9, Purpose::new("attention"), 3);
+    for (spec, q_rows) in [
+        (heads(2, 2, 3), None),
+        (heads(4, 2, 3), Some(vec![1, 2, 6, 8])),
+        (AttnSpec { window: Some(2), ..heads(2, 1, 3) }, None),
+    ] {
+        for dropout in [None, dropout] {
+            let spec = AttnSpec { dropout, ..spec.clone() };
+            let mut rng = Rng::new(1);
+            let batch = Batch::from_lengths(lengths);
+            let q_rows = q_rows.clone().map(RowSet::new);
+            let (kv, rows) = (spec.n_kv_heads * spec.d_head, batch.rows());
+            let inputs = [
+                rng.buf(q_rows.as_ref().map_or(rows, RowSet::len), spec.n_heads * spec.d_head),
+                rng.buf(rows, kv),
+                rng.buf(rows, kv),
+                // More distances than the longest sequence has.
+                rng.buf(7, spec.n_heads),
+            ];
+            check(&format!("{spec:?} with a bias"), &inputs, |g| {
+                let (q, k, v, bias) = (g.var(0), g.var(1), g.var(2), g.var(3));
+                let probe = AttnProbe { stats: true, ..Default::default() };
+                let qkv = Qkv { q: &q, k: &k, v: &v, bias: Some(&bias) };
+                let out =
+                    g.tape.attention(qkv, &spec, 0, &batch, q_rows.as_ref(), KvUse::None, Some(&probe))?;
+                Ok([Some(out.z), out.stats].into_iter().flatten().collect())
+            });
+        }
+    }
+}
+
+#[test]
+fn dropout() {
+    let mut rng = Rng::new(4);
+    check("dropout", &[rng.buf(4, 70)], |g| {
+        let x = g.var(0);
+        let d = Dropout::new(0.3, 5, Purpose::new("test"), 1).expect("a mask");
+        let y = g.tape.dropout(&x, &d, &[(0, 0), (0, 1), (1, 0), (9, 70)])?;
+        Ok(vec![g.tape.act(&y, Activation::Silu)?])
     });
 }
 
@@ -458,7 +503,7 @@ fn a_small_model() {
                 let q = g.tape.rope(&q, 4, &table, &batch.positions())?;
                 let k = g.tape.rope(&k, 4, &table, &batch.positions())?;
                 let probe = AttnProbe { stats: true, ..Default::default() };
-                let qkv = Qkv { q: &q, k: &k, v: &v };
+                let qkv = Qkv { q: &q, k: &k, v: &v, bias: None };
                 let out = g.tape.attention(qkv, &spec, layer, &batch, None, KvUse::None, Some(&probe))?;
                 read.extend(out.stats);
                 let half = RowEdit { rows: RowSet::new(vec![2, 3]), cols: 4..8, op: EditOp::Scale(0.5) };

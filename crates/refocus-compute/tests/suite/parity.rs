@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use refocus_compute::{
-    Activation, AttnProbe, AttnSpec, Batch, Cpu, EditOp, Isa, Kernels, KvSeq, KvUse, NormArgs, NormKind,
-    PatternChange, PatternEdit, Qkv, RefBuf, RefWeight, Reference, Result, RowEdit, RowSet, Seg, Vocab,
-    VocabOut,
+    Activation, AttnProbe, AttnSpec, Batch, Cpu, Dropout, EditOp, Isa, Kernels, KvSeq, KvUse, NormArgs,
+    NormKind, PatternChange, PatternEdit, Purpose, Qkv, RefBuf, RefWeight, Reference, Result, RowEdit,
+    RowSet, Seg, Vocab, VocabOut,
 };
 
 use crate::support::{Rng, heads, rope_table, source};
@@ -72,6 +72,11 @@ pub fn agree<K: Kernels>(kernels: K, seed: u64, tol: f64) -> Result<()> {
         heads(4, 2, 16),
         AttnSpec { window: Some(5), ..heads(3, 3, 17) },
         AttnSpec { window: Some(70), scale: 0.2, ..heads(6, 2, 40) },
+        AttnSpec {
+            dropout: Dropout::new(0.25, 6, Purpose::new("attention"), 2),
+            window: Some(80),
+            ..heads(4, 2, 24)
+        },
     ] {
         attention(&mut b, &spec)?;
         cache(&mut b, &spec)?;
@@ -248,6 +253,10 @@ fn selections<K: Kernels>(b: &mut Both<K>, rows: usize) -> Result<()> {
     let picked = b.rng.ids(5, rows);
     let y = (b.k.rows(&x.0, &picked)?, b.r.rows(&x.1, &picked)?);
     b.same("rows", &y.0, &y.1)?;
+    let at: Vec<(u32, u32)> = (0..rows as u32).map(|r| (r / 3, 7 * r)).collect();
+    let d = Dropout::new(0.5, 1, Purpose::new("rows"), 2).expect("a mask");
+    let z = (b.k.dropout(&x.0, &d, &at)?, b.r.dropout(&x.1, &d, &at)?);
+    b.same("dropout", &z.0, &z.1)?;
     let mut d = x.clone();
     b.k.rows_vjp(&mut d.0, &picked, &y.0)?;
     b.r.rows_vjp(&mut d.1, &picked, &y.1)?;
@@ -329,8 +338,11 @@ fn attention<K: Kernels>(b: &mut Both<K>, spec: &AttnSpec) -> Result<()> {
             let (q, k, v) = (b.buf(rows, wide)?, b.buf(batch.rows(), kv)?, b.buf(batch.rows(), kv)?);
             let p = (probe(spec, &given.0), probe(spec, &given.1));
             let p = (probed.then_some(&p.0), probed.then_some(&p.1));
-            let one = || Qkv { q: &q.0, k: &k.0, v: &v.0 };
-            let two = || Qkv { q: &q.1, k: &k.1, v: &v.1 };
+            let bias = b.buf(160, spec.n_heads)?;
+            // Biased where it is measured: both ways meet every kind of heads.
+            let (x, y) = (probed.then_some(&bias.0), probed.then_some(&bias.1));
+            let one = || Qkv { q: &q.0, k: &k.0, v: &v.0, bias: x };
+            let two = || Qkv { q: &q.1, k: &k.1, v: &v.1, bias: y };
             let got = b.k.attention(one(), spec, 0, &batch, q_rows, KvUse::None, p.0)?;
             let want = b.r.attention(two(), spec, 0, &batch, q_rows, KvUse::None, p.1)?;
             let what = |part| (spec.clone(), q_rows.is_some(), probed, part);
@@ -357,6 +369,10 @@ fn attention<K: Kernels>(b: &mut Both<K>, spec: &AttnSpec) -> Result<()> {
             b.same(what("dq"), &got.dq, &want.dq)?;
             b.same(what("dk"), &got.dk, &want.dk)?;
             b.same(what("dv"), &got.dv, &want.dv)?;
+            assert_eq!((got.dbias.is_some(), want.dbias.is_some()), (probed, probed));
+            if let (Some(got), Some(want)) = (got.dbias, want.dbias) {
+                b.same(what("dbias"), &got, &want)?;
+            }
         }
     }
     Ok(())
@@ -374,8 +390,9 @@ fn cache<K: Kernels>(b: &mut Both<K>, spec: &AttnSpec) -> Result<()> {
         let segs = vec![Seg { rows: 0..piece[0], pos0: at[0] }, Seg { rows: piece[0]..rows, pos0: at[1] }];
         let (batch, n) = (Batch { segs }, rows as usize);
         let (q, k, v) = (b.buf(n, wide)?, b.buf(n, kv)?, b.buf(n, kv)?);
-        let one = || Qkv { q: &q.0, k: &k.0, v: &v.0 };
-        let two = || Qkv { q: &q.1, k: &k.1, v: &v.1 };
+        let bias = b.buf(300, spec.n_heads)?;
+        let one = || Qkv { q: &q.0, k: &k.0, v: &v.0, bias: Some(&bias.0) };
+        let two = || Qkv { q: &q.1, k: &k.1, v: &v.1, bias: Some(&bias.1) };
         let want = b.r.attention(two(), spec, 0, &batch, None, KvUse::Append(&mut seqs.1), None)?;
         let got = b.k.attention(one(), spec, 0, &batch, None, KvUse::Read(&seqs.0), None)?;
         b.same(("read", spec.clone(), piece), &got.z, &want.z)?;

@@ -123,7 +123,7 @@ impl Layer {
         kv: KvUse<'_, RefPage>,
         probe: Option<&AttnProbe<T>>,
     ) -> Result<AttnOut<T>> {
-        let qkv = Qkv { q: &self.q, k: &self.k, v: &self.v };
+        let qkv = Qkv { q: &self.q, k: &self.k, v: &self.v, bias: None };
         o.attention(qkv, spec, 0, batch, None, kv, probe)
     }
 }
@@ -171,7 +171,7 @@ fn a_sequence_is_the_same_alone_and_in_a_batch() {
         // The last row alone as a query.
         if let Some(last) = seg.rows.clone().last() {
             let q = o.rows(&layer.q, &[last]).unwrap();
-            let (qkv, set) = (Qkv { q: &q, k: &layer.k, v: &layer.v }, RowSet::new(vec![last]));
+            let (qkv, set) = (Qkv { q: &q, k: &layer.k, v: &layer.v, bias: None }, RowSet::new(vec![last]));
             let z = o.attention(qkv, &spec, 0, &batch, Some(&set), KvUse::None, None).unwrap().z;
             assert_eq!(z, o.rows(&together, &[last]).unwrap());
         }
@@ -421,7 +421,7 @@ fn nothing_in_gives_nothing_out() {
 
     // Rows to append, none to query.
     let (k, v) = (Rc::new(rng.buf(2, 4)), Rc::new(rng.buf(2, 4)));
-    let (qkv, batch) = (Qkv { q: &z, k: &k, v: &v }, Batch::from_lengths([2, 0]));
+    let (qkv, batch) = (Qkv { q: &z, k: &k, v: &v, bias: None }, Batch::from_lengths([2, 0]));
     let none = RowSet::new(vec![]);
     o.attention(qkv, &spec, 0, &batch, Some(&none), KvUse::Append(&mut cache), None).unwrap();
     assert_eq!(cache[0].layers[0][0].len(), 2);

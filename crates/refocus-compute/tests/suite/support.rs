@@ -86,7 +86,7 @@ pub fn rope_table(positions: usize, rotary: usize, interleaved: bool) -> Arc<Rop
 
 /// Attention without a window.
 pub fn heads(n_heads: usize, n_kv_heads: usize, d_head: usize) -> AttnSpec {
-    AttnSpec { n_heads, n_kv_heads, d_head, scale: 0.5, window: None }
+    AttnSpec { n_heads, n_kv_heads, d_head, scale: 0.5, window: None, dropout: None }
 }
 
 /// The stored form of an f32 matrix.

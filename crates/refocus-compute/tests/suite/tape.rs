@@ -139,14 +139,16 @@ fn attention_over_a_cache_or_to_a_given_pattern_has_no_gradient() {
     for append in [false, true] {
         let (q, k) = (watched(&mut tape, q.clone()), tape.input(kv.clone()));
         let cached = if append { KvUse::Append(&mut cache) } else { KvUse::Read(&cache) };
-        let out = tape.attention(Qkv { q: &q, k: &k, v: &k }, &spec, 0, &batch, None, cached, None).unwrap();
+        let out = tape
+            .attention(Qkv { q: &q, k: &k, v: &k, bias: None }, &spec, 0, &batch, None, cached, None)
+            .unwrap();
         assert!(refusal(&mut tape, &out.z).starts_with("attention over a cache"));
     }
     let (q, k) = (tape.input(q), tape.input(kv));
     let t = watched(&mut tape, given);
     let set = PatternEdit { head: 0, rows: RowSet::new(vec![2]), kind: PatternChange::Set(t) };
     let probe = AttnProbe { edits: vec![set], ..Default::default() };
-    let qkv = Qkv { q: &q, k: &k, v: &k };
+    let qkv = Qkv { q: &q, k: &k, v: &k, bias: None };
     let out = tape.attention(qkv, &spec, 0, &batch, None, KvUse::None, Some(&probe)).unwrap();
     assert!(refusal(&mut tape, &out.z).contains("a given pattern has no gradient"));
 }
