@@ -96,6 +96,11 @@ impl Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub u32);
 
+impl ParamId {
+    /// Of a matrix that is no parameter: it takes no gradient.
+    pub const CONSTANT: Self = Self(u32::MAX);
+}
+
 /// A shared parameter: a packed matrix (`X = K::W`) or a vector (`X = K::Buf` of one row).
 #[derive(Debug)]
 pub struct Param<X> {

@@ -103,6 +103,7 @@ enum Wanted {
 impl Wanted {
     fn has<X>(&self, p: &Param<X>) -> bool {
         match self {
+            _ if p.id == ParamId::CONSTANT => false,
             Wanted::All => true,
             Wanted::Only(ids) => ids.contains(&p.id),
         }

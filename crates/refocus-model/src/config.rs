@@ -24,6 +24,7 @@
 pub(crate) mod gguf;
 mod harmless;
 mod keys;
+pub(crate) mod refocus;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -99,8 +100,9 @@ pub(crate) fn from_json(path: &Path, map: &Map<String, Value>) -> LoadResult<Des
         "mistral" => Family::Mistral,
         "qwen2" => Family::Qwen2,
         "qwen3" => Family::Qwen3,
+        "refocus" => Family::Refocus,
         _ => {
-            let why = "supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2 and qwen3";
+            let why = "supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2, qwen3 and refocus";
             return Err(k.error("model_type", why));
         }
     };
@@ -110,6 +112,10 @@ pub(crate) fn from_json(path: &Path, map: &Map<String, Value>) -> LoadResult<Des
         Family::GptJ => gptj(k),
         Family::NeoX => neox(k),
         Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama_like(k, family),
+        Family::Refocus => refocus::read(k).and_then(|mut d| {
+            ids(k, &mut d.spec, None, None)?;
+            Ok(d)
+        }),
     }?;
     // What no family may have.
     for key in
@@ -167,6 +173,7 @@ impl Shape {
             wiring: Wiring::PreNorm,
             norm: NormKind::Layer,
             norm_eps: 1e-5,
+            block_norms: true,
             final_norm: true,
             positions,
             attn_scale: vec![scale(d_head) as f32; self.n_layers],

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use refocus_compute::{
-    AttnProbe, AttnSpec, EditOp, Kernels, KvSeq, KvUse, Linear, Ops, PatternChange, PatternEdit, Qkv,
-    RawPattern, RowEdit, RowSet, Then, Vocab, VocabOut,
+    AttnProbe, AttnSpec, Dropout, EditOp, Kernels, KvSeq, KvUse, Linear, Ops, PatternChange, PatternEdit,
+    Purpose, Qkv, RawPattern, RowEdit, RowSet, Then, Vocab, VocabOut,
 };
 
 use crate::intervene::Action;
-use crate::plan::{Edit, Plan, Rows};
+use crate::plan::{Edit, Noise, Plan, Rows};
+use crate::positions::distance_bias;
 use crate::rope::Angles;
 use crate::run_error::RunError;
 use crate::site::{Kind, Site};
@@ -65,6 +66,8 @@ struct Pass<'a, O: Ops> {
     open: Vec<RowSet>,
     /// The rows that activations hold from the queries of the last block on.
     alive: Option<&'a RowSet>,
+    /// Added to attention's scores by distance.
+    bias: Option<O::T>,
 }
 
 /// Runs a plan on token ids laid end to end as the plan's batch says.
@@ -82,9 +85,11 @@ pub fn forward<O: Ops>(
     mut kv: KvUse<'_, Page<O>>,
 ) -> Result<Captured<O::T>, RunError> {
     check_input(m, ids, plan, &kv)?;
+    let bias = distance_bias(o, &m.spec, m.rel_bias.as_ref(), &plan.batch)?;
     let mut pass = Pass {
         o,
         m,
+        bias,
         plan,
         out: (0..plan.readouts).map(|_| None).collect(),
         open: vec![RowSet::all(0); plan.gates.len()],
@@ -151,13 +156,32 @@ impl<O: Ops> Pass<'_, O> {
             x = self.o.linear(&x, &[p], Then::default())?;
         }
         x = self.visit(0, Kind::Embed, x)?;
-        if let (Some(table), Positions::Learned { offset }) = (&m.pos_embed, &m.spec.positions) {
-            let rows: Vec<u32> = self.plan.batch.positions().iter().map(|p| p + *offset as u32).collect();
+        if let Some(table) = &m.pos_embed {
+            let offset = if let Positions::Learned { offset } = m.spec.positions { offset } else { 0 };
+            let rows: Vec<u32> = self.plan.batch.positions().iter().map(|p| p + offset as u32).collect();
             let p = self.o.embed(table, &rows)?;
             let p = self.visit(0, Kind::PosEmbed, p)?;
             x = self.o.add(&x, &p)?;
         }
-        Ok(x)
+        self.drop_out(x, |n| n.embedding, "embedding dropout")
+    }
+
+    /// Dropout of an activation, where the plan asks for it.
+    fn drop_out(&mut self, x: O::T, rate: fn(&Noise) -> f64, place: &str) -> Result<O::T, RunError> {
+        let Some(noise) = &self.plan.noise else { return Ok(x) };
+        let Some(d) = Dropout::new(rate(noise), noise.seed, Purpose::new(place), noise.step) else {
+            return Ok(x);
+        };
+        let segs = self.plan.batch.segs.iter().enumerate();
+        let all = segs.flat_map(|(i, s)| s.rows.clone().map(move |r| (i as u32, s.pos0 + r - s.rows.start)));
+        let at: Vec<(u32, u32)> = match self.alive {
+            None => all.collect(),
+            Some(alive) => {
+                let all: Vec<_> = all.collect();
+                alive.as_slice().iter().map(|&r| all[r as usize]).collect()
+            }
+        };
+        Ok(self.o.dropout(&x, &d, &at)?)
     }
 
     /// One block: `[rows, d_model]` to `[alive rows, d_model]`.
@@ -212,7 +236,7 @@ impl<O: Ops> Pass<'_, O> {
             },
         );
         let norm = match kind {
-            Kind::Ln1 => Some(&m.blocks[layer].ln1),
+            Kind::Ln1 => m.blocks[layer].ln1.as_ref(),
             Kind::Ln2 => m.blocks[layer].ln2.as_ref(),
             _ => m.ln_final.as_ref(),
         };
@@ -266,10 +290,14 @@ impl<O: Ops> Pass<'_, O> {
             d_head: spec.d_head,
             scale: spec.attn_scale[layer],
             window: spec.window[layer],
-            dropout: None,
+            dropout: self.plan.noise.as_ref().and_then(|n| {
+                let place = Purpose::new(&format!("attention dropout {layer}"));
+                Dropout::new(n.attention, n.seed, place, n.step)
+            }),
         };
         let probe = self.probe(layer)?;
-        let qkv = Qkv { q: &q, k: &k, v: &v, bias: None };
+        let bias = self.bias.clone();
+        let qkv = Qkv { q: &q, k: &k, v: &v, bias: bias.as_ref() };
         let out = self.o.attention(qkv, &shape, layer, &self.plan.batch, narrow, kv, probe.as_ref())?;
         if let Some(raw) = out.raw {
             let raw = Arc::new(raw);
@@ -397,6 +425,7 @@ impl<O: Ops> Pass<'_, O> {
             None => self.o.linear(h, &[&b.up], Then { act: Some(spec.act), residual: None })?,
         };
         let post = self.visit(layer, Kind::MlpPost, post)?;
+        let post = self.drop_out(post, |n| n.mlp, &format!("mlp dropout {layer}"))?;
         self.add_output(layer, Kind::MlpOut, &post, &b.down, to)
     }
 

@@ -24,6 +24,8 @@ pub enum Part {
     Embed,
     /// Learned positions `[n_ctx + offset, d_model]`.
     PosEmbed,
+    /// Bias of attention by bucket of distances `[buckets, n_heads]`.
+    RelBias,
     /// From the embedding's width to the model's `[d_model, d_embed]`.
     ProjectIn,
     /// From the model's width to the embedding's `[d_embed, d_model]`.
@@ -58,8 +60,15 @@ pub enum Part {
 
 impl Part {
     /// The parts that exist once.
-    pub const GLOBAL: [Part; 6] =
-        [Part::Embed, Part::PosEmbed, Part::ProjectIn, Part::ProjectOut, Part::FinalNorm, Part::Unembed];
+    pub const GLOBAL: [Part; 7] = [
+        Part::Embed,
+        Part::PosEmbed,
+        Part::RelBias,
+        Part::ProjectIn,
+        Part::ProjectOut,
+        Part::FinalNorm,
+        Part::Unembed,
+    ];
     /// The parts that every block has.
     pub const BLOCK: [Part; 11] = [
         Part::Ln1,
@@ -83,12 +92,14 @@ impl Part {
     /// Whether a model of this specification has it.
     pub fn exists(self, spec: &ModelSpec) -> bool {
         match self {
-            Part::Embed | Part::Ln1 | Part::Q | Part::K | Part::V | Part::O | Part::Up | Part::Down => true,
+            Part::RelBias => matches!(spec.positions, Positions::T5 { .. }),
+            Part::Ln1 => spec.block_norms,
+            Part::Embed | Part::Q | Part::K | Part::V | Part::O | Part::Up | Part::Down => true,
             Part::Unembed => !spec.tied,
             Part::PosEmbed => matches!(spec.positions, Positions::Learned { .. }),
             Part::ProjectIn | Part::ProjectOut => spec.d_embed != spec.d_model,
             Part::FinalNorm => spec.final_norm,
-            Part::Ln2 => spec.wiring != Wiring::Parallel { shared_norm: true },
+            Part::Ln2 => spec.block_norms && spec.wiring != Wiring::Parallel { shared_norm: true },
             Part::QNorm | Part::KNorm => spec.qk_norm,
             Part::Gate => spec.gated_mlp,
         }
@@ -98,12 +109,17 @@ impl Part {
     pub fn shape(self, spec: &ModelSpec) -> [usize; 2] {
         let offset = match spec.positions {
             Positions::Learned { offset } => offset,
-            Positions::Rotary { .. } => 0,
+            _ => 0,
+        };
+        let buckets = match spec.positions {
+            Positions::T5 { buckets, .. } => buckets,
+            _ => 0,
         };
         let (q, kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
         match self {
             Part::Embed | Part::Unembed => [spec.vocab, spec.d_embed],
             Part::PosEmbed => [spec.n_ctx + offset, spec.d_model],
+            Part::RelBias => [buckets, spec.n_heads],
             Part::ProjectIn => [spec.d_model, spec.d_embed],
             Part::ProjectOut => [spec.d_embed, spec.d_model],
             Part::FinalNorm | Part::Ln1 | Part::Ln2 => [spec.d_model, 1],
@@ -195,7 +211,7 @@ impl Names {
     }
 
     /// Full name of a part's tensor.
-    fn full(&self, part: Part, layer: usize, suffix: &str) -> String {
+    pub(crate) fn full(&self, part: Part, layer: usize, suffix: &str) -> String {
         if part == Part::Unembed || (self.swapped && part == Part::Embed) {
             return format!("{}{suffix}", self.head);
         }
@@ -311,7 +327,9 @@ fn has(has: Has, part: Part, which: Which) -> bool {
         (Which::Bias, Part::O) => has.out_bias,
         (Which::Bias, Part::Gate | Part::Up | Part::Down) => has.mlp_bias,
         (Which::Bias, Part::Unembed) => has.unembed_bias,
-        (Which::Bias, Part::ProjectIn | Part::ProjectOut | Part::Embed | Part::PosEmbed) => false,
+        (Which::Bias, Part::ProjectIn | Part::ProjectOut | Part::Embed | Part::PosEmbed | Part::RelBias) => {
+            false
+        }
         (Which::Bias, _) => part.is_norm() && !head_norm && has.norm_bias,
     }
 }

@@ -222,8 +222,26 @@ pub struct Plan {
     pub(crate) sites: BTreeMap<Site, AtSite>,
     pub(crate) attention: BTreeMap<usize, AtAttention>,
     pub(crate) gates: Vec<GatePlan>,
+    /// Dropout, while training.
+    pub(crate) noise: Option<Noise>,
     /// One bit a kind, for each layer and (last) for the sites that stand once.
     mask: Vec<u32>,
+}
+
+/// Dropout of a training step. A mask depends on nothing but seed, step, place, sequence of the batch and
+/// position, so that the same step drops the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noise {
+    /// Share of attention's weights that is dropped after the softmax.
+    pub attention: f64,
+    /// Share of the MLP's hidden features that is dropped.
+    pub mlp: f64,
+    /// Share of the embedding (tokens and positions together) that is dropped.
+    pub embedding: f64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Step of the run.
+    pub step: u32,
 }
 
 /// What a plan is made for.
@@ -260,6 +278,7 @@ impl Plan {
             sites: BTreeMap::new(),
             attention: BTreeMap::new(),
             gates: Vec::new(),
+            noise: None,
             mask: vec![0; spec.n_layers + 1],
         };
         for (i, r) in readouts.iter().enumerate() {
@@ -282,6 +301,12 @@ impl Plan {
     pub(crate) fn touches(&self, layer: usize, kind: Kind) -> bool {
         let at = if kind.is_global() { self.mask.len() - 1 } else { layer };
         self.mask[at] & (1 << kind as u32) != 0
+    }
+
+    /// The same plan with dropout. What is read of attention's pattern is what it was before.
+    pub fn with_noise(mut self, noise: Noise) -> Self {
+        self.noise = Some(noise);
+        self
     }
 
     /// The batch the plan was made for.

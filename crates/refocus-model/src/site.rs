@@ -109,8 +109,16 @@ impl Kind {
     pub fn check(self, spec: &ModelSpec) -> Result<(), &'static str> {
         let parallel = matches!(spec.wiring, Wiring::Parallel { .. });
         match self {
-            Kind::PosEmbed if !matches!(spec.positions, Positions::Learned { .. }) => {
-                Err("this model has no learned positions")
+            Kind::PosEmbed
+                if !matches!(
+                    spec.positions,
+                    Positions::Learned { .. } | Positions::Sinusoidal | Positions::Linear
+                ) =>
+            {
+                Err("this model adds no positions to its embedding")
+            }
+            Kind::Ln1 | Kind::Ln1Scale | Kind::Ln2 | Kind::Ln2Scale if !spec.block_norms => {
+                Err("the blocks of this model have no norms")
             }
             Kind::RotQ | Kind::RotK if !matches!(spec.positions, Positions::Rotary { .. }) => {
                 Err("this model has no rotary positions")

@@ -22,6 +22,8 @@ pub enum Family {
     Qwen2,
     /// `qwen3`.
     Qwen3,
+    /// `refocus`: trained here, and no other family can express it.
+    Refocus,
 }
 
 /// How attention and MLP are wired into the residual stream.
@@ -88,6 +90,23 @@ pub enum Positions {
         /// Change for long contexts.
         scaling: Option<RopeScaling>,
     },
+    /// A fixed vector a position, added to the embedding: `d^−½ (sin(t ω_i), cos(t ω_i))` with
+    /// `ω_i = 10000^(−2i/d)`, all sines first (Vaswani et al. 2017; scaled as the learned ones begin).
+    Sinusoidal,
+    /// `t / n_ctx` added to the last coordinate of the embedding.
+    Linear,
+    /// A bias of `−slope · distance` on attention's scores, a fixed slope a head (ALiBi). Nothing else says
+    /// where a token stands.
+    Alibi,
+    /// A learned bias on attention's scores by head and bucket of distances, the same in every block (T5).
+    T5 {
+        /// Buckets; the first half holds one distance each.
+        buckets: usize,
+        /// The last bucket begins about here.
+        max_distance: usize,
+    },
+    /// Only the causal mask tells positions apart.
+    None,
 }
 
 /// Everything the forward pass needs to know about a model's shape.
@@ -119,6 +138,8 @@ pub struct ModelSpec {
     pub norm: NormKind,
     /// Epsilon of every norm.
     pub norm_eps: f32,
+    /// Whether blocks have norms.
+    pub block_norms: bool,
     /// Whether a norm stands before the unembedding (OPT-350m has none).
     pub final_norm: bool,
     /// Positions.

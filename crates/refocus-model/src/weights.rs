@@ -9,6 +9,7 @@ use refocus_compute::{Kernels, Linear, MatrixSource, Norm, Param, ParamId};
 use crate::checkpoint::Checkpoint;
 use crate::error::{LoadError, LoadResult};
 use crate::names::{Part, Which};
+use crate::positions::constant_table;
 use crate::rope::RopeCache;
 use crate::spec::{ModelSpec, Positions};
 
@@ -27,9 +28,10 @@ pub struct ParamInfo {
 
 /// The parameters of one block.
 pub struct Block<K: Kernels> {
-    /// Before attention (after it in post-norm blocks).
-    pub ln1: Norm<K>,
-    /// Before the MLP (after it in post-norm blocks); absent where the MLP reads `ln1`.
+    /// Before attention (after it in post-norm blocks); absent in blocks without norms.
+    pub ln1: Option<Norm<K>>,
+    /// Before the MLP (after it in post-norm blocks); absent where the MLP reads `ln1`, and in blocks without
+    /// norms.
     pub ln2: Option<Norm<K>>,
     /// `[n_heads · d_head, d_model]`.
     pub q: Linear<K>,
@@ -57,8 +59,10 @@ pub struct Model<K: Kernels> {
     pub spec: ModelSpec,
     /// `[vocab, d_embed]`.
     pub embed: Param<K::W>,
-    /// `[n_ctx + offset, d_model]`.
+    /// `[n_ctx + offset, d_model]`, learned or constant ([`ParamId::CONSTANT`]).
     pub pos_embed: Option<Param<K::W>>,
+    /// `[buckets, n_heads]`.
+    pub rel_bias: Option<Param<K::W>>,
     /// OPT-350m: `[d_model, d_embed]`.
     pub project_in: Option<Linear<K>>,
     /// OPT-350m: `[d_embed, d_model]`.
@@ -165,6 +169,13 @@ impl<K: Kernels, S: ParamSource> Loader<'_, K, S> {
         Ok(Some(self.param(part, layer, which, buf)))
     }
 
+    fn constant_positions(&mut self) -> LoadResult<Option<Param<K::W>>> {
+        let Some(table) = constant_table(self.spec) else { return Ok(None) };
+        let source = MatrixSource::from_f32("positions", self.spec.n_ctx, self.spec.d_model, &table);
+        let packed = self.kernels.pack(&source).map_err(|e| self.refused(e))?;
+        Ok(Some(Param { id: ParamId::CONSTANT, value: Arc::new(packed) }))
+    }
+
     fn linear(&mut self, part: Part, layer: usize) -> LoadResult<Option<Linear<K>>> {
         let Some(w) = self.matrix(part, layer)? else { return Ok(None) };
         Ok(Some(Linear { w, bias: self.vector(part, layer, Which::Bias)? }))
@@ -212,13 +223,19 @@ impl<K: Kernels> Model<K> {
             Positions::Learned { .. } => {
                 Some(l.matrix(Part::PosEmbed, 0)?.ok_or_else(|| l.missing(Part::PosEmbed, 0))?)
             }
-            Positions::Rotary { .. } => None,
+            _ => l.constant_positions()?,
+        };
+        let rel_bias = match spec.positions {
+            Positions::T5 { .. } => {
+                Some(l.matrix(Part::RelBias, 0)?.ok_or_else(|| l.missing(Part::RelBias, 0))?)
+            }
+            _ => None,
         };
         let project_in = l.part(Part::ProjectIn, 0)?;
         let mut blocks = Vec::with_capacity(spec.n_layers);
         for layer in 0..spec.n_layers {
             blocks.push(Block {
-                ln1: l.norm(Part::Ln1, layer)?.ok_or_else(|| l.missing(Part::Ln1, layer))?,
+                ln1: l.norm(Part::Ln1, layer)?,
                 ln2: l.norm(Part::Ln2, layer)?,
                 q: l.need(Part::Q, layer)?,
                 k: l.need(Part::K, layer)?,
@@ -244,6 +261,7 @@ impl<K: Kernels> Model<K> {
             spec: spec.clone(),
             embed,
             pos_embed,
+            rel_bias,
             project_in,
             project_out,
             blocks,

@@ -13,8 +13,18 @@ use crate::error::{Result, TrainError};
 pub enum PositionKind {
     /// A learned vector a position.
     Learned,
+    /// A fixed vector a position.
+    Sinusoidal,
     /// Rotation of queries and keys over whole heads, base 10,000.
     Rotary,
+    /// A fixed slope by distance on the scores of each head.
+    Alibi,
+    /// A learned bias by distance on the scores of each head, 32 buckets up to distance 128.
+    T5,
+    /// `t / n_ctx` on the last coordinate of the embedding.
+    Linear,
+    /// The causal mask alone.
+    None,
 }
 
 /// The MLP.
@@ -37,6 +47,8 @@ pub enum Norms {
     Layer,
     /// RMSNorm there.
     Rms,
+    /// No norm anywhere.
+    None,
 }
 
 /// A small transformer, pre-norm, its unembedding apart from the embedding.
@@ -52,6 +64,9 @@ pub struct Architecture {
     /// Width of the MLP; absent: four times the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_mlp: Option<usize>,
+    /// Longest sequence that the model can read; absent: as long as those it learns from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_ctx: Option<usize>,
     /// How positions enter.
     pub positions: PositionKind,
     /// The MLP.
@@ -73,6 +88,7 @@ impl Architecture {
             d_model,
             heads,
             d_mlp: None,
+            n_ctx: None,
             positions: PositionKind::Learned,
             mlp: Mlp::Gelu,
             norm: Norms::Layer,
@@ -94,11 +110,12 @@ impl Architecture {
         }
     }
 
-    /// The specification that the forward pass reads, for `vocab` ids and sequences of up to `n_ctx`.
+    /// The specification that the forward pass reads, for `vocab` ids and sequences of `tokens`.
     ///
     /// # Errors
     /// A number is zero, heads do not divide the width, or a rotated head has an odd width.
-    pub fn spec(&self, vocab: usize, n_ctx: usize) -> Result<ModelSpec> {
+    pub fn spec(&self, vocab: usize, tokens: usize) -> Result<ModelSpec> {
+        let n_ctx = self.n_ctx.unwrap_or(tokens);
         let Self { layers, d_model, heads, .. } = *self;
         let d_mlp = self.d_mlp.unwrap_or(d_model.saturating_mul(4));
         let sizes = [layers, d_model, heads, d_mlp, vocab, n_ctx];
@@ -119,6 +136,9 @@ impl Architecture {
             let (what, got) = ("temperature", self.temperature);
             return Err(TrainError::Config { what, got, why: "it must be positive" });
         }
+        if n_ctx < tokens {
+            return refuse("n_ctx", n_ctx, "it is shorter than the sequences of the task");
+        }
         let d_head = d_model / heads;
         let rotary = self.positions == PositionKind::Rotary;
         if rotary && !d_head.is_multiple_of(2) {
@@ -126,7 +146,7 @@ impl Architecture {
         }
         let scale = 1.0 / ((d_head as f64).sqrt() * self.temperature);
         Ok(ModelSpec {
-            family: if rotary { Family::Llama } else { Family::Gpt2 },
+            family: if rotary { Family::Llama } else { Family::Refocus },
             n_layers: layers,
             d_model,
             d_embed: d_model,
@@ -139,8 +159,14 @@ impl Architecture {
             wiring: Wiring::PreNorm,
             norm: if self.norm == Norms::Rms { NormKind::Rms } else { NormKind::Layer },
             norm_eps: 1e-5,
-            final_norm: true,
+            block_norms: self.norm != Norms::None,
+            final_norm: self.norm != Norms::None,
             positions: match self.positions {
+                PositionKind::Sinusoidal => Positions::Sinusoidal,
+                PositionKind::Alibi => Positions::Alibi,
+                PositionKind::T5 => Positions::T5 { buckets: 32, max_distance: 128 },
+                PositionKind::Linear => Positions::Linear,
+                PositionKind::None => Positions::None,
                 PositionKind::Rotary => {
                     Positions::Rotary { dims: d_head, base: 10_000.0, interleaved: false, scaling: None }
                 }
@@ -158,14 +184,15 @@ impl Architecture {
     }
 
     /// First parameters as x-transformers and PyTorch draw theirs: token embedding `N(0, 2/d)`, positions
-    /// `N(0, 1/d)`, linear maps and their biases uniform within `±1/√n_in`, gains 1, biases of norms 0.
+    /// `N(0, 1/d)`, T5's biases `N(0, 1)`, linear maps and their biases uniform within `±1/√n_in`, gains 1,
+    /// biases of norms 0.
     /// (x-transformers keeps the positions at `N(0, 1)` and multiplies by `d^−½` when it reads them: the
     /// same first values, but there AdamW moves them `√d` times slower.)
     ///
     /// # Errors
     /// As [`Architecture::spec`].
-    pub fn init(&self, vocab: usize, n_ctx: usize, seed: u64) -> Result<Params> {
-        let spec = self.spec(vocab, n_ctx)?;
+    pub fn init(&self, vocab: usize, tokens: usize, seed: u64) -> Result<Params> {
+        let spec = self.spec(vocab, tokens)?;
         let draw = Draw::new(Philox::new(seed, Purpose::new("initial parameters")));
         draw_all(draw, spec, self.bias).map_err(|source| TrainError::Params { step: 0, source })
     }
@@ -184,6 +211,7 @@ fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, ref
         let weight = match part {
             Part::Embed => draw.normal(n * k, 2f64.sqrt() * bound),
             Part::PosEmbed => draw.normal(n * k, bound),
+            Part::RelBias => draw.normal(n * k, 1.0),
             _ if part.is_norm() => vec![1.0; n],
             _ => draw.uniform(n * k, bound),
         };

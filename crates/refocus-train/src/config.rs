@@ -1,5 +1,6 @@
 //! A run as data: everything that its result depends on.
 
+use refocus_model::Noise;
 use refocus_tasks::flipflop::{CANONICAL, FlipFlop, HALF, Sets, VOCAB};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use crate::architecture::Architecture;
 use crate::error::{Result, TrainError};
 use crate::flipflop::Mode;
 use crate::lstm::LstmShape;
+use crate::sharpen::Sharpen;
 use crate::trainer;
 use crate::weights::Weights;
 
@@ -25,6 +27,12 @@ pub struct RunConfig {
     pub task: Task,
     /// What learns.
     pub model: ModelConfig,
+    /// Dropout.
+    #[serde(default)]
+    pub dropout: DropoutRates,
+    /// A penalty on soft attention; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharpen: Option<Sharpen>,
     /// How.
     pub optimizer: Optimizer,
     /// What is watched meanwhile.
@@ -56,6 +64,18 @@ pub enum ModelConfig {
         /// Width of embedding and state.
         hidden: usize,
     },
+}
+
+/// Shares that are dropped in each step, in steps of 1/65,536.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropoutRates {
+    /// Of attention's weights, after the softmax.
+    pub attention: f64,
+    /// Of the MLP's hidden features.
+    pub mlp: f64,
+    /// Of the embedding, positions included.
+    pub embedding: f64,
 }
 
 /// AdamW and its schedule.
@@ -148,6 +168,8 @@ impl Preset {
             data_seed: 0,
             task: Task { tokens: s.tokens, ignore: vec![s.trained.ignore], mode: Mode::Clean, batch: 16 },
             model,
+            dropout: DropoutRates::default(),
+            sharpen: None,
             optimizer,
             watch,
         };
@@ -226,8 +248,30 @@ impl RunConfig {
         if self.task.batch.saturating_mul(self.task.tokens) > 1 << 26 {
             return Err(bad("task.batch", self.task.batch as f64, "a step of so many symbols does not fit"));
         }
-        if let ModelConfig::Transformer(a) = &self.model {
-            a.spec(VOCAB, self.task.tokens)?;
+        let d = self.dropout;
+        for (what, rate) in
+            [("dropout.attention", d.attention), ("dropout.mlp", d.mlp), ("dropout.embedding", d.embedding)]
+        {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(bad(what, rate, "it must lie in [0, 1)"));
+            }
+        }
+        if let Some(s) = &self.sharpen {
+            s.check(self.optimizer.steps)?;
+        }
+        match &self.model {
+            ModelConfig::Transformer(a) => {
+                a.spec(VOCAB, self.task.tokens)?;
+            }
+            ModelConfig::Lstm { .. } => {
+                let rates = d.attention + d.mlp + d.embedding;
+                if rates > 0.0 {
+                    return Err(bad("dropout", rates, "an LSTM is trained without"));
+                }
+                if let Some(s) = &self.sharpen {
+                    return Err(bad("sharpen.lambda", s.lambda, "an LSTM has no attention"));
+                }
+            }
         }
         Ok(())
     }
@@ -270,6 +314,14 @@ impl RunConfig {
             eps: o.eps as f32,
             weight_decay: o.weight_decay as f32,
             clip: o.clip.map(|c| c as f32),
+            noise: (self.dropout != DropoutRates::default()).then_some(Noise {
+                attention: self.dropout.attention,
+                mlp: self.dropout.mlp,
+                embedding: self.dropout.embedding,
+                seed: self.seed,
+                step: 0,
+            }),
+            sharpen: self.sharpen,
         }
     }
 

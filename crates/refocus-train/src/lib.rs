@@ -18,15 +18,17 @@ pub mod flipflop;
 mod lstm;
 mod run;
 mod saved;
+mod sharpen;
 mod trainer;
 mod weights;
 
 pub use adamw::{AdamW, Schedule};
 pub use architecture::{Architecture, Mlp, Norms, PositionKind};
-pub use config::{ModelConfig, Optimizer, Preset, RunConfig, Task, TestSet, Watch};
+pub use config::{DropoutRates, ModelConfig, Optimizer, Preset, RunConfig, Task, TestSet, Watch};
 pub use error::{Result, TrainError};
 pub use lstm::{Lstm, LstmShape, LstmWeights};
 pub use run::{Progress, Run};
 pub use saved::{Saved, checkpoint_path, load};
+pub use sharpen::{Anneal, Penalty, Sharpen};
 pub use trainer::{Config, Examples, Report, Score, Trainer, score};
 pub use weights::{Net, Tensor, Weights};

@@ -138,6 +138,19 @@ impl<K: Kernels> Run<K> {
         Ok(Some(Progress { report, scores, saved }))
     }
 
+    /// Saves the model as it is, in the folder `model` of the run, where every command reads it. An LSTM is
+    /// no model that commands know: its parameters are in the checkpoint.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn save_model(&self) -> Result<Option<PathBuf>> {
+        let Some(params) = self.trainer.weights().params() else { return Ok(None) };
+        let path = self.dir.join("model");
+        refocus_model::save(params, &path)
+            .map_err(|source| TrainError::Model { path: path.clone(), source })?;
+        Ok(Some(path))
+    }
+
     /// Counts on the test sets.
     fn test(&mut self) -> Result<Vec<Score>> {
         let (step, seed) = (self.trainer.steps(), self.config.data_seed);

@@ -1,10 +1,11 @@
 //! The training step: forward on a tape, backward, AdamW, pack again.
 
 use refocus_compute::{Eager, Kernels, Ops, ParamId, Tape, Vocab, VocabOut};
-use refocus_model::RunError;
+use refocus_model::{Noise, RunError};
 
 use crate::adamw::{AdamW, Schedule};
 use crate::error::{Result, TrainError};
+use crate::sharpen::Sharpen;
 use crate::weights::{Net, Weights};
 
 /// How to train. The default is the paper's canonical run (`spec/flip-flop.md` 2.1).
@@ -22,6 +23,10 @@ pub struct Config {
     /// Longest gradient, all parameters together; longer ones are shortened to it. None (the default): as
     /// they are.
     pub clip: Option<f32>,
+    /// Dropout of a transformer; its step is that of the run. None (the default): none.
+    pub noise: Option<Noise>,
+    /// A penalty on soft attention. None (the default): none.
+    pub sharpen: Option<Sharpen>,
 }
 
 impl Default for Config {
@@ -32,6 +37,8 @@ impl Default for Config {
             eps: 1e-8,
             weight_decay: 0.1,
             clip: None,
+            noise: None,
+            sharpen: None,
         }
     }
 }
@@ -69,7 +76,7 @@ impl Examples {
 pub struct Report {
     /// Counted from 1.
     pub step: u32,
-    /// Mean negative log-likelihood (nats) of the targets before the step.
+    /// Mean negative log-likelihood (nats) of the targets before the step, penalties aside.
     pub loss: f32,
     /// Rate.
     pub lr: f32,
@@ -139,14 +146,20 @@ impl<K: Kernels> Trainer<K> {
 
     /// The loss, and the gradient of each parameter in their order.
     fn gradients(&mut self, examples: &Examples) -> Result<(f32, Vec<Vec<f32>>), RunError> {
+        let step = self.optimizer.step();
+        let noise = self.config.noise.map(|n| Noise { step, ..n });
+        let sharpen = self.config.sharpen.map(|s| (s, s.at(step + 1, self.config.schedule.steps)));
+        let sharpen = sharpen.filter(|(_, weight)| *weight != 0.0);
         let want = Vocab::Nll(examples.targets.as_slice().into());
-        let nll = match self.net.ask(&mut self.tape, examples, want)? {
-            VocabOut::Values(nll) => nll,
-            VocabOut::Top(_) | VocabOut::Ranks(_) => return Err(RunError::Unread(0)),
-        };
+        let (answer, stats) = self.net.learn(&mut self.tape, examples, want, noise, sharpen.is_some())?;
+        let VocabOut::Values(nll) = answer else { return Err(RunError::Unread(0)) };
         let mean = self.tape.mean(&nll)?;
         let loss = self.tape.to_host(&mean)?.first().copied().unwrap_or(f32::NAN);
-        let grads = self.tape.backward(&mean, None)?;
+        let total = match sharpen {
+            Some((s, weight)) => s.add_to(&mut self.tape, &mean, &stats, weight)?,
+            None => mean,
+        };
+        let grads = self.tape.backward(&total, None)?;
         let kernels = self.tape.kernels();
         let mut out = Vec::with_capacity(self.ids.len());
         for (id, (_, x)) in self.ids.iter().zip(self.weights.values()) {

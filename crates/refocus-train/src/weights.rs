@@ -1,7 +1,7 @@
 //! What learns: the parameters of a transformer or an LSTM, as plain numbers and packed.
 
-use refocus_compute::{Batch, Kernels, Ops, ParamId, RowSet, Vocab, VocabOut};
-use refocus_model::{Mode, Model, ModelSpec, Params, Plan, Reading, Readout, RunError, forward, param_name};
+use refocus_compute::{Batch, Kernels, KvUse, Ops, ParamId, RowSet, Vocab, VocabOut};
+use refocus_model::{Mode, Model, Noise, Params, Plan, Reading, Readout, RunError, forward, param_name};
 
 use crate::error::{Result, TrainError};
 use crate::lstm::{Lstm, LstmWeights};
@@ -116,24 +116,45 @@ impl<K: Kernels> Net<K> {
         examples: &Examples,
         want: Vocab,
     ) -> Result<VocabOut<O::T>, RunError> {
-        let batch = Batch::from_lengths(examples.lengths.iter().copied());
-        match self {
-            Net::Transformer(m) => {
-                let plan = plan(&m.spec, &batch, examples, want)?;
-                let mut readings = forward(o, m, &examples.ids, &plan, refocus_compute::KvUse::None)?;
-                match readings.pop() {
-                    Some(Reading::Lens(mut sites)) => {
-                        sites.pop().and_then(|mut answers| answers.pop()).ok_or(RunError::Unread(0))
-                    }
-                    _ => Err(RunError::Unread(0)),
-                }
-            }
-            Net::Lstm(m) => m.ask(o, &examples.ids, &batch, &examples.rows, want)?.ok_or(RunError::Unread(0)),
-        }
+        Ok(self.learn(o, examples, want, None, false)?.0)
     }
-}
 
-fn plan(spec: &ModelSpec, batch: &Batch, examples: &Examples, want: Vocab) -> Result<Plan, RunError> {
-    let readout = Readout::logits(spec, Some(RowSet::new(examples.rows.clone())), vec![want]);
-    Ok(Plan::compile(spec, batch, &[readout], &[], Mode::default())?)
+    /// As [`Net::ask`], with dropout, and with the statistics of every attention row where they are wanted:
+    /// `[tokens, heads · 3]` a layer. They need the last layer's other queries as well, but not the rest.
+    pub(crate) fn learn<O: Ops<K = K>>(
+        &self,
+        o: &mut O,
+        examples: &Examples,
+        want: Vocab,
+        noise: Option<Noise>,
+        stats: bool,
+    ) -> Result<(VocabOut<O::T>, Vec<O::T>), RunError> {
+        let batch = Batch::from_lengths(examples.lengths.iter().copied());
+        let m = match self {
+            Net::Transformer(m) => m,
+            Net::Lstm(m) => {
+                let answer = m.ask(o, &examples.ids, &batch, &examples.rows, want)?;
+                return Ok((answer.ok_or(RunError::Unread(0))?, Vec::new()));
+            }
+        };
+        let rows = Some(RowSet::new(examples.rows.clone()));
+        let mut readouts = vec![Readout::logits(&m.spec, rows, vec![want])];
+        if stats {
+            let of = |layer| Readout::Attention { layer, rows: None, groups: None, stats: true };
+            readouts.extend((0..m.spec.n_layers).map(of));
+        }
+        let mut plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default())?;
+        if let Some(noise) = noise {
+            plan = plan.with_noise(noise);
+        }
+        let (mut answer, mut measured) = (None, Vec::new());
+        for reading in forward(o, m, &examples.ids, &plan, KvUse::None)? {
+            match reading {
+                Reading::Lens(mut sites) => answer = sites.pop().and_then(|mut answers| answers.pop()),
+                Reading::Attention { stats, .. } => measured.extend(stats),
+                _ => {}
+            }
+        }
+        Ok((answer.ok_or(RunError::Unread(0))?, measured))
+    }
 }

@@ -149,6 +149,7 @@ pub(crate) fn from_gguf(
         wiring: Wiring::PreNorm,
         norm: NormKind::Rms,
         norm_eps,
+        block_norms: true,
         final_norm: true,
         positions: Positions::Rotary {
             dims: d_head,

@@ -117,6 +117,7 @@ const ANY: &[&str] = &[
 /// Keys that cannot change the numbers of one family.
 fn of(family: Family) -> &'static [&'static str] {
     match family {
+        Family::Refocus => &[],
         // `n_ctx` repeats `n_positions`; nothing reads it.
         Family::Gpt2 | Family::GptJ => &["n_ctx"],
         // Only a warning depends on it.

@@ -32,6 +32,11 @@ impl<'a> Keys<'a> {
         Keys::new(self.path, prefix, map)
     }
 
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        self.path
+    }
+
     /// An error about a key with its value.
     pub(super) fn error(&self, key: &str, why: impl Into<String>) -> LoadError {
         let value = self.map.get(key).unwrap_or(&Value::Null);

@@ -99,6 +99,7 @@ pub(super) fn folder(family: Family) -> &'static Table {
         Family::GptJ => &GPTJ,
         Family::NeoX => &NEOX,
         Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => &LLAMA,
+        Family::Refocus => &REFOCUS,
     }
 }
 
@@ -257,6 +258,29 @@ static GGUF_QWEN: Table = Table {
         (Part::Gate, Block("ffn_gate"), Plain),
         (Part::Up, Block("ffn_up"), Plain),
         (Part::Down, Block("ffn_down"), Plain),
+    ],
+    harmless_block: &[],
+    harmless_global: &[],
+};
+
+static REFOCUS: Table = Table {
+    prefixes: &[""],
+    heads: &["unembed"],
+    stem: "blocks.",
+    parts: &[
+        (Part::Embed, Global("embed"), Plain),
+        (Part::PosEmbed, Global("pos_embed"), Plain),
+        (Part::RelBias, Global("rel_bias"), Plain),
+        (Part::FinalNorm, Global("ln_final"), Plain),
+        (Part::Ln1, Block("ln1"), Plain),
+        (Part::Ln2, Block("ln2"), Plain),
+        (Part::Q, Block("attn.q"), Plain),
+        (Part::K, Block("attn.k"), Plain),
+        (Part::V, Block("attn.v"), Plain),
+        (Part::O, Block("attn.o"), Plain),
+        (Part::Gate, Block("mlp.gate"), Plain),
+        (Part::Up, Block("mlp.up"), Plain),
+        (Part::Down, Block("mlp.down"), Plain),
     ],
     harmless_block: &[],
     harmless_global: &[],

@@ -194,6 +194,7 @@ pub fn family(f: Family) -> &'static str {
         Family::Mistral => "mistral",
         Family::Qwen2 => "qwen2",
         Family::Qwen3 => "qwen3",
+        Family::Refocus => "refocus",
     }
 }
 

@@ -2,4 +2,5 @@
 
 mod learning;
 mod lstm;
+mod options;
 mod runs;

@@ -190,11 +190,13 @@ fn family(family: Family) -> &'static str {
         Family::Mistral => "mistral",
         Family::Qwen2 => "qwen2",
         Family::Qwen3 => "qwen3",
+        Family::Refocus => "refocus",
     }
 }
 
 fn wiring(spec: &ModelSpec) -> &'static str {
     match spec.wiring {
+        Wiring::PreNorm if !spec.block_norms => "without norms",
         Wiring::PreNorm => "pre-norm",
         Wiring::PostNorm => "post-norm",
         Wiring::Parallel { shared_norm: true } => "parallel, one norm",
@@ -215,6 +217,13 @@ fn positions(spec: &ModelSpec) -> String {
     let (dims, base, interleaved, scaling) = match &spec.positions {
         Positions::Learned { offset: 0 } => return "learned".to_owned(),
         Positions::Learned { offset } => return format!("learned, rows from {offset}"),
+        Positions::Sinusoidal => return "sinusoidal".to_owned(),
+        Positions::Linear => return "linear".to_owned(),
+        Positions::Alibi => return "none but a bias by distance (ALiBi)".to_owned(),
+        Positions::T5 { buckets, .. } => {
+            return format!("a learned bias by distance (T5, {buckets} buckets)");
+        }
+        Positions::None => return "none".to_owned(),
         Positions::Rotary { dims, base, interleaved, scaling } => (dims, base, interleaved, scaling),
     };
     let pairs = if *interleaved { ", neighbouring pairs" } else { "" };
