@@ -115,7 +115,7 @@ impl Kind {
                     Positions::Learned { .. } | Positions::Sinusoidal | Positions::Linear
                 ) =>
             {
-                Err("this model adds no positions to its embedding")
+                Err("this model has no learned positions")
             }
             Kind::Ln1 | Kind::Ln1Scale | Kind::Ln2 | Kind::Ln2Scale if !spec.block_norms => {
                 Err("the blocks of this model have no norms")

@@ -200,13 +200,18 @@ fn bad(what: &'static str, got: f64, why: &'static str) -> TrainError {
     TrainError::Config { what, got, why }
 }
 
+/// In one line.
+fn unreadable(e: &toml::de::Error) -> TrainError {
+    TrainError::Toml(e.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
 impl RunConfig {
     /// Reads a `config.toml`.
     ///
     /// # Errors
     /// No TOML, an unknown or missing key, or a value of the wrong type.
     pub fn parse(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| TrainError::Toml(Box::new(e)))
+        toml::from_str(text).map_err(|e| unreadable(&e))
     }
 
     /// As `config.toml` holds it.
@@ -325,6 +330,38 @@ impl RunConfig {
         }
     }
 
+    /// The same with one field changed: `optimizer.lr`, `task.ignore`; the value as TOML has it, or a bare word.
+    ///
+    /// # Errors
+    /// There is no such field, or it cannot have the value.
+    pub fn with(&self, field: &str, value: &str) -> Result<Self> {
+        let parsed = toml::from_str::<toml::Table>(&format!("x = {value}"));
+        let value =
+            parsed.ok().and_then(|mut t| t.remove("x")).unwrap_or_else(|| Value::String(value.to_owned()));
+        let mut whole = Value::try_from(self).map_err(|e| TrainError::TomlOut(Box::new(e)))?;
+        let mut at = &mut whole;
+        for key in field.split('.') {
+            let Value::Table(t) = at else { return Err(TrainError::Field { field: field.to_owned() }) };
+            at = t.entry(key).or_insert_with(|| Value::Table(toml::Table::new()));
+        }
+        // Whole numbers are fine where any number is.
+        *at = match (&*at, value) {
+            (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+            (_, value) => value,
+        };
+        if let Value::Table(t) = &mut whole
+            && let Some(Value::Table(s)) = t.get_mut("sharpen")
+        {
+            for (key, usual) in [("anneal", Value::String("constant".into())), ("start", Value::Integer(0))] {
+                s.entry(key).or_insert(usual);
+            }
+            for (key, usual) in [("by", Value::String("entropy".into())), ("lambda", Value::Float(0.01))] {
+                s.entry(key).or_insert(usual);
+            }
+        }
+        whole.try_into().map_err(|e| unreadable(&e))
+    }
+
     /// The first field in which another configuration differs, with its value there and here.
     ///
     /// # Errors
@@ -380,6 +417,22 @@ mod tests {
         let d = a.difference(&b).expect("tables").expect("a difference");
         assert_eq!(d, ("optimizer.clip".to_owned(), "1.0".to_owned(), "absent".to_owned()));
         assert_ne!(a.hash().expect("a hash"), b.hash().expect("a hash"));
+    }
+
+    #[test]
+    fn single_fields_can_be_changed() {
+        let c = Preset::Cpu.config();
+        let c = c.with("optimizer.lr", "1").and_then(|c| c.with("task.ignore", "[0.1, 0.9]"));
+        let c = c.and_then(|c| c.with("model.positions", "t5")).and_then(|c| c.with("optimizer.clip", "0.5"));
+        let c = c.and_then(|c| c.with("sharpen.by", "\"l2\"")).expect("a configuration");
+        assert_eq!((c.optimizer.lr, c.optimizer.clip, c.task.ignore.len()), (1.0, Some(0.5), 2));
+        let s = c.sharpen.expect("a penalty");
+        assert_eq!((s.by, s.lambda, s.start), (crate::sharpen::Penalty::L2, 0.01, 0));
+        let refusal = |f, v| Preset::Cpu.config().with(f, v).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(refusal("optimizer.rate", "1").contains("unknown field `rate`"));
+        assert!(refusal("seed.x", "1").contains("'seed.x'"));
+        assert!(refusal("task.mode", "dirty").contains("dirty"));
+        assert!(refusal("model.layers", "-1").contains("-1"));
     }
 
     #[test]

@@ -79,9 +79,15 @@ pub enum TrainError {
     /// No such strings.
     #[error(transparent)]
     Language(#[from] LanguageError),
+    /// A configuration has no such field.
+    #[error("the configuration has no field '{field}'")]
+    Field {
+        /// As given.
+        field: String,
+    },
     /// A configuration that cannot be read.
     #[error("the configuration cannot be read: {0}")]
-    Toml(Box<toml::de::Error>),
+    Toml(String),
     /// A configuration that cannot be written.
     #[error("the configuration cannot be written")]
     TomlOut(#[source] Box<toml::ser::Error>),

@@ -37,6 +37,7 @@ pub struct Run<K: Kernels> {
     curve: BufWriter<File>,
     /// Step that the run began at, when it was opened.
     resumed: u32,
+    last: Option<Progress>,
     /// Held while the run lives.
     _lock: File,
 }
@@ -73,12 +74,12 @@ impl<K: Kernels> Run<K> {
         let text = config.to_toml()?;
         atomic::write(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
         let step = trainer.steps();
-        let curve = open_curve(&dir.join("curve.csv"), &config, step)?;
+        let (curve, last) = open_curve(&dir.join("curve.csv"), &config, step)?;
         let languages = config.languages()?;
         let test = |s: &crate::config::TestSet| FlipFlop::ignoring(config.task.tokens, s.ignore);
         let tests = config.watch.sets.iter().map(test).collect::<Result<_, _>>()?;
         let dir = dir.to_owned();
-        Ok(Self { dir, config, languages, tests, trainer, curve, resumed: step, _lock: lock })
+        Ok(Self { dir, config, languages, tests, trainer, curve, resumed: step, last, _lock: lock })
     }
 
     /// The configuration.
@@ -94,6 +95,16 @@ impl<K: Kernels> Run<K> {
     /// Steps that earlier sittings took.
     pub fn resumed(&self) -> u32 {
         self.resumed
+    }
+
+    /// The last step, of this or an earlier sitting.
+    pub fn last(&self) -> Option<&Progress> {
+        self.last.as_ref()
+    }
+
+    /// How many numbers are learned.
+    pub fn parameters(&self) -> usize {
+        self.trainer.weights().count()
     }
 
     /// The trainer.
@@ -135,7 +146,9 @@ impl<K: Kernels> Run<K> {
             self.curve.flush().and_then(|()| self.curve.get_ref().sync_all()).map_err(fail)?;
             save(&checkpoint_path(&self.dir), &self.trainer, &self.config)?;
         }
-        Ok(Some(Progress { report, scores, saved }))
+        let progress = Progress { report, scores, saved };
+        self.last = Some(progress.clone());
+        Ok(Some(progress))
     }
 
     /// Saves the model as it is, in the folder `model` of the run, where every command reads it. An LSTM is
@@ -170,24 +183,41 @@ fn refuse_other(path: &Path, here: &RunConfig, there: &RunConfig) -> Result<()> 
     }
 }
 
-/// The curve with its rows up to a step; what a killed sitting wrote after its last checkpoint is dropped.
-fn open_curve(path: &Path, config: &RunConfig, step: u32) -> Result<BufWriter<File>> {
+/// A row of the curve as [`Run::advance`] writes it.
+fn read_row(row: &str) -> Option<Progress> {
+    let mut parts = row.split(',');
+    let (step, loss, lr) =
+        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let counts: Vec<&str> = parts.collect();
+    let score = |pair: &[&str]| {
+        let (errors, asked): (usize, usize) = (pair.first()?.parse().ok()?, pair.get(1)?.parse().ok()?);
+        Some(Score { right: asked.checked_sub(errors)?, asked })
+    };
+    let scores = counts.chunks(2).map(score).collect();
+    Some(Progress { report: Report { step, loss, lr }, scores, saved: true })
+}
+
+/// The curve with its rows up to a step, and the last of them; what a killed sitting wrote after its last
+/// checkpoint is dropped.
+fn open_curve(path: &Path, config: &RunConfig, step: u32) -> Result<(BufWriter<File>, Option<Progress>)> {
     let mut text = "step,loss,lr".to_owned();
     for s in &config.watch.sets {
         let _ = write!(text, ",{0}_errors,{0}_reads", s.name);
     }
     text.push('\n');
+    let mut last = None;
     if step > 0
         && let Ok(old) = fs::read_to_string(path)
     {
-        let kept =
-            |row: &&str| row.split(',').next().and_then(|n| n.parse().ok()).is_some_and(|n: u32| n <= step);
-        for row in old.lines().skip(1).filter(kept) {
+        for row in old.lines().skip(1) {
+            let Some(progress) = read_row(row).filter(|p| p.report.step <= step) else { continue };
+            last = Some(progress);
             text.push_str(row);
             text.push('\n');
         }
     }
     let fail = |source| TrainError::Write { path: path.to_owned(), step, source };
     atomic::write(path, |out| out.write_all(text.as_bytes())).map_err(fail)?;
-    Ok(BufWriter::new(OpenOptions::new().append(true).open(path).map_err(fail)?))
+    let file = OpenOptions::new().append(true).open(path).map_err(fail)?;
+    Ok((BufWriter::new(file), last))
 }

@@ -1,8 +1,12 @@
 //! The flags, each defined once.
 
+mod train;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+
+pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
 const AFTER: &str = "\
 Exit codes:
@@ -59,6 +63,9 @@ pub(crate) enum Command {
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),
+    /// Train small models from nothing.
+    #[command(subcommand)]
+    Train(TrainCommand),
 }
 
 #[derive(Debug, Subcommand)]

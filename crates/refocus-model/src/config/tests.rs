@@ -35,7 +35,7 @@ fn rotary(spec: &ModelSpec) -> (usize, f64, bool, Option<RopeScaling>) {
         Positions::Rotary { dims, base, interleaved, scaling } => {
             (*dims, *base, *interleaved, scaling.clone())
         }
-        Positions::Learned { .. } => panic!("learned positions"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -1,0 +1,51 @@
+//! Flags of `train`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Train a small model on the flip-flop task.
+    ///
+    /// A run is a folder: its configuration, the curve, a checkpoint, and at the end the model. The same
+    /// command again goes on where the last checkpoint is; a run that was killed ends with the same bytes
+    /// as one that was not, at any number of threads. --seed is the seed of the first parameters and of
+    /// the strings.
+    #[command(after_long_help = "Examples:\n  refocus train flipflop --preset lstm --out runs/lstm\n  \
+        refocus train flipflop --preset cpu --seed 3 --out runs/mixture --set task.ignore=[0.1,0.6,0.96]\n  \
+        refocus train flipflop --preset cpu --out runs/t5 --set model.positions=t5 --set dropout.embedding=0.5")]
+    Flipflop(TrainFlipflop),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainFlipflop {
+    /// The configuration to start from.
+    #[arg(long, value_enum)]
+    pub(crate) preset: PresetName,
+    /// Folder of the run.
+    #[arg(long, value_name = "DIR", required_unless_present = "show")]
+    pub(crate) out: Option<PathBuf>,
+    /// Steps of the run; the learning rate falls to zero over them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: Option<u32>,
+    /// Change any field of the configuration, such as optimizer.lr=0.001; may be repeated.
+    ///
+    /// --show lists the fields. Those that a preset leaves out: optimizer.clip, model.d_mlp, model.n_ctx, and
+    /// sharpen.by, sharpen.lambda, sharpen.anneal and sharpen.start together.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print the configuration as TOML and train nothing.
+    #[arg(long)]
+    pub(crate) show: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PresetName {
+    /// The paper's LSTM in full: strings of 512 symbols, 133,381 parameters, 500 steps.
+    Lstm,
+    /// A transformer of 2 layers on strings of 256 symbols: minutes on two cores.
+    Cpu,
+    /// The paper's transformer: 6 layers of width 512, 10,000 steps; days on a CPU.
+    Paper,
+}

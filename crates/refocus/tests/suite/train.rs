@@ -1,0 +1,115 @@
+use snapbox::str;
+
+use crate::support::{Tmp, refocus, refused};
+
+/// A run of a second.
+const SMALL: &str = "train flipflop --preset cpu --out [TMP]/run --seed 3 --set task.tokens=16 \
+    --set model.d_model=16 --set model.heads=2 --set model.d_mlp=32 --set task.batch=4 \
+    --set watch.every=4 --set watch.save_every=2";
+
+#[test]
+fn a_run_goes_on_where_it_was_and_its_model_opens() {
+    let tmp = Tmp::new("train");
+    let all = format!("{SMALL} --steps 8");
+    let first = tmp.refocus(&all).assert().success().stderr_eq("");
+    first.stdout_eq(str![[r#"
+run         [TMP]/run
+parameters  5,360
+steps       8
+loss        [..] nats
+in          [..] errors in [..] reads (ignoring 0.6)
+sparse      [..] errors in [..] reads (ignoring 0.96)
+dense       [..] errors in [..] reads (ignoring 0.1)
+model       [TMP]/run/model
+
+"#]]);
+    let curve = std::fs::read(tmp.path("run/curve.csv")).expect("a curve");
+    let again = tmp.refocus(&format!("{all} --json --threads 1")).assert().success().stderr_eq("");
+    let d: serde_json::Value = serde_json::from_slice(&again.get_output().stdout).expect("JSON");
+    assert_eq!(
+        (&d["schema"], &d["steps"], &d["resumed_from"]),
+        (&"refocus.train/1".into(), &8.into(), &8.into())
+    );
+    assert!(d["sets"][1]["reads"].as_u64().is_some_and(|n| n > 0), "{d}");
+    assert!(d["config_hash"].as_str().is_some_and(|h| h.starts_with("sha256:")), "{d}");
+    assert_eq!(std::fs::read(tmp.path("run/curve.csv")).expect("a curve"), curve);
+
+    tmp.refocus("model inspect [TMP]/run/model").assert().success();
+    tmp.write("ids.json", "[[0, 3, 2, 4, 1]]");
+    tmp.refocus("model forward [TMP]/run/model --tokens [TMP]/ids.json").assert().success();
+
+    refused(tmp.refocus(&format!("{SMALL} --steps 9"))).stderr_eq(str![[r#"
+error: [TMP]/run/config.toml: this is another run, its optimizer.steps is 8 and not 9
+hint: give another folder, or the flags that the run was begun with
+
+"#]]);
+}
+
+#[test]
+fn a_rate_that_is_too_high_is_told_with_its_step() {
+    let tmp = Tmp::new("train-nan");
+    let high =
+        format!("{SMALL} --steps 8 --set optimizer.lr=1e30 --set optimizer.warmup=0 --set model.norm=layer");
+    refused(tmp.refocus(&high)).stderr_eq(str![[r#"
+error: step 2: the parameters cannot be used
+cause: (parameters in memory)
+cause: tensor Embed Weight: row 0 holds a value that is NaN or infinite
+
+"#]]);
+    let high = high.replace("save_every=2", "save_every=1");
+    let tmp = Tmp::new("train-nan-saved");
+    refused(tmp.refocus(&high)).stderr_eq(str![[r#"
+error: step 2: the parameters cannot be used
+cause: (parameters in memory)
+cause: tensor Embed Weight: row 0 holds a value that is NaN or infinite
+hint: the checkpoint of step 1 is as it was
+
+"#]]);
+}
+
+#[test]
+fn fields_are_listed_and_checked() {
+    refocus("train flipflop --preset lstm --show").assert().success().stdout_eq(str![[r#"
+seed = 0
+data_seed = 0
+
+[task]
+tokens = 512
+ignore = [0.8]
+mode = "clean"
+batch = 16
+
+[model]
+kind = "lstm"
+hidden = 128
+...
+"#]]);
+    let tmp = Tmp::new("train-fields");
+    let wrong =
+        |flags: &str| refused(tmp.refocus(&format!("train flipflop --preset cpu --out [TMP]/x {flags}")));
+    wrong("--set optimizer.rate=1").stderr_eq(str![[r#"
+error: --set optimizer.rate=1 cannot be used
+cause: the configuration cannot be read: unknown field `rate`, expected one of `steps`, `lr`, `warmup`, `beta1`, `beta2`, `eps`, `weight_decay`, `clip` in `optimizer`
+hint: `refocus train flipflop --preset NAME --show` lists the fields
+
+"#]]);
+    wrong("--set task.tokens=17").stderr_eq(str![[r#"
+error: flip-flop strings have an even number of symbols, at least 4 and at most 2^32: not 17
+
+"#]]);
+    wrong("--set dropout.mlp=1.5").stderr_eq(str![[r#"
+error: dropout.mlp = 1.5: it must lie in [0, 1)
+
+"#]]);
+    wrong("--set task.ignore=[0.5,1.2]").stderr_eq(str![[r#"
+error: flip-flop: the probability to ignore is 1.2, not a number from 0 to 1
+
+"#]]);
+    assert!(tmp.list().is_empty());
+    tmp.write("file", "");
+    refused(tmp.refocus("train flipflop --preset cpu --out [TMP]/file/run")).stderr_eq(str![[r#"
+error: [TMP]/file/run: cannot be written at step 0; what was saved before is as it was
+cause: [..]
+
+"#]]);
+}
