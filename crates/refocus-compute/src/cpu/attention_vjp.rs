@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::KEY_BLOCK;
 use crate::error::Result;
 use crate::kernels::AttnGrads;
 use crate::ops::{AttnProbe, AttnSpec, Batch, KeyGroups, Qkv, RowSet};
@@ -122,10 +123,23 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
     let group = spec.n_heads / spec.n_kv_heads;
     let kv = |row: usize| (t.row0 + row) * spec.n_kv_heads * d + t.kv_head * d;
     let longest = t.queries.clone().map(|i| job.pos[i] as usize + 1).max().unwrap_or(0);
-    let mut scratch = Scratch::take(3 * longest);
-    let (p, rest) = scratch.get(3 * longest).split_at_mut(longest);
-    let (ds, kept) = rest.split_at_mut(longest);
+    // Keys and values by dimension, so that vector lanes run over keys; what is beyond the last is zero.
+    let stride = longest.next_multiple_of(KEY_BLOCK);
+    let size = (3 + 2 * d) * stride;
+    let mut scratch = Scratch::take(size);
+    let (p, rest) = scratch.get(size).split_at_mut(stride);
+    let (ds, rest) = rest.split_at_mut(stride);
+    let (kept, rest) = rest.split_at_mut(stride);
+    let (keys, values) = rest.split_at_mut(d * stride);
     kept.fill(1.0);
+    for (all, turned) in [(job.qkv.k, &mut *keys), (job.qkv.v, &mut *values)] {
+        turned.fill(0.0);
+        for j in 0..longest {
+            for (c, x) in all.as_slice()[kv(j)..kv(j) + d].iter().enumerate() {
+                turned[c * stride + j] = *x;
+            }
+        }
+    }
     for i in t.queries.clone() {
         let pos = job.pos[i] as usize;
         let first = spec.window.map_or(0, |w| (pos + 1).saturating_sub(w));
@@ -136,9 +150,8 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
             let set = given(edits);
             // SAFETY: keys and values of this segment and head are `d` long at `kv(row)`.
             unsafe {
-                for (j, p) in (first..).zip(&mut p[first..=pos]) {
-                    *p = dot::<S>(q, &job.qkv.k.as_slice()[kv(j)..kv(j) + d]) * spec.scale;
-                }
+                products::<S>(q, keys, stride, first, pos, p);
+                p[first..=pos].iter_mut().for_each(|p| *p *= spec.scale);
                 if let Some(bias) = &job.bias {
                     let bias = bias.of(head, pos, first);
                     p[first..=pos].iter_mut().zip(bias).for_each(|(p, b)| *p += b);
@@ -147,10 +160,8 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
                     d.factors((t.seg * spec.n_heads + head) as u32, pos as u32, 0, &mut kept[..=pos]);
                 }
                 weights::<S>(p, first, pos, edits, set);
-                let mut mean = 0.0f32;
-                for (j, ds) in (first..).zip(&mut ds[first..=pos]) {
-                    *ds = dot::<S>(dz, &job.qkv.v.as_slice()[kv(j)..kv(j) + d]) * kept[j];
-                }
+                products::<S>(dz, values, stride, first, pos, ds);
+                ds[first..=pos].iter_mut().zip(&kept[first..=pos]).for_each(|(d, k)| *d *= k);
                 if let Some(dstats) = job.dstats {
                     let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
                     add_stats(&p[first..=pos], dstats, &mut ds[first..=pos]);
@@ -167,28 +178,123 @@ unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
                         }
                     }
                 }
-                for j in first..=pos {
-                    mean += p[j] * ds[j];
-                }
+                let mean = dot::<S>(&p[first..=pos], &ds[first..=pos]);
                 let temperature: f32 =
                     edits.iter().map(|e| if let Edit::Temperature(t) = e { *t } else { 1.0 }).product();
                 let flat = set.is_some() || edits.iter().any(|e| matches!(e, Edit::Uniform));
-                let dq = job.dq.slice((i * spec.n_heads + head) * d, d);
                 for j in first..=pos {
-                    if p[j] == 0.0 {
-                        continue;
-                    }
-                    axpy::<S>(p[j] * kept[j], dz, job.dv.slice(kv(j), d));
-                    if !flat {
-                        let s = p[j] * (ds[j] - mean) / temperature;
-                        if let Some((dbias, distances)) = job.dbias {
-                            *dbias.at((t.seg * spec.n_heads + head) * distances + pos - j) += s;
-                        }
-                        let s = s * spec.scale;
-                        axpy::<S>(s, &job.qkv.k.as_slice()[kv(j)..kv(j) + d], dq);
-                        axpy::<S>(s, q, job.dk.slice(kv(j), d));
+                    ds[j] = if flat { 0.0 } else { p[j] * (ds[j] - mean) / temperature };
+                    p[j] *= kept[j];
+                }
+                if let (Some((dbias, distances)), false) = (job.dbias, flat) {
+                    let part = dbias.slice((t.seg * spec.n_heads + head) * distances, distances);
+                    for (b, s) in part[..=pos - first].iter_mut().zip(ds[first..=pos].iter().rev()) {
+                        *b += s;
                     }
                 }
+                ds[first..=pos].iter_mut().for_each(|s| *s *= spec.scale);
+                let row = Row { q, dz, first, pos, weights: p, slopes: ds };
+                // The width in vectors is a constant where it can be, so that sums stay in registers.
+                match d.div_ceil(LANES) {
+                    1 => spread::<S, 1>(job, t, &row, i, head),
+                    2 => spread::<S, 2>(job, t, &row, i, head),
+                    4 => spread::<S, 4>(job, t, &row, i, head),
+                    n => {
+                        for v in 0..n {
+                            spread_part::<S, 1>(job, t, &row, i, head, v * LANES);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One query row and head.
+struct Row<'a> {
+    q: &'a [f32],
+    dz: &'a [f32],
+    /// The keys that it sees.
+    first: usize,
+    pos: usize,
+    /// By key: what its value was multiplied by.
+    weights: &'a [f32],
+    /// By key: the gradient of the product of query and key.
+    slopes: &'a [f32],
+}
+
+/// What a row passes on to its query, keys and values, `V` vectors wide.
+#[inline(always)]
+unsafe fn spread<S: Simd, const V: usize>(job: &Job<'_>, t: &Tile, row: &Row<'_>, i: usize, head: usize) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { spread_part::<S, V>(job, t, row, i, head, 0) }
+}
+
+/// The same for dimensions from `c0` on.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn spread_part<S: Simd, const V: usize>(
+    job: &Job<'_>,
+    t: &Tile,
+    row: &Row<'_>,
+    i: usize,
+    head: usize,
+    c0: usize,
+) {
+    let (spec, d) = (job.spec, job.spec.d_head);
+    let part = |v: usize| LANES.min(d - c0 - v * LANES);
+    // SAFETY: the tile owns its keys, values and queries; partial vectors stay within the head.
+    unsafe {
+        let (mut q, mut dz, mut dq) = ([S::splat(0.0); V], [S::splat(0.0); V], [S::splat(0.0); V]);
+        for v in 0..V {
+            q[v] = S::load_part(row.q.as_ptr().add(c0 + v * LANES), part(v));
+            dz[v] = S::load_part(row.dz.as_ptr().add(c0 + v * LANES), part(v));
+        }
+        for j in row.first..=row.pos {
+            let (w, s) = (row.weights[j], row.slopes[j]);
+            if w == 0.0 && s == 0.0 {
+                continue;
+            }
+            let at = ((t.row0 + j) * spec.n_kv_heads + t.kv_head) * d + c0;
+            let (w, s) = (S::splat(w), S::splat(s));
+            for v in 0..V {
+                let (at, n) = (at + v * LANES, part(v));
+                let (dk, dv) = (job.dk.at(at), job.dv.at(at));
+                S::store_part(dv, S::fma(w, dz[v], S::load_part(dv, n)), n);
+                S::store_part(dk, S::fma(s, q[v], S::load_part(dk, n)), n);
+                dq[v] = S::fma(s, S::load_part(job.qkv.k.as_slice().as_ptr().add(at), n), dq[v]);
+            }
+        }
+        for v in 0..V {
+            S::store_part(job.dq.at((i * spec.n_heads + head) * d + c0 + v * LANES), dq[v], part(v));
+        }
+    }
+}
+
+/// `out[j] = Σ_c x[c] · turned[c][j]` for the keys `first ..= pos` and what shares their blocks.
+#[inline(always)]
+unsafe fn products<S: Simd>(
+    x: &[f32],
+    turned: &[f32],
+    stride: usize,
+    first: usize,
+    pos: usize,
+    out: &mut [f32],
+) {
+    const VECS: usize = KEY_BLOCK / LANES;
+    for block in (first / KEY_BLOCK * KEY_BLOCK..=pos).step_by(KEY_BLOCK) {
+        // SAFETY: `stride` is whole blocks, and every dimension has one row of it.
+        unsafe {
+            let mut acc = [S::splat(0.0); VECS];
+            for (c, &x) in x.iter().enumerate() {
+                let x = S::splat(x);
+                let at = turned.as_ptr().add(c * stride + block);
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = S::fma(x, S::load(at.add(v * LANES)), *acc);
+                }
+            }
+            for (v, acc) in acc.into_iter().enumerate() {
+                S::store(out.as_mut_ptr().add(block + v * LANES), acc);
             }
         }
     }
@@ -203,12 +309,23 @@ unsafe fn weights<S: Simd>(p: &mut [f32], first: usize, pos: usize, edits: &[Edi
         }
         return;
     }
-    for block in (first / crate::KEY_BLOCK * crate::KEY_BLOCK..=pos).step_by(crate::KEY_BLOCK) {
-        let end = (block + crate::KEY_BLOCK).min(pos + 1);
+    for block in (first / KEY_BLOCK * KEY_BLOCK..=pos).step_by(KEY_BLOCK) {
+        let end = (block + KEY_BLOCK).min(pos + 1);
         edit_scores(&mut p[block..end], block, first, pos, edits);
     }
     let row = &mut p[first..=pos];
-    let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    // SAFETY: the caller's instruction set.
+    let mut top = unsafe { S::splat(f32::NEG_INFINITY) };
+    for i in (0..row.len()).step_by(LANES) {
+        let n = LANES.min(row.len() - i);
+        // SAFETY: `n` values are left.
+        unsafe {
+            let low = S::splat(f32::NEG_INFINITY);
+            top = S::max(S::blend_first(S::load_part(row.as_ptr().add(i), n), low, n), top);
+        }
+    }
+    // SAFETY: the caller's instruction set.
+    let max = unsafe { S::max_lane(top) };
     let mut sum = 0.0f32;
     for i in (0..row.len()).step_by(LANES) {
         let n = LANES.min(row.len() - i);
@@ -254,19 +371,5 @@ unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
             acc = S::fma(S::load_part(a.as_ptr().add(i), n), S::load_part(b.as_ptr().add(i), n), acc);
         }
         S::sum(acc)
-    }
-}
-
-/// `y += s x`.
-#[inline(always)]
-unsafe fn axpy<S: Simd>(s: f32, x: &[f32], y: &mut [f32]) {
-    // SAFETY: equal lengths; partial vectors stay within them.
-    unsafe {
-        for i in (0..x.len()).step_by(LANES) {
-            let n = LANES.min(x.len() - i);
-            let at = y.as_mut_ptr().add(i);
-            let v = S::fma(S::splat(s), S::load_part(x.as_ptr().add(i), n), S::load_part(at, n));
-            S::store_part(at, v, n);
-        }
     }
 }

@@ -57,10 +57,13 @@ pub(super) fn linear_weight(cpu: &mut Cpu, x: &CpuBuf, dy: &CpuBuf) -> Result<Cp
     let o = Out::new(dyt.as_mut_slice());
     let (rows, src) = (dy.rows, dy.as_slice());
     cpu.by_rows(dy.width, rows, |cols| {
-        for r in 0..rows {
+        // A few rows at a time, so that what is written is whole cache lines.
+        for r0 in (0..rows).step_by(LANES) {
             for c in cols.clone() {
-                // SAFETY: columns of `dy` (rows of the transpose) are this tile's own.
-                unsafe { *o.at(c * rows + r) = src[r * dy.width + c] };
+                for r in r0..rows.min(r0 + LANES) {
+                    // SAFETY: columns of `dy` (rows of the transpose) are this tile's own.
+                    unsafe { *o.at(c * rows + r) = src[r * dy.width + c] };
+                }
             }
         }
     });
