@@ -24,6 +24,9 @@ pub struct Eager<K: Kernels> {
     pub kernels: K,
 }
 
+/// States of an LSTM and what their gradient needs.
+type Kept<K> = (Rc<<K as Kernels>::Buf>, Option<LstmKept<<K as Kernels>::Buf>>);
+
 impl<K: Kernels> Eager<K> {
     /// Over a backend.
     pub fn new(kernels: K) -> Self {
@@ -46,7 +49,7 @@ impl<K: Kernels> Eager<K> {
         recurrent: &Linear<K>,
         batch: &Batch,
         keep: bool,
-    ) -> Result<(Rc<K::Buf>, Option<LstmKept<K::Buf>>)> {
+    ) -> Result<Kept<K>> {
         let w = self.kernels.weight_shape(&recurrent.w.value);
         let bias = recurrent.bias.as_ref().map(|b| self.dim(&b.value));
         check::lstm(self.dim(pre), w, bias, batch)?;

@@ -61,6 +61,9 @@ pub struct LstmKept<B> {
     pub cells: B,
 }
 
+/// States `[rows, hidden]`, and what was kept.
+pub type LstmOut<B> = (B, Option<LstmKept<B>>);
+
 /// Gradients of an LSTM's recurrence.
 #[derive(Debug)]
 pub struct LstmGrads<B> {
@@ -208,7 +211,7 @@ pub trait Kernels: Sized {
         bias: Option<&Self::Buf>,
         batch: &Batch,
         keep: bool,
-    ) -> Result<(Self::Buf, Option<LstmKept<Self::Buf>>)>;
+    ) -> Result<LstmOut<Self::Buf>>;
     /// Gradient of [`Kernels::lstm`] through all time steps; `hidden` is its output, `dh` the gradient
     /// of that.
     fn lstm_vjp(

@@ -25,7 +25,7 @@ pub use cpu::{Cpu, CpuBuf, CpuPage, Panels};
 pub use dropout::Dropout;
 pub use eager::Eager;
 pub use error::{Error, Result};
-pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
+pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, LstmOut, NormArgs, NormGrads};
 pub use ops::*;
 pub use philox::{Philox, Purpose, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};

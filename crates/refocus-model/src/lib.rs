@@ -35,7 +35,7 @@ pub use params::Params;
 pub use patch::{Patch, PatchError};
 pub use plan::{Applied, Mode, Noise, Plan, PlanError, Readout, Rows};
 pub use run_error::RunError;
-pub use save::save;
+pub use save::{save, write_whole};
 pub use site::{Kind, Site, SiteError};
 pub use spec::*;
 pub use tokenizer::Tokenizer;

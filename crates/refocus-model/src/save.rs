@@ -51,11 +51,11 @@ pub fn save(params: &Params, dir: &Path) -> LoadResult<()> {
     }
     // First the weights: a folder with a configuration is a whole one.
     let weights = dir.join("model.safetensors");
-    whole(&weights, |out| safetensors(out, &tensors)).map_err(LoadError::io(&weights))?;
+    write_whole(&weights, |out| safetensors(out, &tensors)).map_err(LoadError::io(&weights))?;
     let mut text = serde_json::to_string_pretty(&keys)
         .map_err(|source| LoadError::Json { path: path.clone(), source })?;
     text.push('\n');
-    whole(&path, |out| out.write_all(text.as_bytes())).map_err(LoadError::io(&path))
+    write_whole(&path, |out| out.write_all(text.as_bytes())).map_err(LoadError::io(&path))
 }
 
 /// Whether the reader of configurations makes the same of the keys.
@@ -134,8 +134,12 @@ fn safetensors(out: &mut dyn Write, tensors: &BTreeMap<String, (Vec<usize>, &[f3
     Ok(())
 }
 
-/// Writes beside the place, then moves there.
-fn whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+/// Writes a file beside its place, brings it to the disk, and moves it there. Whatever fails, what stood
+/// there before still does, and nothing else is left behind.
+///
+/// # Errors
+/// What `fill` or the file system reports.
+pub fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
@@ -144,11 +148,17 @@ fn whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io
         fill(&mut out)?;
         out.flush()?;
         out.get_ref().sync_all()?;
+        drop(out);
         fs::rename(&temporary, path)
     };
     let result = attempt();
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    result
+    result?;
+    // The new name itself must survive a power cut too; not every system lets folders be synced.
+    if let Some(folder) = path.parent().and_then(|p| File::open(p).ok()) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
 }

@@ -127,14 +127,8 @@ pub enum TrainError {
         source: io::Error,
     },
     /// A model cannot be saved.
-    #[error("{}: the model cannot be saved", path.display())]
-    Model {
-        /// The folder.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: LoadError,
-    },
+    #[error("the model cannot be saved")]
+    Model(#[source] LoadError),
     /// A file cannot be written.
     #[error("{}: cannot be written at step {step}; what was saved before is as it was", path.display())]
     Write {

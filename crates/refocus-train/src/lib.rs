@@ -10,7 +10,6 @@
 
 mod adamw;
 mod architecture;
-mod atomic;
 mod config;
 mod draw;
 mod error;

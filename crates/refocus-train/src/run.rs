@@ -7,9 +7,9 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
+use refocus_model::write_whole;
 use refocus_tasks::flipflop::FlipFlop;
 
-use crate::atomic;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::flipflop;
@@ -72,7 +72,7 @@ impl<K: Kernels> Run<K> {
             trainer.resume(saved.step, values, first.into_iter().zip(second).collect())?;
         }
         let text = config.to_toml()?;
-        atomic::write(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
+        write_whole(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
         let step = trainer.steps();
         let (curve, last) = open_curve(&dir.join("curve.csv"), &config, step)?;
         let languages = config.languages()?;
@@ -159,8 +159,7 @@ impl<K: Kernels> Run<K> {
     pub fn save_model(&self) -> Result<Option<PathBuf>> {
         let Some(params) = self.trainer.weights().params() else { return Ok(None) };
         let path = self.dir.join("model");
-        refocus_model::save(params, &path)
-            .map_err(|source| TrainError::Model { path: path.clone(), source })?;
+        refocus_model::save(params, &path).map_err(TrainError::Model)?;
         Ok(Some(path))
     }
 
@@ -217,7 +216,7 @@ fn open_curve(path: &Path, config: &RunConfig, step: u32) -> Result<(BufWriter<F
         }
     }
     let fail = |source| TrainError::Write { path: path.to_owned(), step, source };
-    atomic::write(path, |out| out.write_all(text.as_bytes())).map_err(fail)?;
+    write_whole(path, |out| out.write_all(text.as_bytes())).map_err(fail)?;
     let file = OpenOptions::new().append(true).open(path).map_err(fail)?;
     Ok((BufWriter::new(file), last))
 }

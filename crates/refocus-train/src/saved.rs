@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::trainer::Trainer;
 use crate::weights::Weights;
 use refocus_compute::Kernels;
+use refocus_model::write_whole;
 
 /// What tells this kind of file from other safetensors files.
 const FORMAT: &str = "refocus training checkpoint 1";
@@ -83,7 +83,7 @@ pub(crate) fn save<K: Kernels>(path: &Path, t: &Trainer<K>, config: &RunConfig) 
     let file = views
         .and_then(|views| safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), head)]))))
         .map_err(|e| failed(io::Error::other(e)))?;
-    atomic::write(path, |out| out.write_all(&file)).map_err(failed)
+    write_whole(path, |out| out.write_all(&file)).map_err(failed)
 }
 
 /// Reads a checkpoint.

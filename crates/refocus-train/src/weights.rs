@@ -22,14 +22,14 @@ pub struct Tensor {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Weights {
     /// A transformer.
-    Transformer(Params),
+    Transformer(Box<Params>),
     /// An LSTM.
     Lstm(LstmWeights),
 }
 
 impl From<Params> for Weights {
     fn from(p: Params) -> Self {
-        Weights::Transformer(p)
+        Weights::Transformer(Box::new(p))
     }
 }
 
@@ -70,7 +70,7 @@ impl Weights {
 
     pub(crate) fn pack<K: Kernels>(&self, kernels: &mut K, step: u32) -> Result<Net<K>> {
         match self {
-            Weights::Transformer(p) => Model::from_params(p.spec(), kernels, p)
+            Weights::Transformer(p) => Model::from_params(p.spec(), kernels, &**p)
                 .map(|m| Net::Transformer(Box::new(m)))
                 .map_err(|source| TrainError::Params { step, source }),
             Weights::Lstm(w) => w
@@ -80,6 +80,9 @@ impl Weights {
         }
     }
 }
+
+/// An answer, and the statistics of each layer.
+type Learned<T> = (VocabOut<T>, Vec<T>);
 
 /// A model of either kind, ready to run.
 pub enum Net<K: Kernels> {
@@ -128,7 +131,7 @@ impl<K: Kernels> Net<K> {
         want: Vocab,
         noise: Option<Noise>,
         stats: bool,
-    ) -> Result<(VocabOut<O::T>, Vec<O::T>), RunError> {
+    ) -> Result<Learned<O::T>, RunError> {
         let batch = Batch::from_lengths(examples.lengths.iter().copied());
         let m = match self {
             Net::Transformer(m) => m,

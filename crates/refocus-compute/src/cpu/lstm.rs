@@ -2,7 +2,7 @@
 //! never wait for each other within a layer.
 
 use crate::error::Result;
-use crate::kernels::{LstmGrads, LstmKept};
+use crate::kernels::{LstmGrads, LstmKept, LstmOut};
 use crate::ops::Batch;
 use crate::simd::{Isa, LANES, Simd, exp, isa_fn, tanh};
 
@@ -53,7 +53,7 @@ pub(super) fn lstm(
     bias: Option<&CpuBuf>,
     batch: &Batch,
     keep: bool,
-) -> Result<(CpuBuf, Option<LstmKept<CpuBuf>>)> {
+) -> Result<LstmOut<CpuBuf>> {
     let (h, isa) = (w.k, cpu.isa);
     let mut hidden = cpu.stale(pre.rows, h)?;
     let mut kept = match keep {

@@ -21,7 +21,7 @@ pub use panels::Panels;
 
 use crate::dropout::Dropout;
 use crate::error::Result;
-use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
+use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, LstmOut, NormArgs, NormGrads};
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, EditOp, KvUse, Qkv, RopeTable, RowEdit, RowSet, Vocab,
     VocabOut,
@@ -270,7 +270,7 @@ impl Kernels for Cpu {
         bias: Option<&CpuBuf>,
         batch: &Batch,
         keep: bool,
-    ) -> Result<(CpuBuf, Option<LstmKept<CpuBuf>>)> {
+    ) -> Result<LstmOut<CpuBuf>> {
         lstm::lstm(self, pre, w, bias, batch, keep)
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::KEY_BLOCK;
 use crate::dropout::Dropout;
 use crate::error::{Error, Result};
-use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, NormArgs, NormGrads};
+use crate::kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, LstmOut, NormArgs, NormGrads};
 use crate::ops::{
     Activation, AttnOut, AttnProbe, AttnSpec, Batch, EditOp, KvUse, Qkv, RopeTable, RowEdit, RowSet, Vocab,
     VocabOut,
@@ -385,7 +385,7 @@ impl Kernels for Reference {
         bias: Option<&RefBuf>,
         batch: &Batch,
         keep: bool,
-    ) -> Result<(RefBuf, Option<LstmKept<RefBuf>>)> {
+    ) -> Result<LstmOut<RefBuf>> {
         let (hidden, kept) = lstm::forward(pre, w, bias, batch);
         Ok((hidden, keep.then_some(kept)))
     }
