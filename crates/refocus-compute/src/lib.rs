@@ -8,6 +8,7 @@
 //! The contract on bits is in `docs/determinism.md`: every output is one fixed chain of operations,
 //! whatever the batch, the number of threads, the cache or the instruction set.
 
+mod blocks;
 mod cpu;
 mod eager;
 mod error;

@@ -13,6 +13,33 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// What `B` bits stand for, again and again.
+const fn levels(b: u32, signed: bool) -> [f32; 32] {
+    let mut out = [0.0; 32];
+    let mut i = 0;
+    while i < 32 {
+        let q = i as i32 & ((1 << b) - 1);
+        out[i] = (if signed && q >> (b - 1) == 1 { q - (1 << b) } else { q }) as f32;
+        i += 1;
+    }
+    out
+}
+
+/// An entry of the table for each lane. A permutation reads only the low bits of an index, four with one
+/// register and five with two.
+#[inline(always)]
+unsafe fn look_up<const B: u32>(a: __m512i, table: &'static [f32; 32]) -> __m512 {
+    const { assert!(B <= 5) };
+    // SAFETY: AVX-512 is available by the trait's contract.
+    unsafe {
+        let low = _mm512_loadu_ps(table.as_ptr());
+        if B <= 4 {
+            return _mm512_permutexvar_ps(a, low);
+        }
+        _mm512_permutex2var_ps(low, a, _mm512_loadu_ps(table.as_ptr().add(16)))
+    }
+}
+
 // SAFETY (all blocks below): the instruction set and the pointers are valid by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx512 {
@@ -129,12 +156,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
-    unsafe fn nibble(a: __m512i) -> __m512 {
-        // The permutation reads only the low four bits of an index.
-        unsafe {
-            let table = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
-            _mm512_permutexvar_ps(a, table)
-        }
+    unsafe fn unsigned<const B: u32>(a: __m512i) -> __m512 {
+        unsafe { look_up::<B>(a, const { &levels(B, false) }) }
+    }
+    #[inline(always)]
+    unsafe fn signed<const B: u32>(a: __m512i) -> __m512 {
+        unsafe { look_up::<B>(a, const { &levels(B, true) }) }
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> __m512i {
