@@ -58,8 +58,16 @@ fn dtype(id: u32) -> Result<Dtype, String> {
     match id {
         0 => Ok(Dtype::F32),
         1 => Ok(Dtype::F16),
+        2 => Ok(Dtype::Q4_0),
         3 => Ok(Dtype::Q4_1),
+        6 => Ok(Dtype::Q5_0),
+        7 => Ok(Dtype::Q5_1),
         8 => Ok(Dtype::Q8_0),
+        10 => Ok(Dtype::Q2_K),
+        11 => Ok(Dtype::Q3_K),
+        12 => Ok(Dtype::Q4_K),
+        13 => Ok(Dtype::Q5_K),
+        14 => Ok(Dtype::Q6_K),
         30 => Ok(Dtype::Bf16),
         _ => Err(TYPES.iter().find(|t| t.0 == id).map_or_else(|| format!("type {id}"), |t| t.1.to_owned())),
     }
@@ -259,9 +267,14 @@ fn tensor<'a>(c: &mut Cursor<'a>) -> LoadResult<(&'a str, Entry)> {
         path: c.path.to_owned(),
         tensor: shorten(name),
         dtype,
-        supported: "F32, F16, BF16, Q4_1 and Q8_0",
+        supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K",
     })?;
     let offset = c.u64(&what)?;
+    if !shape[shape.len() - 1].is_multiple_of(dtype.block()) {
+        let (name_of, block) = (dtype.name(), dtype.block());
+        let why = format!("shape {shape:?} of {name_of}, which stores rows in blocks of {block} values");
+        return Err(LoadError::tensor(c.path, name, why));
+    }
     let rows = shape[..shape.len() - 1].iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let bytes = dtype.row_bytes(shape[shape.len() - 1]).zip(rows).and_then(|(row, n)| row.checked_mul(n));
     let end = bytes.and_then(|n| usize::try_from(offset).ok()?.checked_add(n));

@@ -237,12 +237,19 @@ fn lying_gguf_files_are_refused() {
     assert!(tensor(&[4, 0], 0, 0).contains("a dimension of 0"));
     assert!(tensor(&[1 << 40, 1 << 40], 0, 0).contains("cannot be stored"));
     assert!(tensor(&[u64::MAX], 0, 0).contains("cannot be stored"));
-    assert!(tensor(&[33], 8, 0).contains("shape [33] of q8_0"));
+    for (kind, name, block) in [(2, "q4_0", 32), (8, "q8_0", 32), (10, "q2_k", 256), (14, "q6_k", 256)] {
+        let e = tensor(&[block + 16, 2], kind, 0);
+        let row = block + 16;
+        let want = format!("tensor t: shape [2, {row}] of {name}, which stores rows in blocks of {block} values");
+        assert!(e.contains(&want), "{e}");
+    }
     assert!(tensor(&[8], 0, u64::MAX - 3).contains("cannot be stored"));
     assert!(tensor(&[8], 0, 4).contains("no multiple of the alignment 32"));
     assert!(tensor(&[8], 0, 128).contains("beyond the end of the file"));
     assert!(tensor(&[33], 0, 0).contains("beyond the end of the file"));
-    assert!(tensor(&[256], 12, 0).contains("tensor t is stored as Q4_K, which is not supported"));
+    assert!(tensor(&[256], 20, 0).contains(
+        "tensor t is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K"
+    ));
     assert!(tensor(&[8], 77, 0).contains("stored as type 77"));
     let two = |second: &str, offset: u64| {
         let gguf = Gguf::new().entry("t", &[16], 0, 0).entry(second, &[16], 0, offset);

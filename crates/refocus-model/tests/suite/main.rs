@@ -5,4 +5,5 @@ mod gradients;
 mod licences;
 mod mutated;
 mod parity;
+mod quantised;
 mod running;
