@@ -165,8 +165,7 @@ unsafe fn sub_nibbles<S: Simd>(block: *const u8, sub: usize) -> [S::F; 2] {
     }
 }
 
-/// What takes one input out of a word, moves on by one, and folds what is left over: with the first
-/// input in the lowest bits.
+/// What takes one input out of a word and moves on by one, with the first input in the lowest bits.
 macro_rules! from_low_bits {
     (unsigned $bits:literal) => {
         #[inline(always)]
@@ -418,7 +417,8 @@ pub(crate) fn pack_block(dtype: Dtype, block: &Block, lane: usize, out: &mut [u8
         Dtype::Q5_K => pack_words::<Q5_K>(quants, lane, out),
         Dtype::Q6_K => pack_words::<Q6_K>(quants, lane, out),
         Dtype::Q3_K => {
-            for (quants, out) in quants.chunks_exact(16).zip(out[Q3_K::HEAD..].chunks_exact_mut(Q3_K::QUANTS)) {
+            for (quants, out) in quants.chunks_exact(16).zip(out[Q3_K::HEAD..].chunks_exact_mut(Q3_K::QUANTS))
+            {
                 let rest = field(quants[15], 3);
                 let word = fields(&quants[..10], 3) | rest >> 1 << 30;
                 let half = (fields(&quants[10..15], 3) | (rest & 1) << 15) as u16;

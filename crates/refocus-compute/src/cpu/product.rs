@@ -81,13 +81,25 @@ unsafe fn few_body<S: Simd>(r: &Rect<'_>) {
 
 #[inline(always)]
 unsafe fn few_of<S: Simd, Q: Format>(r: &Rect<'_>) {
-    // Chains enough to hide the latency of a fused multiply-add.
+    // Chains enough to hide the latency of a fused multiply-add. Where weights are fields of words, each
+    // panel holds a word, what is left over and a head in registers too, and half as many are enough: a
+    // weight takes as long as two multiply-adds.
+    let fields = Q::steps(0) > 1;
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if S::ACC >= 24 {
-            if r.rows == 1 { few_panels::<S, Q, 1, 8>(r) } else { few_panels::<S, Q, 2, 8>(r) }
+            match (r.rows, fields) {
+                (1, false) => few_panels::<S, Q, 1, 8>(r),
+                (1, true) => few_panels::<S, Q, 1, 4>(r),
+                (_, false) => few_panels::<S, Q, 2, 8>(r),
+                (_, true) => few_panels::<S, Q, 2, 4>(r),
+            }
         } else if S::ACC >= 6 {
-            if r.rows == 1 { few_panels::<S, Q, 1, 4>(r) } else { few_panels::<S, Q, 2, 2>(r) }
+            match (r.rows, fields) {
+                (1, false) => few_panels::<S, Q, 1, 4>(r),
+                (1, true) => few_panels::<S, Q, 1, 2>(r),
+                _ => few_panels::<S, Q, 2, 2>(r),
+            }
         } else {
             for row in 0..r.rows {
                 let one = Rect { x: r.x.add(row * r.ldx), rows: 1, c: r.c.add(row * r.ldc), ..*r };
@@ -136,10 +148,14 @@ unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<
                     macro_rules! sum {
                         ($group:ident, $steps:expr) => {
                             for _ in 0..$steps {
+                                let mut x = [S::splat(0.0); R];
+                                for row in 0..R {
+                                    x[row] = S::splat(*r.x.add(row * r.ldx + k));
+                                }
                                 for i in 0..P {
                                     let w = Q::weight::<S>(head[i], $group[i]);
-                                    for (row, acc) in acc.iter_mut().enumerate() {
-                                        acc[i] = S::fma(S::splat(*r.x.add(row * r.ldx + k)), w, acc[i]);
+                                    for row in 0..R {
+                                        acc[row][i] = S::fma(x[row], w, acc[row][i]);
                                     }
                                     $group[i] = Q::next::<S>($group[i]);
                                 }

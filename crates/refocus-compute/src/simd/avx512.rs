@@ -13,31 +13,17 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-/// What `B` bits stand for, again and again.
-const fn levels(b: u32, signed: bool) -> [f32; 32] {
-    let mut out = [0.0; 32];
+/// What the numbers from `first` on stand for, of which `b` bits count.
+const fn levels(b: u32, signed: bool, first: i32) -> __m512 {
+    let mut out = [0.0; 16];
     let mut i = 0;
-    while i < 32 {
-        let q = i as i32 & ((1 << b) - 1);
+    while i < 16 {
+        let q = (first + i as i32) & ((1 << b) - 1);
         out[i] = (if signed && q >> (b - 1) == 1 { q - (1 << b) } else { q }) as f32;
         i += 1;
     }
-    out
-}
-
-/// An entry of the table for each lane. A permutation reads only the low bits of an index, four with one
-/// register and five with two.
-#[inline(always)]
-unsafe fn look_up<const B: u32>(a: __m512i, table: &'static [f32; 32]) -> __m512 {
-    const { assert!(B <= 5) };
-    // SAFETY: AVX-512 is available by the trait's contract.
-    unsafe {
-        let low = _mm512_loadu_ps(table.as_ptr());
-        if B <= 4 {
-            return _mm512_permutexvar_ps(a, low);
-        }
-        _mm512_permutex2var_ps(low, a, _mm512_loadu_ps(table.as_ptr().add(16)))
-    }
+    // SAFETY: both are sixteen floats.
+    unsafe { std::mem::transmute::<[f32; 16], __m512>(out) }
 }
 
 // SAFETY (all blocks below): the instruction set and the pointers are valid by the trait's contract.
@@ -157,11 +143,22 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn unsigned<const B: u32>(a: __m512i) -> __m512 {
-        unsafe { look_up::<B>(a, const { &levels(B, false) }) }
+        // A permutation reads only the low bits of an index, four with one register and five with two.
+        unsafe {
+            if B <= 4 {
+                return _mm512_permutexvar_ps(a, const { levels(B, false, 0) });
+            }
+            _mm512_permutex2var_ps(const { levels(B, false, 0) }, a, const { levels(B, false, 16) })
+        }
     }
     #[inline(always)]
     unsafe fn signed<const B: u32>(a: __m512i) -> __m512 {
-        unsafe { look_up::<B>(a, const { &levels(B, true) }) }
+        unsafe {
+            if B <= 4 {
+                return _mm512_permutexvar_ps(a, const { levels(B, true, 0) });
+            }
+            _mm512_permutex2var_ps(const { levels(B, true, 0) }, a, const { levels(B, true, 16) })
+        }
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> __m512i {

@@ -104,7 +104,8 @@ fn a_scale_that_is_not_finite_is_named() {
                 // The last block of row 18.
                 let place = 19 * row - dtype.block_bytes() + at;
                 bytes[place..place + 2].copy_from_slice(&bad.to_le_bytes());
-                let e = Cpu::new(Isa::detect(), 2).pack(&source(dtype, n, k, &bytes)).unwrap_err().to_string();
+                let e =
+                    Cpu::new(Isa::detect(), 2).pack(&source(dtype, n, k, &bytes)).unwrap_err().to_string();
                 assert!(e.contains("w: row 18 holds a value that is NaN or infinite"), "{dtype:?}: {e}");
             }
         }

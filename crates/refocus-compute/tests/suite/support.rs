@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use refocus_compute::{
-    AttnSpec, Dtype, Linear, MatrixSource, Norm, NormKind, Param, ParamId, RefBuf, RefWeight, Reference, RopeTable,
+    AttnSpec, Dtype, Linear, MatrixSource, Norm, NormKind, Param, ParamId, RefBuf, RefWeight, Reference,
+    RopeTable,
 };
 
 /// xorshift64*: deterministic and enough for tests.

@@ -240,7 +240,8 @@ fn lying_gguf_files_are_refused() {
     for (kind, name, block) in [(2, "q4_0", 32), (8, "q8_0", 32), (10, "q2_k", 256), (14, "q6_k", 256)] {
         let e = tensor(&[block + 16, 2], kind, 0);
         let row = block + 16;
-        let want = format!("tensor t: shape [2, {row}] of {name}, which stores rows in blocks of {block} values");
+        let want =
+            format!("tensor t: shape [2, {row}] of {name}, which stores rows in blocks of {block} values");
         assert!(e.contains(&want), "{e}");
     }
     assert!(tensor(&[8], 0, u64::MAX - 3).contains("cannot be stored"));

@@ -6,4 +6,5 @@ mod licences;
 mod mutated;
 mod parity;
 mod quantised;
+mod real;
 mod running;
