@@ -20,7 +20,7 @@ pub(super) fn fingerprint(c: &Checkpoint) -> LoadResult<String> {
         hash.update(bytes);
     };
     match &c.source {
-        Source::Folder { config } => {
+        Source::Folder { config, .. } => {
             let mut text = String::new();
             json::canonical(&Value::Object(config.clone()), &mut text);
             put(text.as_bytes());
@@ -48,7 +48,7 @@ pub(super) fn fingerprint(c: &Checkpoint) -> LoadResult<String> {
         for &d in &e.shape {
             put(&(d as u64).to_le_bytes());
         }
-        let bytes = &c.files[e.file].bytes()[e.range.clone()];
+        let bytes = c.stored(e);
         put(&bytes[..bytes.len().min(PIECE)]);
         put(&bytes[bytes.len().saturating_sub(PIECE)..]);
         c.files[e.file].release(e.range.clone());

@@ -128,9 +128,13 @@ fn a_path_that_is_no_model_says_what_is_missing() {
     assert!(refused(&temp.write("notes.txt", "GG")).contains("no GGUF file"));
     assert!(refused(&temp.write("a.safetensors", "")).contains("give the folder"));
     temp.write("config.json", llama_config(json!({})).to_string());
-    assert!(refused(path).contains("neither model.safetensors nor model.safetensors.index.json"));
+    assert!(
+        refused(path).contains("no weights: none of model.safetensors, model.safetensors.index.json, pyt")
+    );
     temp.write("pytorch_model.bin", "");
-    assert!(refused(path).contains("pytorch_model.bin cannot be read yet"));
+    assert!(refused(path).contains("pytorch_model.bin: at byte 0: this is no file of torch.save"));
+    temp.write("a.bin", b"PK\x03\x04");
+    assert!(refused(&path.join("a.bin")).contains("give the folder"));
     temp.write("model.safetensors", "");
     assert!(refused(path).contains("0 bytes are too few"));
     temp.write("config.json", "[]");
@@ -265,7 +269,7 @@ fn no_cut_or_flipped_bit_of_gguf_panics() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         if let Ok((keys, tensors)) = gguf::parse(Path::new("f"), &bytes) {
             let tensors = tensors.into_iter().collect();
-            let _ = config::from_gguf(&keys.view(Path::new("f"), &bytes), &tensors, &bytes);
+            let _ = config::from_gguf(&keys.view(Path::new("f"), &bytes), &tensors, None);
         }
     }
 }
