@@ -31,30 +31,22 @@ pub(crate) fn open(path: &Path) -> LoadResult<Folder> {
         let why = "the folder has no config.json; a model is a folder in Hugging Face layout or a .gguf file";
         return Err(LoadError::NotAModel { path: path.to_owned(), why: why.to_owned() });
     }
-    let Value::Object(mut config) = read_json(&config_path)? else {
+    let Value::Object(config) = read_json(&config_path)? else {
         return Err(LoadError::format(&config_path, 0, "a configuration is a JSON object"));
     };
-    for (format, whole, index) in FORMATS {
-        let mut folder = Folder {
-            config_path: config_path.clone(),
-            config,
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            format,
-        };
-        if path.join(whole).is_file() {
-            folder.add(&path.join(whole)).map_err(|e| e.or_io(&path.join(whole)))?;
-            return Ok(folder);
-        }
-        if path.join(index).is_file() {
-            folder.add_shards(path, index)?;
-            return Ok(folder);
-        }
-        config = folder.config;
+    let there = |name: &str| path.join(name).is_file();
+    let Some((format, whole, index)) = FORMATS.into_iter().find(|f| there(f.1) || there(f.2)) else {
+        let names: Vec<_> = FORMATS.iter().flat_map(|f| [f.1, f.2]).collect();
+        let why = format!("the folder has no weights: none of {}", names.join(", "));
+        return Err(LoadError::NotAModel { path: path.to_owned(), why });
+    };
+    let mut folder = Folder { config_path, config, files: Vec::new(), tensors: BTreeMap::new(), format };
+    if there(whole) {
+        folder.add(&path.join(whole)).map_err(|e| e.or_io(&path.join(whole)))?;
+    } else {
+        folder.add_shards(path, index)?;
     }
-    let names: Vec<_> = FORMATS.iter().flat_map(|(_, whole, index)| [*whole, *index]).collect();
-    let why = format!("the folder has no weights: none of {}", names.join(", "));
-    Err(LoadError::NotAModel { path: path.to_owned(), why })
+    Ok(folder)
 }
 
 /// Failing to map a file is told apart from a bad file, so that the caller can say why it was opened.

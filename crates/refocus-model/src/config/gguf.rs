@@ -191,8 +191,8 @@ pub(crate) fn from_gguf(
     };
     let bias = |name: &str| tensors.contains_key(&format!("blk.0.{name}.bias"));
     let has = Has {
-        qkv_bias: gpt || family == Family::Qwen2 || bias("attn_q"),
-        out_bias: gpt || bias("attn_output"),
+        qkv_bias: matches!(family, Family::Gpt2 | Family::Qwen2) || bias("attn_q") || bias("attn_qkv"),
+        out_bias: family == Family::Gpt2 || bias("attn_output"),
         mlp_bias: gpt || bias("ffn_up"),
         unembed_bias: false,
         gain: true,

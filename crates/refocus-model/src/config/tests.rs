@@ -439,6 +439,8 @@ fn gguf_keys_of_gpt2_and_gptneox_are_read() {
         [&b[..at], b"attn_qk_", &b[at + 8..]].concat()
     });
     assert!(e.unwrap_err().to_string().contains("blk.0.attn_qkv.weight is missing"));
+    let e = gguf(|g| g.u32("llama.vocab_size", 5)).unwrap_err().to_string();
+    assert!(e.contains("token_embd.weight has shape [4, 8], the configuration asks for [5, 8]"), "{e}");
     // Keys of other families.
     let refused = |edit: &dyn Fn(Gguf) -> Gguf, key: &str| {
         let e = gguf(edit).unwrap_err().to_string();
