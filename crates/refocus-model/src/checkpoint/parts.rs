@@ -4,7 +4,7 @@
 //! of how many it is. Parts are found by their names, `NAME-00001-of-00003.gguf`, beside the first.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::map::Mapped;
 use super::metadata::Keys;
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path) -> LoadResult<Parts> {
 }
 
 impl Parts {
-    fn add(&mut self, first: &Path, path: &PathBuf, number: usize, count: usize) -> LoadResult<()> {
+    fn add(&mut self, first: &Path, path: &Path, number: usize, count: usize) -> LoadResult<()> {
         let file = Mapped::open(path).map_err(|e| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             LoadError::key(first, COUNT, count, format!("part {} cannot be read, {name}: {e}", number + 1))
