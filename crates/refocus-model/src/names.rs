@@ -241,9 +241,15 @@ impl Names {
         }
     }
 
+    /// Whether this is the stored unembedding of a tied model, which repeats its embedding. Pickles have
+    /// one, safetensors files do not.
+    pub(crate) fn repeats_embedding(&self, name: &str) -> bool {
+        self.tied && !self.swapped && name == self.full(Part::Unembed, 0, ".weight")
+    }
+
     /// Constant buffers that checkpoints carry and no model reads, and the unembedding of a tied model.
     fn harmless(&self, name: &str, spec: &ModelSpec) -> bool {
-        if name == ROPE_FREQS || (self.tied && name == self.full(Part::Unembed, 0, ".weight")) {
+        if name == ROPE_FREQS || self.repeats_embedding(name) {
             return true;
         }
         let Some(name) = name.strip_prefix(self.prefix) else { return false };

@@ -42,7 +42,7 @@ pub(super) fn fingerprint(c: &Checkpoint) -> LoadResult<String> {
     for file in &c.files {
         file.check_length()?;
     }
-    for (name, e) in &c.tensors {
+    for (name, e) in c.tensors.iter().filter(|(name, _)| !c.names.repeats_embedding(name)) {
         put(name.as_bytes());
         put(e.dtype.name().as_bytes());
         for &d in &e.shape {

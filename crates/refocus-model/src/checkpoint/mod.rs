@@ -308,8 +308,9 @@ impl Checkpoint {
 
     /// `sha256:…` over the configuration, the names, shapes and types of all tensors, and four KiB from
     /// head and tail of each. Order of keys and white space in `config.json` do not matter, nor does the
-    /// division into shards, nor whether safetensors or a pickle holds the same tensors. A GGUF file has
-    /// other names, shapes and keys, so the same weights in one have another fingerprint.
+    /// division into shards, nor whether safetensors or a pickle holds the same tensors, nor whether a tied
+    /// unembedding is stored too. A GGUF file has other names, shapes and keys, so the same weights in one
+    /// have another fingerprint.
     ///
     /// # Errors
     /// A file changed its length.
