@@ -279,9 +279,10 @@ fn tensor<'a>(c: &mut Cursor<'a>) -> LoadResult<(&'a str, Entry)> {
     let bytes = dtype.row_bytes(shape[shape.len() - 1]).zip(rows).and_then(|(row, n)| row.checked_mul(n));
     let end = bytes.and_then(|n| usize::try_from(offset).ok()?.checked_add(n));
     match end.zip(bytes) {
-        Some((end, n)) => {
-            Ok((name, Entry { file: 0, dtype: Stored::Known(dtype), shape, range: end - n..end }))
-        }
+        Some((end, n)) => Ok((
+            name,
+            Entry { file: 0, dtype: Stored::Known(dtype), shape, range: end - n..end, strided: None },
+        )),
         None => Err(LoadError::tensor(
             c.path,
             name,

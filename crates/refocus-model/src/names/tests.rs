@@ -81,6 +81,40 @@ fn llama_gguf_rows_are_put_back() {
 }
 
 #[test]
+fn gpt_gguf_holds_q_then_k_then_v() {
+    for (name, of) in [("gguf-gpt2-f32", "gpt2"), ("gguf-neox-f32", "neox")] {
+        let c = Checkpoint::open(fixture(name).join("model.gguf")).unwrap();
+        let d = c.spec().d_model;
+        let (shape, w) = stored(&c, "blk.1.attn_qkv.weight");
+        let (_, b) = stored(&c, "blk.1.attn_qkv.bias");
+        assert_eq!(shape, [3 * d, d]);
+        for (third, part) in [Part::Q, Part::K, Part::V].into_iter().enumerate() {
+            let m = rows(&c.matrix(part, 1).unwrap().unwrap());
+            let bias = c.vector(part, 1, Which::Bias).unwrap().unwrap();
+            assert_eq!(bias, b[third * d..(third + 1) * d]);
+            (0..d).for_each(|r| assert_eq!(m[r], w[(third * d + r) * d..][..d]));
+        }
+        // Matrix by matrix what the folder holds.
+        let folder = Checkpoint::open(fixture(of)).unwrap();
+        for part in [Part::Q, Part::K, Part::V, Part::O, Part::Up, Part::Down, Part::Embed] {
+            let (a, b) = (c.matrix(part, 0).unwrap().unwrap(), folder.matrix(part, 0).unwrap().unwrap());
+            assert!(rows(&a) == rows(&b), "{name}: {part:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repeated_embedding_in_gguf_is_tied() {
+    let open = |name: &str| Checkpoint::open(fixture(name).join("model.gguf")).unwrap();
+    let c = open("gguf-gpt2-f16");
+    assert!(
+        c.tensor("output.weight").is_ok() && c.spec().tied && c.matrix(Part::Unembed, 0).unwrap().is_none()
+    );
+    assert!(open("gguf-gpt2-f32").spec().tied);
+    assert!(!open("gguf-neox-f32").spec().tied && !open("gguf-llama-bf16").spec().tied);
+}
+
+#[test]
 fn parts_exist_as_the_family_has_them() {
     let open = |name: &str| Checkpoint::open(fixture(name)).unwrap();
     let has = |c: &Checkpoint, part: Part, which: Which| c.vector(part, 0, which).unwrap().is_some();

@@ -1,6 +1,7 @@
 //! One binary for the crate's integration tests.
 
 mod expected;
+mod formats;
 mod gradients;
 mod licences;
 mod mutated;
