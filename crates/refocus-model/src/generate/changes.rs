@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::intervene::{Action, Intervention, Position};
 use crate::patch::{Decode, Patch};
-use crate::plan::Applied;
+use crate::plan::{Applied, PlanError};
 
 /// What is changed while a sequence is generated.
 ///
@@ -29,6 +29,23 @@ impl From<&Patch> for Changes {
 }
 
 impl Changes {
+    /// Refuses changes of which one meets no position of any sequence, given by the lengths of its prompt
+    /// and of the whole.
+    ///
+    /// # Errors
+    /// The first such intervention.
+    pub fn meet(&self, sequences: &[(usize, usize)]) -> Result<(), PlanError> {
+        let meets = |position, (prompt, whole): &(usize, usize)| match position {
+            Position::All | Position::Last => true,
+            Position::At(p) => (p as usize) < *whole,
+            Position::FromEnd(k) => (1..=*prompt).contains(&(k as usize)),
+        };
+        match self.interventions.iter().find(|i| !sequences.iter().any(|s| meets(i.position, s))) {
+            Some(i) => Err(PlanError::Nothing { site: i.site, action: i.action.name() }),
+            None => Ok(()),
+        }
+    }
+
     /// The block at which the pass ends, if before the last.
     pub(super) fn exit(&self) -> Option<usize> {
         let exits = self.interventions.iter().filter_map(|i| match i.action {

@@ -16,6 +16,7 @@ mod score;
 mod sequence;
 mod text;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use refocus_compute::Ops;
@@ -162,14 +163,14 @@ impl Output {
 }
 
 /// Submits requests to an engine and steps until all of them have ended: for each request its samples.
-/// `on_event` hears everything at once.
+/// `on_event` hears everything at once and may break off; then what there is so far is the result.
 ///
 /// # Errors
 /// A request that is refused; those before it are not run. What goes wrong later is in the output.
 pub fn complete<O: Ops>(
     engine: &mut Engine<'_, O>,
     requests: Vec<Request>,
-    mut on_event: impl FnMut(&Event),
+    mut on_event: impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<Output>>, RequestError> {
     let mut outputs: Vec<Vec<Output>> = Vec::with_capacity(requests.len());
     let mut ids = Vec::with_capacity(requests.len());
@@ -186,9 +187,12 @@ pub fn complete<O: Ops>(
             }
         }
     }
-    while !engine.is_idle() {
+    let mut goes_on = ControlFlow::Continue(());
+    while !engine.is_idle() && goes_on.is_continue() {
         for event in engine.step() {
-            on_event(&event);
+            if goes_on.is_continue() {
+                goes_on = on_event(&event);
+            }
             // What was submitted elsewhere is only heard.
             let Some(i) = ids.first().and_then(|first| event.request.0.checked_sub(first.0)) else { continue };
             let Some(samples) = outputs.get_mut(i as usize) else { continue };
@@ -205,6 +209,10 @@ pub fn complete<O: Ops>(
                 What::Failed(e) => output.finish = Err(e),
             }
         }
+    }
+    // Nothing is left of them, unless it was broken off.
+    for id in ids {
+        engine.cancel(id);
     }
     Ok(outputs)
 }

@@ -1,5 +1,6 @@
 //! The engine beside plain forward passes over whole sequences, on every family.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use refocus_compute::{Batch, Cpu, Eager, KvUse, Ops, Vocab, VocabOut};
@@ -38,7 +39,7 @@ fn open(name: &str) -> Loaded {
 
 impl Loaded {
     fn all(&mut self, requests: Vec<Request>, limits: Limits) -> Vec<Vec<Output>> {
-        complete(&mut Engine::new(&mut self.o, &self.m, None, limits), requests, |_| {}).expect("fits")
+        complete(&mut Engine::new(&mut self.o, &self.m, None, limits), requests, |_| ControlFlow::Continue(())).expect("fits")
     }
 
     fn one(&mut self, request: Request) -> Output {
@@ -283,7 +284,7 @@ fn what_prompts_share_is_computed_once() {
     let mut engine = Engine::new(&mut l.o, &l.m, None, Limits::default());
     let ask = |p: Vec<u32>, n| Request { n, sampling: sampled(3), ..Request::new(p, 1) };
     let requests = vec![ask(prompt(&[1, 2]), 1), ask(prompt(&[5]), 4), ask(vec![9, 9], 1), ask(common.clone(), 1)];
-    complete(&mut engine, requests, |_| {}).expect("fits");
+    complete(&mut engine, requests, |_| ControlFlow::Continue(())).expect("fits");
     // 20 + 2, 1, 2, and the last token of what is nothing but the beginning.
     assert_eq!(engine.computed(), 22 + 1 + 2 + 1);
 }
@@ -382,10 +383,13 @@ fn stop_ids_and_stop_strings_end_a_text() {
     let mut run = |request: Request| {
         let mut engine = Engine::new(&mut l.o, &l.m, Some(&tokenizer), Limits::default());
         let mut streamed = String::new();
-        let out = complete(&mut engine, vec![request], |e| match &e.what {
-            What::Token(t) => streamed.push_str(&t.text),
-            What::Finished { text, .. } => streamed.push_str(text),
-            What::Failed(e) => panic!("{e}"),
+        let out = complete(&mut engine, vec![request], |e| {
+            match &e.what {
+                What::Token(t) => streamed.push_str(&t.text),
+                What::Finished { text, .. } => streamed.push_str(text),
+                What::Failed(e) => panic!("{e}"),
+            }
+            ControlFlow::Continue(())
         });
         let out = out.expect("fits").remove(0).remove(0);
         assert_eq!(streamed, out.text);
