@@ -28,7 +28,7 @@ pub use kernels::{AttnGrads, Kernels, NormArgs, NormGrads};
 pub use ops::*;
 pub use philox::{Philox, Purpose, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};
-pub use simd::Isa;
+pub use simd::{Isa, exp64, ln};
 pub use source::{Dtype, MatrixSource};
 pub use tape::{Grads, Tape, Var};
 pub use team::Team;

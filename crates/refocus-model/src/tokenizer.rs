@@ -4,6 +4,7 @@
 //! are those that `transformers` gives for the same folder or file.
 
 mod bpe;
+mod bytes;
 mod precheck;
 #[cfg(test)]
 mod tests;

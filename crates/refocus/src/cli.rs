@@ -82,10 +82,27 @@ pub(crate) enum ModelCommand {
     #[command(after_long_help = "Examples:\n  refocus model lens MODEL 'The capital of France is'\n  \
         refocus model lens MODEL 'The capital of France is' --against 'The capital of Spain is'")]
     Lens(Lens),
-    /// Continue a text, always with the most likely token.
+    /// Continue a text.
     ///
-    /// Prints the new text as it comes. A patch acts at every position when it is computed, and its effect
-    /// stays in the key/value cache.
+    /// Takes the most likely token, or samples with --temperature. Prints the new text as it comes;
+    /// several sequences are computed together and printed whole, in order. A sequence's tokens depend on
+    /// its prompt, the flags and the seed, never on what runs beside it, the number of threads or the
+    /// machine.
+    ///
+    /// A patch acts at every position when it is computed, and its effect stays in the key/value cache;
+    /// its [[decode]] entries act before everything else here.
+    #[command(after_long_help = "\
+The next token is chosen in this order: --logit-bias, the constraint, --temperature, --top-k, --top-p, \
+--min-p.\n\n\
+Generation ends with the model's end-of-sequence token, a --stop string (the text ends before it), when \
+the constraint allows nothing more, after --max-new tokens, or at the end of the model's context.\n\n\
+Examples:
+  refocus model generate MODEL --text 'Once upon a time' --max-new 100
+  refocus model generate MODEL --text 'Once' --temperature 0.8 --top-p 0.95 --seed 7 --n 3
+  refocus model generate MODEL --text 'Q: Is the sky blue? A:' --choices ' yes, no'
+  refocus model generate MODEL --text 'Her age is' --regex ' [1-9][0-9]?'
+  refocus model generate MODEL --text 'As JSON: ' --json-schema person.json --max-new 200
+  refocus model generate MODEL --text 'One, two,' --logprobs 3 --stop .")]
     Generate(Generate),
     /// Prove on this machine that a model's results do not depend on how they are computed.
     ///
@@ -205,12 +222,95 @@ pub(crate) struct Generate {
     pub(crate) input: Input,
     #[command(flatten)]
     pub(crate) patch: PatchArg,
-    /// New tokens at most.
+    /// New tokens at most, each; fewer where the model's context ends before.
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) max_new: usize,
+    /// Sample, with logits divided by T; 0 takes the most likely token.
+    #[arg(long, value_name = "T", value_parser = temperature, help_heading = "Sampling")]
+    pub(crate) temperature: Option<f32>,
+    /// Only the K most likely tokens; of equals the lower ids.
+    #[arg(long, value_name = "K", requires = "temperature", help_heading = "Sampling")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top_k: Option<u32>,
+    /// Only the fewest most likely tokens that have probability P together.
+    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Sampling")]
+    #[arg(value_parser = probability)]
+    pub(crate) top_p: Option<f32>,
+    /// Only tokens with at least P times the highest probability.
+    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Sampling")]
+    #[arg(value_parser = probability)]
+    pub(crate) min_p: Option<f32>,
+    /// Samples of every prompt, each with random numbers of its own.
+    #[arg(long, value_name = "N", requires = "temperature", help_heading = "Sampling")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) n: Option<u32>,
+    /// Add BIAS to the logit of a token; may be repeated.
+    #[arg(long, value_name = "ID=BIAS", value_parser = bias, help_heading = "Sampling")]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// End the text before this string; may be repeated.
+    #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
     /// Go on after the model's end-of-sequence token.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "constraint")]
     pub(crate) ignore_eos: bool,
+    /// Show the log-probability of every new token and of the N most likely ones at its place.
+    ///
+    /// They are those of the model (and the [[decode]] entries of a patch), before bias, constraint and
+    /// sampling.
+    #[arg(long, value_name = "N")]
+    pub(crate) logprobs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) constraint: Constraint,
+}
+
+/// What a generated text must be.
+#[derive(Debug, Args)]
+#[group(id = "constraint", multiple = false)]
+#[command(next_help_heading = "Constraint")]
+pub(crate) struct Constraint {
+    /// One of these texts, separated by commas; also shows how likely each is.
+    ///
+    /// The text is chosen token by token. Beside it stands the log-probability of each choice as a whole.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    pub(crate) choices: Vec<String>,
+    /// As --choices, for texts with commas; may be repeated.
+    #[arg(long, value_name = "STR")]
+    pub(crate) choice: Vec<String>,
+    /// A text that matches a regular expression from its first to its last character.
+    ///
+    /// Syntax of the Rust crate `regex`, without look-around and word boundaries.
+    #[arg(long, value_name = "RE")]
+    pub(crate) regex: Option<String>,
+    /// JSON that a schema describes.
+    ///
+    /// JSON Schema draft 2020-12 without not, if, contains, dependent…, propertyNames and uniqueItems, and
+    /// oneOf only where its parts exclude each other; what is not supported is an error.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json_schema: Option<PathBuf>,
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "not a number".to_owned())
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match number(text)? {
+        t if t >= 0.0 => Ok(t),
+        _ => Err("it must be 0 or above".to_owned()),
+    }
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    match number(text)? {
+        p if p > 0.0 && p <= 1.0 => Ok(p),
+        _ => Err("it must be above 0 and at most 1".to_owned()),
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("a token id, '=' and a number are needed, such as 50=-2.5")?;
+    let id = id.parse().map_err(|_| format!("{id:?} is not a token id"))?;
+    Ok((id, number(bias)?))
 }
 
 #[derive(Debug, Args)]

@@ -33,7 +33,7 @@ pub(super) struct Described {
 }
 
 /// The character that stands for a byte: itself where it is printable, else one from U+0100 on.
-fn spelling(byte: u8) -> char {
+pub(super) fn spelling(byte: u8) -> char {
     match byte {
         0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
         0..=0x20 => char::from_u32(0x100 + u32::from(byte)).unwrap_or(' '),

@@ -2,10 +2,11 @@
 //! `examples/parity.rs`, which writes `docs/parity.md`.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Eager, Isa, Kernels, Reference};
-use refocus_model::generate::{Request, greedy};
+use refocus_model::generate::{Engine, Limits, Request, complete};
 use refocus_model::{Checkpoint, Family, HostTensor, Model, SeqTensors, Site, capture};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -183,6 +184,19 @@ impl Comparison {
     }
 }
 
+/// Greedy continuations of some prompts, computed together.
+pub fn greedy<K: Kernels>(
+    o: &mut Eager<K>,
+    m: &Model<K>,
+    prompts: &[Vec<u32>],
+    max_new: usize,
+) -> Vec<Vec<u32>> {
+    let requests = prompts.iter().map(|p| Request::new(p.clone(), max_new)).collect();
+    let outputs = complete(&mut Engine::new(o, m, None, Limits::default()), requests, |_| ControlFlow::Continue(()));
+    let samples = outputs.expect("requests that fit").into_iter().flatten();
+    samples.map(|o| o.finish.map(|_| o.tokens.iter().map(|t| t.id).collect()).expect("generates")).collect()
+}
+
 /// The family's name in a configuration.
 pub fn family(f: Family) -> &'static str {
     match f {
@@ -252,8 +266,7 @@ pub fn compare<K: Kernels>(case: &Case, mut kernels: K) -> Comparison {
         }
         let want: Vec<Continuation> = json(&continuations);
         let max_new = want.iter().map(|w| w.ids.len()).max().unwrap_or(0);
-        let request = Request { prompts: &seqs, max_new, stop: &[], interventions: &[] };
-        let got = greedy(&mut o, &m, &request, |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let got = greedy(&mut o, &m, &seqs, max_new);
         let equal = got.iter().zip(&want).filter(|(g, w)| **g == w.ids).count();
         c.greedy = Some((Share { equal, of: want.len() }, max_new));
     }

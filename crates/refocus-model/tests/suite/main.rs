@@ -1,7 +1,9 @@
 //! One binary for the crate's integration tests.
 
+mod constraints;
 mod expected;
 mod formats;
+mod generation;
 mod gradients;
 mod licences;
 mod mutated;
