@@ -10,3 +10,4 @@ mod inspect;
 mod patch;
 mod refusals;
 mod support;
+mod tasks;
