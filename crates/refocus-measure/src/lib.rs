@@ -2,11 +2,14 @@
 //! are shown.
 
 mod attribution;
+pub mod calibrated;
 mod error;
 mod lens;
 mod patching;
+mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};
 pub use error::MeasureError;
 pub use lens::{Cell, LensGrid, lens_grid};
 pub use patching::{Patching, PatchingGrid, activation_patching};
+pub use slots::{SlotError, slots};

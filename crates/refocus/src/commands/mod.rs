@@ -7,12 +7,13 @@ mod inspect;
 mod lens;
 mod lens_view;
 mod patch;
+mod tasks;
 
 use std::process::ExitCode;
 
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
-use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand};
+use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand, TasksCommand};
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
@@ -44,6 +45,9 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
+        Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
+        Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
+        Command::Tasks(TasksCommand::Validate(args)) => tasks::validate(args, printer),
     }
 }
 

@@ -17,6 +17,10 @@ fn long_help() {
     refocus("model generate --help").assert().success().stdout_eq(file!["help/model-generate.txt"]);
     refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
+    refocus("tasks --help").assert().success().stdout_eq(file!["help/tasks.txt"]);
+    refocus("tasks list --help").assert().success().stdout_eq(file!["help/tasks-list.txt"]);
+    refocus("tasks show --help").assert().success().stdout_eq(file!["help/tasks-show.txt"]);
+    refocus("tasks validate --help").assert().success().stdout_eq(file!["help/tasks-validate.txt"]);
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
 }
 

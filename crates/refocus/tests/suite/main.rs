@@ -11,3 +11,4 @@ mod inspect;
 mod patch;
 mod refusals;
 mod support;
+mod tasks;

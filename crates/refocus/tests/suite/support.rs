@@ -32,6 +32,7 @@ fn command<'a>(args: impl Iterator<Item = &'a str>, redactions: Redactions) -> C
         .current_dir(root())
         .env("COLUMNS", "100")
         .env_remove("REFOCUS_MODELS")
+        .env_remove("REFOCUS_DATA")
         .env_remove("RUST_BACKTRACE")
         .stdin("")
 }
