@@ -150,7 +150,7 @@ fn seeds_steps_and_splits_differ() {
         assert!(all[..i].iter().all(|b| a != b));
     }
     // What a seed draws is part of the format of results.
-    assert_eq!(text(&all[0]), "PLACEHOLDER");
+    assert_eq!(text(&all[0]), "w1i1i0i1i0i0i1i0r1i1i1i0i0i0i1i0i1i1i0i1i0i1i1i1i1i1i0i0i1r1r1r1");
 }
 
 /// `spec/flip-flop.md` 1.3: `(1 + 254 p_r)` reads a string are expected, 254 of them drawn. The full
@@ -178,7 +178,7 @@ fn reads_of_the_full_sets_are_as_many_as_expected_and_as_published() {
 }
 
 /// A row of the table of section 1.5.
-struct Facts {
+struct Row {
     set: Set,
     n: usize,
     /// Mean and standard deviation of writes a string.
@@ -208,7 +208,7 @@ fn printed(what: &str, exact: f64, table: f64) {
 #[test]
 fn distances_writes_and_shortcuts_follow_the_definition() {
     let tables = [
-        Facts {
+        Row {
             set: Set::In,
             n: 1000,
             writes: (26.4, 4.8),
@@ -216,7 +216,7 @@ fn distances_writes_and_shortcuts_follow_the_definition() {
             either: 0.011,
             previous: 0.60,
         },
-        Facts {
+        Row {
             set: Set::Sparse,
             n: 1500,
             writes: (3.54, 1.6),
@@ -224,7 +224,7 @@ fn distances_writes_and_shortcuts_follow_the_definition() {
             either: 0.63,
             previous: 0.51,
         },
-        Facts {
+        Row {
             set: Set::Dense,
             n: 300,
             writes: (115.0, 7.9),
