@@ -129,9 +129,10 @@ fn plain<S: Spelling>(thresholds: Thresholds, draw: Draw, spelling: &S, out: &mu
             stored = words[0] & 1;
         }
         for (group, &word) in groups.iter_mut().zip(&*words) {
-            let (instruction, fair) = (thresholds.instruction(word), word & 1);
-            stored = if instruction == id::WRITE { fair } else { stored };
-            let datum = if instruction == id::READ { stored } else { fair };
+            let ([unwritten, ignored], fair) = (thresholds.masks(word), word & 1);
+            stored = (stored & unwritten) | (fair & !unwritten);
+            let datum = (stored & !ignored) | (fair & ignored);
+            let instruction = (unwritten & 1) + (ignored & 1);
             *group = [spelling.instruction(instruction), spelling.datum(datum)];
         }
         if t == 0 {

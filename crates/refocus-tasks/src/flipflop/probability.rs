@@ -84,7 +84,15 @@ impl Threshold {
 
     #[inline]
     pub(super) fn hit(self, word: u32) -> bool {
-        (word >> 1) as i32 <= self.0
+        self.missed(word) == 0
+    }
+
+    /// All bits where the word does not hit, none where it does. As bits and not as a choice, so that
+    /// the compiler makes no branch of it, which would be guessed wrong as often as the word is random.
+    #[inline]
+    fn missed(self, word: u32) -> u32 {
+        // Neither end of the difference leaves 32 bits.
+        ((self.0 - (word >> 1) as i32) >> 31) as u32
     }
 }
 
@@ -99,7 +107,14 @@ impl Thresholds {
     /// The id of the instruction: write, read and ignore are 0, 1 and 2.
     #[inline]
     pub(super) fn instruction(self, word: u32) -> u32 {
-        u32::from(!self.write.hit(word)) + u32::from(!self.either.hit(word))
+        let [unwritten, ignored] = self.masks(word);
+        (unwritten & 1) + (ignored & 1)
+    }
+
+    /// All bits or none: whether the word draws no write; whether it draws an ignore.
+    #[inline]
+    pub(super) fn masks(self, word: u32) -> [u32; 2] {
+        [self.write.missed(word), self.either.missed(word)]
     }
 }
 
