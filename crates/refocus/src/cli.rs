@@ -1,8 +1,12 @@
 //! The flags, each defined once.
 
+mod flipflop;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+
+pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
 
 const AFTER: &str = "\
 Exit codes:
@@ -59,6 +63,9 @@ pub(crate) enum Command {
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),
+    /// Flip-flop strings: the smallest task on which attention slips.
+    #[command(subcommand)]
+    Flipflop(FlipflopCommand),
 }
 
 #[derive(Debug, Subcommand)]

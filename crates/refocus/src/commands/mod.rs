@@ -1,6 +1,8 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
 mod doctor;
+mod flipflop;
+mod flipflop_validate;
 mod forward;
 mod generate;
 mod inspect;
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
-use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand};
+use crate::cli::{Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand};
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
@@ -44,6 +46,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
+        Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
     }
 }
 

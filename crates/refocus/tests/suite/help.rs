@@ -18,6 +18,9 @@ fn long_help() {
     refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
+    refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
+    refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
+    refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
 }
 
 #[test]

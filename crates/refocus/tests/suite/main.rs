@@ -3,6 +3,7 @@
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
 mod doctor;
+mod flipflop;
 mod forward;
 mod generate;
 mod help;
