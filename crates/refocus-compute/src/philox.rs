@@ -136,9 +136,9 @@ mod tests {
         let p = Philox::new(0x1234_5678_9abc_def0, Purpose::new("tile"));
         for first in [0, 16, u32::MAX - 3] {
             let tile = p.tile(5, 7, first);
-            for l in 0..TILE {
-                let want = p.at(5, 7, first.wrapping_add(l as u32));
-                assert_eq!([0, 1, 2, 3].map(|w| tile[w][l]), want, "{first} + {l}");
+            let positions = (0..TILE as u32).map(|l| first.wrapping_add(l));
+            for (l, position) in positions.enumerate() {
+                assert_eq!(tile.map(|word| word[l]), p.at(5, 7, position), "{first} + {l}");
             }
         }
     }

@@ -105,15 +105,17 @@ fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     }
     // The fraction converges fast on this side; the other follows by symmetry.
     if x > (a + 1.0) / (a + b + 2.0) {
-        return 1.0 - incomplete_beta_below(1.0 - x, b, a);
+        return 1.0 - fraction(1.0 - x, x, b, a);
     }
-    incomplete_beta_below(x, a, b)
+    fraction(x, 1.0 - x, a, b)
 }
 
-fn incomplete_beta_below(x: f64, a: f64, b: f64) -> f64 {
+/// `y` is `1 − x`: each may be too small to be got from the other.
+fn fraction(x: f64, y: f64, a: f64, b: f64) -> f64 {
     const TINY: f64 = 1e-300;
     let apart = |v: f64| if v.abs() < TINY { TINY } else { v };
-    let front = a * x.ln() + b * (-x).ln_1p() - ln_beta(a, b) - a.ln();
+    let ln = |x: f64, y: f64| if x < y { x.ln() } else { (-y).ln_1p() };
+    let front = a * ln(x, y) + b * ln(y, x) - ln_beta(a, b) - a.ln();
     let (mut c, mut d) = (1.0, 1.0 / apart(1.0 - (a + b) * x / (a + 1.0)));
     let mut value = d;
     // About √(a + b) steps are needed.
@@ -133,21 +135,39 @@ fn incomplete_beta_below(x: f64, a: f64, b: f64) -> f64 {
     front.exp() * value
 }
 
-/// `ln B(a, b)`.
+/// Where Stirling's series takes over from the recurrence.
+const LARGE: f64 = 15.0;
+
+/// `ln B(a, b)`. The logarithms of Γ are as large as counts are, and what they leave is small, so they
+/// are subtracted in their series and not as numbers.
 fn ln_beta(a: f64, b: f64) -> f64 {
-    ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b)
+    let (small, large) = (a.min(b), a.max(b));
+    let sum = small + large;
+    if large < LARGE {
+        return ln_gamma(small) + ln_gamma(large) - ln_gamma(sum);
+    }
+    // ln Γ(large) − ln Γ(sum)
+    let rest = stirling(large) - stirling(sum) - (large - 0.5) * (small / large).ln_1p();
+    if small < LARGE {
+        return ln_gamma(small) + small - small * sum.ln() + rest;
+    }
+    let root = (2.0 * std::f64::consts::PI / small).ln() / 2.0;
+    small * (small / sum).ln() + root + stirling(small) + rest
 }
 
-/// `ln Γ(x)` of a positive number: Stirling's series (NIST Digital Library of Mathematical Functions,
-/// 5.11.1) above 15, to where the recurrence lifts smaller numbers.
+/// `ln Γ(x)` of a positive number.
 fn ln_gamma(mut x: f64) -> f64 {
     let mut below = 1.0;
-    while x < 15.0 {
+    while x < LARGE {
         below *= x;
         x += 1.0;
     }
-    let (inverse, square) = (1.0 / x, 1.0 / (x * x));
-    let series = [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0, -691.0 / 360_360.0];
-    let tail = series.iter().rev().fold(0.0, |sum, c| sum * square + c) * inverse;
-    (x - 0.5) * x.ln() - x + (2.0 * std::f64::consts::PI).ln() / 2.0 + tail - below.ln()
+    (x - 0.5) * x.ln() - x + (2.0 * std::f64::consts::PI).ln() / 2.0 + stirling(x) - below.ln()
+}
+
+/// What Stirling's formula lacks (NIST Digital Library of Mathematical Functions, 5.11.1).
+fn stirling(x: f64) -> f64 {
+    let terms = [1.0 / 12.0, -1.0 / 360.0, 1.0 / 1260.0, -1.0 / 1680.0, 1.0 / 1188.0, -691.0 / 360_360.0];
+    let square = 1.0 / (x * x);
+    terms.iter().rev().fold(0.0, |sum, c| sum * square + c) / x
 }

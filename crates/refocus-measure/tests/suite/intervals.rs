@@ -36,7 +36,7 @@ fn intervals_are_those_of_scipy() {
         assert_eq!(f(5, 5).expect("an interval").high, 1.0);
     }
     // Without a hit the exact interval has a closed form.
-    for n in [1, 10, 353_875, 1 << 40] {
+    for n in [1, 10, 353_875, 1 << 26] {
         let want = -((0.025f64.ln() / n as f64).exp_m1());
         let got = clopper_pearson(0, n).expect("an interval").high;
         assert!((got / want - 1.0).abs() < 1e-9, "{n}: {got:e} instead of {want:e}");
