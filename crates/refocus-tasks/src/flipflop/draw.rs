@@ -109,10 +109,12 @@ impl FlipFlop {
                 group[1] = spelling.register(register);
             }
             // The first symbol is the most significant.
-            for symbol in group[alphabet.datum()..].iter_mut().rev() {
-                *symbol = spelling.datum(value % alphabet.symbols() as u32);
-                value /= alphabet.symbols() as u32;
+            let symbols = alphabet.symbols() as u32;
+            for symbol in group[alphabet.datum() + 1..].iter_mut().rev() {
+                *symbol = spelling.datum(value % symbols);
+                value /= symbols;
             }
+            group[alphabet.datum()] = spelling.datum(value);
         }
     }
 }
@@ -158,8 +160,11 @@ struct Writer<'a> {
     before: u32,
     /// Reads or changes still to come.
     pending: usize,
-    /// What a decoy string reads at last, and from where.
+    /// The register that a decoy string reads at last, and its datum.
     end: (u32, u32),
+    /// Whether more than one word is needed for an instruction, and those of sixteen instructions.
+    wants_more: bool,
+    more: [[u32; TILE]; 4],
 }
 
 impl<'a> Writer<'a> {
@@ -177,6 +182,15 @@ impl<'a> Writer<'a> {
             before: 0,
             pending: 0,
             end: (0, 0),
+            wants_more: language.alphabet != Alphabet::BINARY
+                || matches!(
+                    language.family,
+                    Family::Churn { .. }
+                        | Family::WriteFlip { .. }
+                        | Family::AntiCorrelated { .. }
+                        | Family::Markov { .. }
+                ),
+            more: [[0; TILE]; 4],
         };
         match &language.family {
             Family::Piecewise { from, tail } => {
@@ -214,9 +228,14 @@ impl<'a> Writer<'a> {
         (than + 1 + below(values - 1, more.value)) % values
     }
 
-    /// Instruction, register and datum.
+    /// Instruction, register and datum. Instructions come in order.
     fn next(&mut self, k: usize, word: u32) -> (u32, u32, u32) {
-        let more = self.draw.more(k);
+        if self.wants_more && k.is_multiple_of(TILE) {
+            let Draw { rng, step, sequence } = self.draw;
+            self.more = rng.tile(step, sequence, MORE + k as u32);
+        }
+        let [value, coin, register] = [0, 1, 2].map(|word| self.more[word][k % TILE]);
+        let more = More { value, coin, register };
         let registers = self.language.alphabet.registers() as u32;
         let decoy = matches!(self.language.family, Family::Decoy { .. }) && k >= self.turn;
         let register = match k {

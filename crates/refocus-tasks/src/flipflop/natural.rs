@@ -18,22 +18,19 @@ pub struct Wording {
     answers: [&'static str; 2],
 }
 
-/// The paper's wording, its other ending ("is turned"), and one of ours about another thing.
+/// The paper's wording.
+const LIGHT: Wording = Wording {
+    name: "light",
+    write: ["Alice turns the light off", "Alice turns the light on"],
+    ignore: ["Bob eats a banana", "Bob eats an apple"],
+    read: "Now, the light is",
+    answers: [" off", " on"],
+};
+
+/// The paper's wording, the same with its other ending, and one of ours about another thing.
 pub const WORDINGS: [Wording; 3] = [
-    Wording {
-        name: "light",
-        write: ["Alice turns the light off", "Alice turns the light on"],
-        ignore: ["Bob eats a banana", "Bob eats an apple"],
-        read: "Now, the light is",
-        answers: [" off", " on"],
-    },
-    Wording {
-        name: "turned",
-        write: ["Alice turns the light off", "Alice turns the light on"],
-        ignore: ["Bob eats a banana", "Bob eats an apple"],
-        read: "Now, the light is turned",
-        answers: [" off", " on"],
-    },
+    LIGHT,
+    Wording { name: "turned", read: "Now, the light is turned", ..LIGHT },
     Wording {
         name: "door",
         write: ["Alice closes the door", "Alice opens the door"],
