@@ -125,12 +125,12 @@ fn plain<S: Spelling>(thresholds: Thresholds, draw: Draw, spelling: &S, out: &mu
     let Some((last, inner)) = groups.split_last_mut() else { return };
     let mut stored = 0;
     for (t, groups) in inner.chunks_mut(WORDS).enumerate() {
-        let mut tile = draw.tile(t);
-        let words = tile.as_flattened_mut();
+        let tile = draw.tile(t);
+        let words = tile.as_flattened();
         if t == 0 {
             stored = words[0] & 1;
         }
-        for (group, &word) in groups.iter_mut().zip(&*words) {
+        for (group, &word) in groups.iter_mut().zip(words) {
             let ([unwritten, ignored], fair) = (thresholds.masks(word), word & 1);
             stored = (stored & unwritten) | (fair & !unwritten);
             let datum = (stored & !ignored) | (fair & ignored);
