@@ -26,7 +26,7 @@ pub use eager::Eager;
 pub use error::{Error, Result};
 pub use kernels::{AttnGrads, Kernels, NormArgs, NormGrads};
 pub use ops::*;
-pub use philox::{Philox, Purpose, philox4x32, unit_f64};
+pub use philox::{Philox, Purpose, TILE, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};
 pub use simd::{Isa, exp64, ln};
 pub use source::{Dtype, MatrixSource};

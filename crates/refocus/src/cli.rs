@@ -1,8 +1,12 @@
 //! The flags, each defined once.
 
+mod flipflop;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+
+pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
 
 const AFTER: &str = "\
 Exit codes:
@@ -63,6 +67,9 @@ pub(crate) enum Command {
     /// Classification tasks: what a model is asked, with true and with false labels.
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Flip-flop strings: the smallest task on which attention slips.
+    #[command(subcommand)]
+    Flipflop(FlipflopCommand),
 }
 
 #[derive(Debug, Subcommand)]

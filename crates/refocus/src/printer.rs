@@ -45,8 +45,13 @@ impl Printer {
 
     /// A result for people.
     pub(crate) fn text(&self, text: &str) -> Outcome<()> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// A part of a result that is too long to be held whole.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Outcome<()> {
         let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Closed),
             Err(e) => Err(Failure::because("cannot write to standard output", e)),

@@ -1,6 +1,8 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
 mod doctor;
+mod flipflop;
+mod flipflop_validate;
 mod forward;
 mod generate;
 mod inspect;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
-use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand, TasksCommand};
+use crate::cli::{Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, TasksCommand};
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
@@ -48,6 +50,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
         Command::Tasks(TasksCommand::Validate(args)) => tasks::validate(args, printer),
+        Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
     }
 }
 

@@ -22,6 +22,9 @@ fn long_help() {
     refocus("tasks show --help").assert().success().stdout_eq(file!["help/tasks-show.txt"]);
     refocus("tasks validate --help").assert().success().stdout_eq(file!["help/tasks-validate.txt"]);
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
+    refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
+    refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
+    refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
 }
 
 #[test]

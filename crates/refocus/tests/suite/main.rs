@@ -4,6 +4,7 @@
 
 mod doctor;
 mod formats;
+mod flipflop;
 mod forward;
 mod generate;
 mod help;
