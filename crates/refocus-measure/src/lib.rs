@@ -7,12 +7,12 @@ mod error;
 pub mod intervals;
 mod lens;
 mod patching;
-mod slots;
 mod reads;
+mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};
 pub use error::MeasureError;
 pub use lens::{Cell, LensGrid, lens_grid};
 pub use patching::{Patching, PatchingGrid, activation_patching};
-pub use slots::{SlotError, slots};
 pub use reads::{Bin, Bins, Count, ReadErrors};
+pub use slots::{SlotError, slots};

@@ -255,6 +255,7 @@ pub(crate) struct Generate {
     pub(crate) max_new: usize,
     /// Sample, with logits divided by T; 0 takes the most likely token.
     #[arg(long, value_name = "T", value_parser = temperature, help_heading = "Sampling")]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Only the K most likely tokens; of equals the lower ids.
     #[arg(long, value_name = "K", requires = "temperature", help_heading = "Sampling")]
@@ -296,7 +297,7 @@ pub(crate) struct Generate {
 #[group(id = "constraint", multiple = false)]
 #[command(next_help_heading = "Constraint")]
 pub(crate) struct Constraint {
-    /// One of these texts, separated by commas; also shows how likely each is.
+    /// One of these texts, separated by commas, spaces kept; also shows how likely each is.
     ///
     /// The text is chosen token by token. Beside it stands the log-probability of each choice as a whole.
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
@@ -336,7 +337,8 @@ fn probability(text: &str) -> Result<f32, String> {
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("a token id, '=' and a number are needed, such as 50=-2.5")?;
+    let (id, bias) =
+        text.split_once('=').ok_or("a token id, '=' and a number are needed, such as 50=-2.5")?;
     let id = id.parse().map_err(|_| format!("{id:?} is not a token id"))?;
     Ok((id, number(bias)?))
 }

@@ -18,8 +18,8 @@ mod neon;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub use math::{exp64, ln};
 pub(crate) use math::{erf, exp, tanh};
+pub use math::{exp64, ln};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;

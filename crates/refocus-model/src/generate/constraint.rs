@@ -93,7 +93,8 @@ impl Grammars {
             trie = trie.with_eos_tokens(&ends);
         }
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory = ParserFactory::new_simple(&env).map_err(|e| ConstraintError::Vocabulary(told(&e)))?;
+        let mut factory =
+            ParserFactory::new_simple(&env).map_err(|e| ConstraintError::Vocabulary(told(&e)))?;
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
         Ok(Self { factory, ends })
@@ -126,7 +127,7 @@ impl Grammars {
     /// The expression is broken, or matches nothing.
     pub fn regex(&self, regex: &str) -> Result<Constraint, ConstraintError> {
         // Asked alone first, so that the error shows the expression as it was given.
-        RegexBuilder::new().mk_regex(regex).map_err(|e| ConstraintError::Regex(told(&e)))?;
+        RegexBuilder::new().mk_regex(regex).map_err(|e| ConstraintError::Regex(pointed(&told(&e))))?;
         self.compile(TopLevelGrammar::from_regex(regex)).map_err(ConstraintError::Regex)
     }
 
@@ -235,6 +236,12 @@ fn told(e: &impl ToString) -> String {
     let text = e.to_string();
     let text = text.split("\n<").next().unwrap_or_default();
     text.trim().strip_prefix("panic: ").unwrap_or(text.trim()).to_owned()
+}
+
+/// The message of a regular expression that cannot be read: what is wrong first, then where.
+fn pointed(message: &str) -> String {
+    let parts = message.strip_prefix("regex parse error:\n").and_then(|m| m.rsplit_once("\nerror: "));
+    parts.map_or_else(|| message.to_owned(), |(place, what)| format!("{what}\n{place}"))
 }
 
 fn escape(text: &str) -> String {

@@ -57,7 +57,8 @@ impl Limits {
 
 /// New tokens that a request can have within the model's context. The last one is not run itself.
 fn max_new(spec: &ModelSpec, request: &Request) -> usize {
-    let room = if spec.stretches() { usize::MAX } else { spec.n_ctx + 1 - request.prompt.len().min(spec.n_ctx) };
+    let room =
+        if spec.stretches() { usize::MAX } else { spec.n_ctx + 1 - request.prompt.len().min(spec.n_ctx) };
     request.max_new.min(room)
 }
 
@@ -179,7 +180,8 @@ impl<'a, O: Ops> Engine<'a, O> {
             return Err(RequestError::NeverFits { tokens, limit });
         }
         // What the changes say must fit the model, wherever in the sequence they act.
-        let part = Part { changes: Arc::clone(&r.changes), prompt: r.prompt.len(), positions: 0..r.prompt.len() };
+        let part =
+            Part { changes: Arc::clone(&r.changes), prompt: r.prompt.len(), positions: 0..r.prompt.len() };
         let mode = Mode { keeps_cache: true, decoding: true };
         Plan::compile(spec, &Batch::from_lengths([r.prompt.len()]), &[], &changes::applied(&[part]), mode)?;
         Ok(())
@@ -318,7 +320,8 @@ impl<'a, O: Ops> Engine<'a, O> {
             if j == i || (j > i && computed == 0) {
                 continue;
             }
-            if !Arc::ptr_eq(changes, &theirs.changes) && changes.interventions != theirs.changes.interventions {
+            if !Arc::ptr_eq(changes, &theirs.changes) && changes.interventions != theirs.changes.interventions
+            {
                 continue;
             }
             let same = prompt[..most].iter().zip(&other.ids).take_while(|(a, b)| a == b).count();
@@ -377,8 +380,7 @@ impl<'a, O: Ops> Engine<'a, O> {
         }
         let mut caches: Vec<Cache<O>> =
             work.iter().map(|w| std::mem::replace(&mut self.seqs[w.seq].cache, KvSeq::new(0))).collect();
-        let readings =
-            run(self.o, self.m, &parts, &ids, questions.readouts(), KvUse::Append(&mut caches));
+        let readings = run(self.o, self.m, &parts, &ids, questions.readouts(), KvUse::Append(&mut caches));
         for (w, cache) in work.iter().zip(caches) {
             self.seqs[w.seq].cache = cache;
         }

@@ -175,7 +175,8 @@ pub fn complete<O: Ops>(
     let mut outputs: Vec<Vec<Output>> = Vec::with_capacity(requests.len());
     let mut ids = Vec::with_capacity(requests.len());
     for request in requests {
-        let empty = || Output { tokens: Vec::new(), text: String::new(), finish: Ok(Finish::Length), whole: None };
+        let empty =
+            || Output { tokens: Vec::new(), text: String::new(), finish: Ok(Finish::Length), whole: None };
         outputs.push((0..request.n).map(|_| empty()).collect());
         match engine.submit(request) {
             Ok(id) => ids.push(id),
@@ -194,7 +195,9 @@ pub fn complete<O: Ops>(
                 goes_on = on_event(&event);
             }
             // What was submitted elsewhere is only heard.
-            let Some(i) = ids.first().and_then(|first| event.request.0.checked_sub(first.0)) else { continue };
+            let Some(i) = ids.first().and_then(|first| event.request.0.checked_sub(first.0)) else {
+                continue;
+            };
             let Some(samples) = outputs.get_mut(i as usize) else { continue };
             let Some(output) = samples.get_mut(event.sample as usize) else { continue };
             match event.what {

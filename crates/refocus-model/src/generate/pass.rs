@@ -108,7 +108,8 @@ impl Questions {
             match reading.lens(0) {
                 Some([VocabOut::Top(top), VocabOut::Values(lse)]) => {
                     let lse = o.to_host(lse)?;
-                    let rows = top.iter().zip(lse).map(|(t, lse)| Row { lse, logits: Logits::Top(t.clone()) });
+                    let rows =
+                        top.iter().zip(lse).map(|(t, lse)| Row { lse, logits: Logits::Top(t.clone()) });
                     some = rows.collect::<Vec<_>>().into_iter();
                 }
                 Some([VocabOut::Values(logits), VocabOut::Values(lse)]) => {

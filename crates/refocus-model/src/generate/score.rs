@@ -55,8 +55,7 @@ pub fn score<O: Ops>(
             return Err(RunError::Context { seq, len, n_ctx: m.spec.n_ctx });
         }
     }
-    let part =
-        |positions| Part { changes: Arc::clone(changes), prompt: prompt.len(), positions };
+    let part = |positions| Part { changes: Arc::clone(changes), prompt: prompt.len(), positions };
     let mut cache = empty_cache(m);
     if cached {
         for piece in prompt[..start].chunks(Limits::default().chunk) {

@@ -91,7 +91,11 @@ impl<P> Sequence<P> {
     /// Goes on with logits after its last token.
     pub(super) fn advance(&mut self, row: Row, tokenizer: Option<&Tokenizer>, events: &mut Vec<Event>) {
         let done = self.choose(row).and_then(|(token, stays)| {
-            if stays { self.take(token, tokenizer, events) } else { self.finish(Finish::Stop, tokenizer, events) }
+            if stays {
+                self.take(token, tokenizer, events)
+            } else {
+                self.finish(Finish::Stop, tokenizer, events)
+            }
         });
         if let Err(e) = done {
             self.fail(e, events);

@@ -50,7 +50,8 @@ impl Stops {
     /// The text that is certain now, and whether a string ended it (which is then cut off).
     pub(super) fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
-        let found = self.strings.iter().filter_map(|s| self.held.find(s.as_str()).map(|at| (at + s.len(), at)));
+        let found =
+            self.strings.iter().filter_map(|s| self.held.find(s.as_str()).map(|at| (at + s.len(), at)));
         if let Some((_, at)) = found.min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);

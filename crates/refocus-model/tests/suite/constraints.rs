@@ -220,7 +220,7 @@ fn what_cannot_be_a_constraint_is_named() {
     let regex = |r: &str| s.grammars.regex(r).expect_err("refused").to_string();
     assert!(regex("a(b").contains("unclosed group"), "{}", regex("a(b"));
     assert!(regex(r"a(?=b)").contains("look-around"), "{}", regex(r"a(?=b)"));
-assert!(regex(r"[a&&b]").contains("cannot be used"), "{}", regex(r"[a&&b]"));
+    assert!(regex(r"[a&&b]").contains("cannot be used"), "{}", regex(r"[a&&b]"));
     // Nothing in this vocabulary has an accent.
     assert!(regex("é").contains("no text meets it"), "{}", regex("é"));
 

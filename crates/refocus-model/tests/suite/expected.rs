@@ -192,7 +192,8 @@ pub fn greedy<K: Kernels>(
     max_new: usize,
 ) -> Vec<Vec<u32>> {
     let requests = prompts.iter().map(|p| Request::new(p.clone(), max_new)).collect();
-    let outputs = complete(&mut Engine::new(o, m, None, Limits::default()), requests, |_| ControlFlow::Continue(()));
+    let outputs =
+        complete(&mut Engine::new(o, m, None, Limits::default()), requests, |_| ControlFlow::Continue(()));
     let samples = outputs.expect("requests that fit").into_iter().flatten();
     samples.map(|o| o.finish.map(|_| o.tokens.iter().map(|t| t.id).collect()).expect("generates")).collect()
 }

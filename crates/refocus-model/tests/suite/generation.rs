@@ -10,8 +10,8 @@ use refocus_model::generate::{
 };
 use refocus_model::patch::Decode;
 use refocus_model::{
-    Action, Applied, Checkpoint, Gate, Intervention, Kind, LoadError, Mode, Model, Plan, Position, Readout, RunError,
-    Site, forward,
+    Action, Applied, Checkpoint, Gate, Intervention, Kind, LoadError, Mode, Model, Plan, Position, Readout,
+    RunError, Site, forward,
 };
 
 use crate::expected::{all, fixtures, isa, tokens};
@@ -39,7 +39,12 @@ fn open(name: &str) -> Loaded {
 
 impl Loaded {
     fn all(&mut self, requests: Vec<Request>, limits: Limits) -> Vec<Vec<Output>> {
-        complete(&mut Engine::new(&mut self.o, &self.m, None, limits), requests, |_| ControlFlow::Continue(())).expect("fits")
+        complete(
+            &mut Engine::new(&mut self.o, &self.m, None, limits),
+            requests,
+            |_| ControlFlow::Continue(()),
+        )
+        .expect("fits")
     }
 
     fn one(&mut self, request: Request) -> Output {
@@ -86,10 +91,8 @@ fn neighbours_pieces_and_time_of_joining_change_no_bit() {
             // A sequence that may grow for ever takes the reference a while.
             let room = if l.m.spec.stretches() { 24 } else { l.m.spec.n_ctx };
             let requests = mixture(&seqs, room);
-            let alone: Vec<_> = requests
-                .iter()
-                .flat_map(|r| finished(l.all(vec![r.clone()], Limits::default())))
-                .collect();
+            let alone: Vec<_> =
+                requests.iter().flat_map(|r| finished(l.all(vec![r.clone()], Limits::default()))).collect();
             assert!(alone.iter().flatten().all(|s| !s.0.is_empty()), "{name}");
             let together = finished(l.all(requests.clone(), Limits::default()));
             assert!(alone == together, "{name}: together");
@@ -283,7 +286,8 @@ fn what_prompts_share_is_computed_once() {
     let prompt = |tail: &[u32]| [&common, tail].concat();
     let mut engine = Engine::new(&mut l.o, &l.m, None, Limits::default());
     let ask = |p: Vec<u32>, n| Request { n, sampling: sampled(3), ..Request::new(p, 1) };
-    let requests = vec![ask(prompt(&[1, 2]), 1), ask(prompt(&[5]), 4), ask(vec![9, 9], 1), ask(common.clone(), 1)];
+    let requests =
+        vec![ask(prompt(&[1, 2]), 1), ask(prompt(&[5]), 4), ask(vec![9, 9], 1), ask(common.clone(), 1)];
     complete(&mut engine, requests, |_| ControlFlow::Continue(())).expect("fits");
     // 20 + 2, 1, 2, and the last token of what is nothing but the beginning.
     assert_eq!(engine.computed(), 22 + 1 + 2 + 1);
@@ -368,8 +372,7 @@ fn generation_ends_with_the_context() {
     let stop = Request { stop_strings: Arc::from(["x".to_owned()]), ..Request::new(vec![1], 1) };
     assert_eq!(refuse(&mut engine, stop), "stop strings need a tokenizer");
     let site = Site::new(7, Kind::ResidPost);
-    let what =
-        Intervention { site, head: None, position: Position::All, action: Action::Zero, when: None };
+    let what = Intervention { site, head: None, position: Position::All, action: Action::Zero, when: None };
     let changes = Arc::new(Changes { interventions: vec![Arc::new(what)], decode: vec![] });
     let wrong = refuse(&mut engine, Request { changes, ..Request::new(vec![1], 1) });
     assert!(wrong.contains("blocks.7"), "{wrong}");

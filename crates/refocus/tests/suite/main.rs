@@ -3,8 +3,8 @@
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
 mod doctor;
-mod formats;
 mod flipflop;
+mod formats;
 mod forward;
 mod generate;
 mod help;

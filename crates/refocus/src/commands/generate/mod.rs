@@ -36,7 +36,9 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let needs_text = !args.stop.is_empty() || constrained(args);
     let tokenizer = match tokenizer {
         // Why there is none is an error here.
-        None if needs_text => Some(checkpoint.tokenizer()?),
+        None if needs_text => Some(checkpoint.tokenizer().map_err(|e| {
+            Failure::from(e).hint("--stop and constraints are about text and need the model's tokenizer")
+        })?),
         other => other,
     };
     if let Some((id, _)) = args.logit_bias.iter().find(|(id, _)| *id as usize >= spec.vocab) {

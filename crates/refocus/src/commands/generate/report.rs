@@ -121,7 +121,8 @@ impl Report<'_> {
                 }
                 if self.with_logprobs {
                     let table = self.logprobs(&output.tokens).render(printer.colours());
-                    printer.text(&format!("\n{table}{}", if streamed { "" } else { "\n" }))?;
+                    let last = (i + 1, sample + 1) == (outputs.len(), samples.len());
+                    printer.text(&format!("\n{table}{}", if last { "" } else { "\n" }))?;
                 }
                 self.note(&name, output, printer);
             }
