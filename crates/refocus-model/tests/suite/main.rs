@@ -6,3 +6,5 @@ mod licences;
 mod mutated;
 mod parity;
 mod running;
+mod strings;
+mod token_ids;
