@@ -19,7 +19,7 @@ mod rope;
 mod run_error;
 mod site;
 mod spec;
-mod template;
+pub mod template;
 pub mod tokenizer;
 mod weights;
 
@@ -35,5 +35,6 @@ pub use plan::{Applied, Mode, Plan, PlanError, Readout, Rows};
 pub use run_error::RunError;
 pub use site::{Kind, Site, SiteError};
 pub use spec::*;
+pub use template::{Chat, ChatTemplate, TemplateError};
 pub use tokenizer::Tokenizer;
 pub use weights::{Block, Model, ParamInfo, ParamSource};

@@ -135,6 +135,13 @@ enum Source {
     Gguf(metadata::Keys),
 }
 
+/// Reads the metadata of a GGUF file, whatever its tensors are.
+pub(crate) fn with_metadata<T>(path: &Path, read: impl FnOnce(&View<'_>) -> LoadResult<T>) -> LoadResult<T> {
+    let file = Mapped::open(path).map_err(LoadError::io(path))?;
+    let (keys, _) = gguf::parse(path, file.bytes())?;
+    read(&keys.view(path, file.bytes()))
+}
+
 /// An open checkpoint.
 ///
 /// Its files are mapped into memory and must not be changed or truncated while it lives. A length that

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::Tokenizer;
-use super::bpe::spelling;
+use super::gguf::spelling;
 
 impl Tokenizer {
     /// For every id below `vocab` the bytes that it adds to a text, `None` for special tokens and for ids

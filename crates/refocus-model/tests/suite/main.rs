@@ -11,3 +11,5 @@ mod parity;
 mod quantised;
 mod real;
 mod running;
+mod strings;
+mod token_ids;
