@@ -7,4 +7,5 @@ mod mutated;
 mod parity;
 mod running;
 mod strings;
+mod templates;
 mod token_ids;

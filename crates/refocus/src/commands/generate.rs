@@ -54,11 +54,12 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
         interventions: &applied,
     };
     // One prompt is printed as it grows; several would be mixed up.
-    let mut stream = Stream::new(tokenizer.as_ref().filter(|_| prompts.len() == 1 && !printer.is_json()));
+    let grows = tokenizer.as_ref().filter(|_| prompts.len() == 1 && !printer.is_json());
+    let mut stream = grows.map(|t| t.stream(false));
     let mut told = Ok(());
     let all = greedy(&mut Eager::new(cpu), &model, &request, |_, id| {
-        if told.is_ok() {
-            told = stream.push(id).and_then(|text| printer.text(&text));
+        if let (Ok(()), Some(stream)) = (&told, &mut stream) {
+            told = printer.text(&stream.push(id));
         }
     });
     told?;
@@ -73,9 +74,9 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
             printer,
         );
     }
-    match (&tokenizer, &all[..]) {
-        (Some(t), [one]) => printer.text(&format!("{}\n", stream.rest(t, one)?))?,
-        (Some(t), _) => {
+    match (&tokenizer, stream) {
+        (_, Some(stream)) => printer.text(&format!("{}\n", stream.finish()?))?,
+        (Some(t), None) => {
             for (i, ids) in all.iter().enumerate() {
                 printer.text(&format!("sequence {i}: {:?}\n", t.decode(ids, false)?))?;
             }
@@ -105,35 +106,4 @@ fn document(
     }
     printer.document(&Document { schema: "refocus.model-generate/1", model: model.to_owned(), sequences })?;
     Ok(Ended::Well)
-}
-
-/// Text that grows token by token. A character may take several tokens: it is held back until it is whole.
-struct Stream<'a> {
-    tokenizer: Option<&'a Tokenizer>,
-    ids: Vec<u32>,
-    /// Bytes of text already given out.
-    given: usize,
-}
-
-impl<'a> Stream<'a> {
-    fn new(tokenizer: Option<&'a Tokenizer>) -> Self {
-        Self { tokenizer, ids: Vec::new(), given: 0 }
-    }
-
-    /// The text that became certain with this token.
-    fn push(&mut self, id: u32) -> Outcome<String> {
-        let Some(tokenizer) = self.tokenizer else { return Ok(String::new()) };
-        self.ids.push(id);
-        let text = tokenizer.decode(&self.ids, false)?;
-        let whole = text.trim_end_matches('\u{fffd}').len();
-        let new = text.get(self.given..whole).unwrap_or_default().to_owned();
-        self.given += new.len();
-        Ok(new)
-    }
-
-    /// What was held back.
-    fn rest(&self, tokenizer: &Tokenizer, ids: &[u32]) -> Outcome<String> {
-        let text = tokenizer.decode(ids, false)?;
-        Ok(text.get(self.given..).unwrap_or_default().to_owned())
-    }
 }
