@@ -5,11 +5,9 @@
 
 mod python;
 mod source;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -17,14 +15,15 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
 
 use self::source::{DEFAULT, Source};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, with_metadata};
 use crate::error::{LoadError, LoadResult, shorten};
 use crate::tokenizer::Tokenizer;
 
-/// Steps that one rendering may take; a step that makes text counts once more for every 64 bytes.
-const FUEL: u64 = 5_000_000;
+/// Steps that one rendering may take; a step that makes text counts once more for every 64 bytes. (Lists that
+/// are joined to themselves again and again are not counted by the engine: such a template runs out of memory.)
+const FUEL: u64 = 2_000_000;
 /// Bytes of stack for a rendering: lists in lists as deep as the steps allow are taken apart on it.
-const STACK: usize = 512 << 20;
+const STACK: usize = 256 << 20;
 /// Marks where the last message ends when it is to be continued.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 /// Names of what a model thought before it answered; the first is what most templates read.
@@ -131,23 +130,37 @@ impl ChatTemplate {
     /// # Errors
     /// A file that should hold one cannot be read; one is not valid.
     pub fn of(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateError> {
-        let sources = source::all(checkpoint)?;
-        if sources.is_empty() {
-            return Ok(None);
-        }
-        let roles = tokenizer.named().map(|(role, text)| (role.to_owned(), text.to_owned())).collect();
-        Self::compile(checkpoint.path().to_owned(), sources, roles).map(Some)
+        Self::compile(checkpoint.path(), source::all(checkpoint)?, tokenizer)
+    }
+
+    /// Compiles all templates of a folder, as [`of`](Self::of) does.
+    ///
+    /// # Errors
+    /// As for [`of`](Self::of).
+    pub fn from_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateError> {
+        Self::compile(folder, source::of_folder(folder)?, tokenizer)
+    }
+
+    /// Compiles all templates of a GGUF file, whatever its tensors are.
+    ///
+    /// # Errors
+    /// As for [`of`](Self::of).
+    pub fn from_gguf(path: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateError> {
+        Self::compile(path, with_metadata(path, source::of_gguf)?, tokenizer)
     }
 
     fn compile(
-        path: PathBuf,
+        path: &Path,
         sources: Vec<Source>,
-        roles: Vec<(String, String)>,
-    ) -> Result<Self, TemplateError> {
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>, TemplateError> {
+        if sources.is_empty() {
+            return Ok(None);
+        }
         let mut env = Environment::new();
         let mut syntax = SyntaxConfig::builder();
         let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.map_err(|e| failure(&path, DEFAULT, &e))?);
+        env.set_syntax(syntax.map_err(|e| failure(path, DEFAULT, &e))?);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_fuel(Some(FUEL));
         env.add_function("raise_exception", |message: &minijinja::Value| -> Result<String, Error> {
@@ -161,7 +174,8 @@ impl ChatTemplate {
                 .map_err(|e| failure(&path, &name, &e))?;
             paths.insert(name, path);
         }
-        Ok(Self { path, paths, env, roles })
+        let roles = tokenizer.named().map(|(role, text)| (role.to_owned(), text.to_owned())).collect();
+        Ok(Some(Self { path: path.to_owned(), paths, env, roles }))
     }
 
     /// Names of the templates.
@@ -307,7 +321,7 @@ impl std::fmt::Display for RaisedByTemplate {
 
 impl std::error::Error for RaisedByTemplate {}
 
-fn failure(path: &std::path::Path, name: &str, error: &Error) -> TemplateError {
+fn failure(path: &Path, name: &str, error: &Error) -> TemplateError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     // The innermost place is the one to look at.
     let mut line = error.line();

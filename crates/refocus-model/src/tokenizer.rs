@@ -117,7 +117,8 @@ impl Tokenizer {
 
     /// Ids of a text as [`encode`](Self::encode) gives them, and for each the bytes of the text that it
     /// stands for. Tokens that share a character have its whole range; tokens put around the text have an
-    /// empty one. Where the tokenizer puts a space before the text, its token starts with the text.
+    /// empty one. Where the tokenizer puts a space before the text, its token starts with the text. In a word
+    /// with a byte that the vocabulary lacks (SmolLM2's has not all of them), ranges can be off by that byte.
     ///
     /// # Errors
     /// As for [`encode`](Self::encode).

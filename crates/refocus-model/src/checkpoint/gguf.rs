@@ -192,8 +192,13 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads the head of a whole file: its metadata and where its tensors lie.
-pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String, Entry)>)> {
+/// Reads the metadata of a file and nothing about its tensors.
+pub(crate) fn metadata(path: &Path, bytes: &[u8]) -> LoadResult<Keys> {
+    head(path, bytes).map(|(_, _, keys)| keys)
+}
+
+/// The metadata, the number of tensors, and the place where their descriptions begin.
+fn head<'a>(path: &'a Path, bytes: &'a [u8]) -> LoadResult<(Cursor<'a>, usize, Keys)> {
     let mut c = Cursor { path, bytes, at: 0 };
     if c.take(4, "the magic number")? != b"GGUF" {
         return Err(LoadError::format(path, 0, "this is no GGUF file"));
@@ -220,7 +225,12 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String,
             return Err(LoadError::format(path, at, format!("key {} is given twice", shorten(key))));
         }
     }
-    let keys = Keys::new(map);
+    Ok((c, n_tensors, Keys::new(map)))
+}
+
+/// Reads the head of a whole file: its metadata and where its tensors lie.
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String, Entry)>)> {
+    let (mut c, n_tensors, keys) = head(path, bytes)?;
     let alignment = alignment(&keys.view(path, bytes))?;
     let mut tensors = Vec::new();
     let mut names = BTreeSet::new();

@@ -138,7 +138,7 @@ enum Source {
 /// Reads the metadata of a GGUF file, whatever its tensors are.
 pub(crate) fn with_metadata<T>(path: &Path, read: impl FnOnce(&View<'_>) -> LoadResult<T>) -> LoadResult<T> {
     let file = Mapped::open(path).map_err(LoadError::io(path))?;
-    let (keys, _) = gguf::parse(path, file.bytes())?;
+    let keys = gguf::metadata(path, file.bytes())?;
     read(&keys.view(path, file.bytes()))
 }
 

@@ -28,7 +28,7 @@ pub(super) fn all(checkpoint: &Checkpoint) -> LoadResult<Vec<Source>> {
     }
 }
 
-fn of_gguf(view: &View<'_>) -> LoadResult<Vec<Source>> {
+pub(super) fn of_gguf(view: &View<'_>) -> LoadResult<Vec<Source>> {
     let mut out = Vec::new();
     for key in view.names() {
         let name = match key.strip_prefix(GGUF_KEY) {
@@ -44,7 +44,7 @@ fn of_gguf(view: &View<'_>) -> LoadResult<Vec<Source>> {
 }
 
 /// Files of their own come before what `tokenizer_config.json` says.
-fn of_folder(folder: &Path) -> LoadResult<Vec<Source>> {
+pub(super) fn of_folder(folder: &Path) -> LoadResult<Vec<Source>> {
     let mut out = Vec::new();
     let mut read = |name: &str, path: PathBuf| -> LoadResult<()> {
         let text = std::fs::read_to_string(&path).map_err(LoadError::io(&path))?;

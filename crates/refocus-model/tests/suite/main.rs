@@ -12,4 +12,5 @@ mod quantised;
 mod real;
 mod running;
 mod strings;
+mod templates;
 mod token_ids;

@@ -10,15 +10,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::strings::{Temp, random_string};
+use crate::strings::{Random, Temp, random_string};
 
 const BLOCK: usize = 100;
 
-fn fixtures() -> PathBuf {
+pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/token-ids")
 }
 
-fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+pub fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
     let bytes = fs::read(fixtures().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
@@ -86,7 +86,7 @@ fn compare(name: &str, set: &str, tokenizer: &Tokenizer, strings: &[String], exp
 }
 
 /// The first of the folders in a variable that holds a file.
-fn found(variable: &str, file: &str) -> Option<PathBuf> {
+pub fn found(variable: &str, file: &str) -> Option<PathBuf> {
     let folders = std::env::var_os(variable).unwrap_or_default();
     std::env::split_paths(&folders).map(|f| f.join(file)).find(|p| p.is_file())
 }
@@ -95,6 +95,7 @@ fn check(name: &str, tokenizer: &Tokenizer) {
     let expected: Expected = read(&format!("{name}.json"));
     let random: Vec<String> = (0..expected.random.strings as u64).map(random_string).collect();
     compare(name, "random", tokenizer, &random, &expected.random);
+    check_streams_and_offsets(name, tokenizer, name != "sentencepiece");
     match found("REFOCUS_DATA", "text/wikitext2_valid.txt") {
         Some(path) => {
             let text = fs::read_to_string(path).expect("text");
@@ -239,4 +240,92 @@ fn folders_give_the_reference_ids() {
         }
     }
     assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Pieces of a stream are the decoded text, also for ids that no text gives; and ranges lie in the text.
+fn check_streams_and_offsets(name: &str, tokenizer: &Tokenizer, byte_level: bool) {
+    let mut random = Random::new(name.len() as u64);
+    for _ in 0..500 {
+        let n = random.below(40);
+        let ids: Vec<u32> = (0..n).map(|_| random.below(tokenizer.len() as u32 + 2)).collect();
+        for skip in [false, true] {
+            let mut stream = tokenizer.stream(skip);
+            let mut text: String = ids.iter().map(|id| stream.push(*id)).collect();
+            text += &stream.finish().expect("decodes");
+            assert_eq!(text, tokenizer.decode(&ids, skip).expect("decodes"), "{name}: {ids:?}");
+        }
+    }
+    for index in 0..500 {
+        let text = random_string(index);
+        let (ids, ranges) = tokenizer.encode_with_offsets(&text, true).expect("encodes");
+        assert_eq!(ids, tokenizer.encode(&text, true).expect("encodes"), "{name}: {text:?}");
+        assert_eq!(ids.len(), ranges.len());
+        // A vocabulary that lacks a byte of the text cannot cover it.
+        let covers = byte_level && tokenizer.decode(&ids, false).expect("decodes") == text;
+        let (mut start, mut end) = (0, 0);
+        for range in &ranges {
+            assert!(text.get(range.clone()).is_some(), "{name}: {text:?}: {range:?}");
+            // Tokens that share a character have the same range.
+            assert!(range.start >= start, "{name}: {text:?}: {ranges:?}");
+            assert!(!covers || range.start <= end, "{name}: {text:?}: {ranges:?}");
+            (start, end) = (range.start, range.end.max(end));
+        }
+        assert!(!covers || end == text.len(), "{name}: {text:?}: {ranges:?}");
+    }
+}
+
+#[test]
+fn no_change_of_a_tokenizer_file_panics() {
+    let folders: Folders = read("folders.json");
+    let whole = fs::read(fixtures().join("sentencepiece.gguf")).expect("file");
+    let mut random = Random::new(99);
+    let mut change = |bytes: &mut Vec<u8>| {
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(bytes.len() as u32) as usize;
+            bytes[at] = match random.below(3) {
+                0 => random.below(256) as u8,
+                1 => b"0\"{},[]1"[random.below(8) as usize],
+                _ => bytes[at] ^ 1 << random.below(8),
+            };
+        }
+    };
+    let temp = Temp::new("changed");
+    let (mut used, mut refused) = (0, 0);
+    let mut try_out = |built: Result<Tokenizer, refocus_model::LoadError>| {
+        let Ok(t) = built else {
+            refused += 1;
+            return;
+        };
+        used += 1;
+        for text in ["The river, 12!", " <s>na\u{ef}ve\n", ""] {
+            let _ = t.encode_with_offsets(text, true).map(|(ids, _)| t.decode(&ids, true));
+        }
+        let mut stream = t.stream(true);
+        (0..500).for_each(|id| drop(stream.push(id)));
+        let _ = stream.finish();
+    };
+    for _ in 0..150 {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        fs::write(temp.0.join("m.gguf"), bytes).expect("writes");
+        try_out(Tokenizer::from_gguf(&temp.0.join("m.gguf")));
+    }
+    let files = [
+        ("vocab.json", folders.bytes.vocab.to_string()),
+        ("merges.txt", folders.bytes.merges.join("\n")),
+        ("config.json", r#"{"model_type": "opt"}"#.to_owned()),
+        ("tokenizer_config.json", r#"{"add_bos_token": true, "bos_token": {"__type": "AddedToken", "content": "</s>", "lstrip": false}, "extra_special_tokens": ["<x>"]}"#.to_owned()),
+        ("special_tokens_map.json", r#"{"eos_token": {"content": "</s>", "normalized": true}, "pad_token": "<pad>"}"#.to_owned()),
+        ("added_tokens.json", r#"{"<late>": 421, "<mask>": 420}"#.to_owned()),
+    ];
+    files.iter().for_each(|(name, text)| temp.write(name, text));
+    for i in 0..300 {
+        let (name, text) = &files[i % files.len()];
+        let mut bytes = text.clone().into_bytes();
+        change(&mut bytes);
+        fs::write(temp.0.join(name), bytes).expect("writes");
+        try_out(Tokenizer::from_folder(&temp.0));
+        temp.write(name, text);
+    }
+    assert!(used > 50 && refused > 50, "{used} used, {refused} refused");
 }

@@ -99,7 +99,9 @@ pub(super) fn run(args: &Inspect, printer: &Printer) -> Outcome<Ended> {
 fn describe(checkpoint: &Checkpoint, list: bool) -> Outcome<Document> {
     let spec = checkpoint.spec();
     let sites = Site::all(spec);
-    let none = !checkpoint.is_gguf() && !checkpoint.path().join("tokenizer.json").exists();
+    let has = |name: &str| checkpoint.path().join(name).exists();
+    let none =
+        !checkpoint.is_gguf() && !["tokenizer.json", "vocab.json", "tokenizer.model"].into_iter().any(has);
     let tokenizer = match checkpoint.tokenizer() {
         Ok(t) => Tokens { tokens: Some(t.len()), why_not: None },
         Err(_) if none => {
