@@ -114,7 +114,7 @@ Examples:
   refocus model generate MODEL --text 'Her age is' --regex ' [1-9][0-9]?'
   refocus model generate MODEL --text 'As JSON: ' --json-schema person.json --max-new 200
   refocus model generate MODEL --text 'One, two,' --logprobs 3 --stop .")]
-    Generate(Generate),
+    Generate(Box<Generate>),
     /// Prove on this machine that a model's results do not depend on how they are computed.
     ///
     /// Compares bits alone and in a batch, in any order, with captures, with the key/value cache, at

@@ -164,7 +164,6 @@ token  logprob  most likely
 #7     -7.3691  #53 -1.8248
 #7     -7.1193  #53 -1.1306
 
-
 "#]]);
 }
 
@@ -291,10 +290,9 @@ note: sequence 0 ended before its text met the constraint; raise --max-new
 
 "#]]);
     refused(run("[0-9", "4")).stderr_eq(str![[r#"
-error: the regular expression cannot be used: regex parse error:
+error: the regular expression cannot be used: unclosed character class
     [0-9
     ^
-error: unclosed character class
 
 "#]]);
     refused(run("é", "4")).stderr_eq(str![[r#"
@@ -375,6 +373,7 @@ fn stop_strings() {
         r#"
 error: fixtures/gpt2/tokenizer.json: cannot be read
 cause: No such file or directory (os error 2)
+hint: --stop and constraints are about text and need the model's tokenizer
 
 "#
     ]]);
@@ -414,11 +413,7 @@ For more information, try '--help'.
 
 "#]]);
     run("--temperature -1").stderr_eq(str![[r#"
-error: unexpected argument '-1' found
-
-  tip: to pass '-1' as a value, use '-- -1'
-
-Usage: refocus model generate [OPTIONS] <--text <STR>|--tokens <FILE>> [MODEL]
+error: invalid value '-1' for '--temperature <T>': it must be 0 or above
 
 For more information, try '--help'.
 
