@@ -12,6 +12,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{HubError, HubResult};
 use crate::id::is_commit;
@@ -206,10 +207,11 @@ pub(crate) fn make_parent(path: &Path) -> HubResult<()> {
     fs::create_dir_all(parent).map_err(HubError::write(parent))
 }
 
-/// A name of this process's own in the same folder.
+/// A name in the same folder that nobody else has.
 fn beside(path: &Path) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{}-{}.new", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
     path.with_file_name(name)
 }
 
