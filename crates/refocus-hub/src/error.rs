@@ -295,7 +295,7 @@ impl HubError {
             ),
             Self::Leaves { path, .. } | Self::BadRef { path } => format!("remove {} to fetch it anew", path.display()),
             Self::Offline { variable, .. } | Self::OfflineIncomplete { variable, .. } => {
-                format!("fetch it once with {variable}=0")
+                format!("check the spelling, or fetch it once with {variable}=0")
             }
             _ => return None,
         })

@@ -61,17 +61,20 @@ fn find(arg: Option<&Path>, printer: &Printer) -> Outcome<PathBuf> {
         Ok(path) => return Ok(path),
         Err(e) => e,
     };
-    let hint = error.hint().unwrap_or_else(|| WHAT.to_owned());
+    let hint = error.hint();
     let not_had = error.is_no_answer()
         || matches!(error, HubError::NotFound { .. } | HubError::Refused { .. } | HubError::Offline { .. });
-    Err(match error {
+    let failure = match error {
         HubError::BadId { why, .. } => {
             Failure::new(text).hint(format!("{WHAT}; it is no hub id either, since {why}"))
         }
-        _ if not_had => {
-            Failure::because(format!("{text}, and it cannot be had from the hub"), error).hint(hint)
-        }
-        _ => Failure::from(error).hint(hint),
+        // It may have been meant as a path: everything that was tried is listed.
+        _ if not_had => Failure::because(format!("{text}, and it cannot be had from the hub"), error),
+        _ => Failure::from(error),
+    };
+    Err(match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     })
 }
 
