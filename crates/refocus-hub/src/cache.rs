@@ -76,17 +76,20 @@ impl Repo {
         if is_commit(&commit) { Ok(Some(commit)) } else { Err(HubError::BadRef { path }) }
     }
 
-    /// Notes which commit a revision is. Written only once the commit's files are there, so that a fetch
+    /// Notes which commit a revision is, unless the cache can only be read. Written only once the commit's files are there, so that a fetch
     /// that was interrupted does not hide the whole snapshot before it.
     pub(crate) fn write_ref(&self, revision: &str, commit: &str) -> HubResult<()> {
         let path = self.reference(revision);
         if fs::read_to_string(&path).is_ok_and(|was| was == commit) {
             return Ok(());
         }
-        make_parent(&path)?;
-        let new = beside(&path);
-        fs::write(&new, commit).map_err(HubError::write(&new))?;
-        fs::rename(&new, &path).map_err(HubError::write(&path))
+        let write = || {
+            make_parent(&path)?;
+            let new = beside(&path);
+            fs::write(&new, commit).map_err(HubError::write(&new))?;
+            fs::rename(&new, &path).map_err(HubError::write(&path))
+        };
+        where_writable(write())
     }
 
     /// A file of a snapshot, where it is there with its content.
@@ -139,14 +142,18 @@ impl Repo {
         self.absence(commit, file).exists()
     }
 
-    /// Notes that a commit has no such file, so that nobody needs to ask again.
+    /// Notes that a commit has no such file, so that nobody needs to ask again, unless the cache can only
+    /// be read.
     pub(crate) fn mark_absent(&self, commit: &str, file: &str) -> HubResult<()> {
         let path = self.absence(commit, file);
         if path.exists() {
             return Ok(());
         }
-        make_parent(&path)?;
-        File::create(&path).map(drop).map_err(HubError::write(&path))
+        let write = || {
+            make_parent(&path)?;
+            File::create(&path).map(drop).map_err(HubError::write(&path))
+        };
+        where_writable(write())
     }
 
     /// Puts a blob into a snapshot: a relative symbolic link, else a hard link, else a copy.
@@ -198,6 +205,18 @@ impl Repo {
                 return Ok(Some(Guard { _file: file }));
             }
         }
+    }
+}
+
+/// A cache that others keep and that has every file is good enough: what is only noted may fail there.
+fn where_writable(result: HubResult<()>) -> HubResult<()> {
+    match result {
+        Err(HubError::Io { source, .. })
+            if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -107,10 +107,12 @@ pub enum HubError {
         why: String,
     },
     /// A repository without a model that can be used.
-    #[error("{repo} holds no model: neither safetensors, pytorch_model.bin nor a .gguf file{}", among(files))]
+    #[error("{repo} holds no model that can be used: {why}{}", among(files))]
     NoModel {
         /// `org/name`.
         repo: String,
+        /// What is missing.
+        why: &'static str,
         /// Some of what it holds.
         files: Vec<String>,
     },
@@ -286,6 +288,9 @@ impl HubError {
             Self::NoGguf { files, .. } if files.is_empty() => {
                 "leave out the part after ':' to take the other weights of the repository".to_owned()
             }
+            Self::NoModel { .. } => "adapters, data sets and other formats cannot be used; the weights they belong to can"
+                .to_owned(),
+            Self::SplitGguf { .. } => "choose a file that is whole, or another repository".to_owned(),
             Self::Length { .. } | Self::Checksum { .. } => {
                 "run the command again to fetch it anew; if it happens again, a proxy or mirror changes files".to_owned()
             }

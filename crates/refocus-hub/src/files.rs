@@ -77,7 +77,15 @@ pub(crate) fn choose(id: &ModelId, all: &BTreeSet<String>) -> HubResult<Choice> 
             Ok(Choice::Folder { small, absent, weights })
         }
         (_, [one]) => gguf(id, one),
-        (_, []) => Err(HubError::NoModel { repo: repo(), files: all.iter().cloned().collect() }),
+        (weights, []) => {
+            let why = match weights {
+                Some(_) => "there is no config.json",
+                None => {
+                    "there is neither model.safetensors or pytorch_model.bin, whole or with an index, nor a .gguf file"
+                }
+            };
+            Err(HubError::NoModel { repo: repo(), why, files: all.iter().cloned().collect() })
+        }
         (_, several) => Err(HubError::Choose { id: without_file(id), files: owned(several) }),
     }
 }
@@ -113,7 +121,7 @@ fn owned(files: &[&str]) -> Vec<String> {
     files.iter().map(|f| (*f).to_owned()).collect()
 }
 
-fn without_file(id: &ModelId) -> String {
+pub(crate) fn without_file(id: &ModelId) -> String {
     let text = id.to_string();
     text.split(':').next().unwrap_or_default().to_owned()
 }
@@ -155,6 +163,8 @@ pub(crate) enum Held {
     Whole(std::path::PathBuf),
     /// A model; the commit may have more files that belong to it.
     Usable(std::path::PathBuf),
+    /// Several GGUF files, of which none was chosen.
+    Several(Vec<String>),
     /// No model: these are missing.
     Part(Vec<String>),
 }
@@ -166,12 +176,11 @@ pub(crate) fn held(repo: &Repo, id: &ModelId, commit: &str) -> HubResult<Held> {
             return Ok(Held::Whole(path));
         }
         let all = repo.ggufs(commit)?;
-        return held_gguf(
-            repo,
-            id,
-            commit,
-            named(wanted, &all.iter().map(String::as_str).collect::<Vec<_>>()),
-        );
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        return Ok(match &named(wanted, &all)[..] {
+            [] => Held::Part(vec![wanted.to_owned()]),
+            files => held_gguf(repo, commit, files),
+        });
     }
     let mut missing = Vec::new();
     if repo.find(commit, CONFIG)?.is_none() {
@@ -187,18 +196,17 @@ pub(crate) fn held(repo: &Repo, id: &ModelId, commit: &str) -> HubResult<Held> {
         return Ok(if whole { Held::Whole(folder) } else { Held::Usable(folder) });
     }
     let all = repo.ggufs(commit)?;
-    if all.is_empty() {
-        return Ok(Held::Part(missing));
-    }
-    held_gguf(repo, id, commit, all.iter().map(String::as_str).collect())
+    Ok(match &all.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Held::Part(missing),
+        files => held_gguf(repo, commit, files),
+    })
 }
 
 /// The commit may have other files of the same ending, so one is never known to be the right one.
-fn held_gguf(repo: &Repo, id: &ModelId, commit: &str, files: Vec<&str>) -> HubResult<Held> {
-    match &files[..] {
-        [one] => Ok(Held::Usable(repo.snapshot(commit).join(one))),
-        [] => Ok(Held::Part(vec![id.file().unwrap_or_default().to_owned()])),
-        several => Err(HubError::Choose { id: without_file(id), files: owned(several) }),
+fn held_gguf(repo: &Repo, commit: &str, files: &[&str]) -> Held {
+    match files {
+        [one] => Held::Usable(repo.snapshot(commit).join(one)),
+        several => Held::Several(owned(several)),
     }
 }
 
@@ -280,7 +288,13 @@ mod tests {
         assert!(matches!(chosen("a/b:Q8_0", &all), Err(HubError::Choose { files, .. }) if files.len() == 2));
         assert!(matches!(chosen("a/b:Q4_K", &all), Err(HubError::NoGguf { .. })));
         assert!(matches!(chosen("a/b", &["x.gguf", "mmproj-x.gguf"]), Ok(Choice::Gguf(_))));
-        assert!(matches!(chosen("a/b", &["README.md"]), Err(HubError::NoModel { .. })));
+        for (files, text) in [
+            (["README.md"], "neither model.safetensors or"),
+            (["model.safetensors"], "no config.json (it holds model.safetensors)"),
+        ] {
+            let e = chosen("a/b", &files).expect_err("no model").to_string();
+            assert!(e.contains(text), "{e}");
+        }
         let split = chosen("a/b", &["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]);
         assert!(matches!(split, Err(HubError::Choose { .. })));
         let part = chosen("a/b:m-00001-of-00002.gguf", &["m-00001-of-00002.gguf"]);

@@ -183,6 +183,7 @@ impl Hub {
                 watch(Event::Offline { id, commit: &commit, variable });
                 Ok(Fetched { path, commit })
             }
+            Some((_, Held::Several(files))) => Err(HubError::Choose { id: files::without_file(id), files }),
             Some((commit, Held::Part(missing))) if repo.snapshot(&commit).is_dir() => {
                 Err(HubError::OfflineIncomplete {
                     id: id.to_string(),

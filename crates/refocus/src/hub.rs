@@ -12,6 +12,8 @@ pub(crate) fn fetch(id: &ModelId, printer: &Printer) -> Result<PathBuf, HubError
     let bar = printer.bytes_bar();
     let note = |text: String| bar.suspend(|| printer.note(&text));
     let detail = |text: String| bar.suspend(|| printer.detail(&text));
+    // What is there already says nothing about the time that the rest takes.
+    let mut resumed = false;
     let mut watch = |event: Event<'_>| match event {
         Event::Stale { id, commit, why } => {
             note(format!("{why}; {id} is used as it was last fetched, commit {commit}"));
@@ -28,9 +30,15 @@ pub(crate) fn fetch(id: &ModelId, printer: &Printer) -> Result<PathBuf, HubError
             bar.inc_length(bytes);
         }
         Event::File(file) => bar.set_message(file.to_owned()),
-        Event::Bytes(n) => bar.inc(n),
+        Event::Bytes(n) => {
+            bar.inc(n);
+            if std::mem::take(&mut resumed) {
+                bar.reset_eta();
+            }
+        }
         Event::Lost(n) => bar.set_position(bar.position().saturating_sub(n)),
         Event::Resumed { file, at } => {
+            resumed = true;
             note(format!("going on with {file} after {}", size(at)));
         }
         Event::Waiting { file } => note(format!("waiting for another process that fetches {file}")),

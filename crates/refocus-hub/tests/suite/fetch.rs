@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use refocus_hub::HubError;
+use refocus_hub::{HubError, Settings};
 
 use crate::server::{FIRST, Hub, Reply, SECOND, Server, sha256};
 use crate::support::{Tmp, fetch, fetched, model, names, refused, settings, with_token};
@@ -159,6 +159,12 @@ fn a_gguf_repository() {
     assert!(matches!(refused(&several, &tmp, "org/tiny:Q5_K_M"), HubError::NoGguf { .. }));
     let by_ending = fetched(&several, &tmp, "org/tiny:q4_k_m");
     assert_eq!(by_ending.path, tmp.snapshot(SECOND).join("a-Q4_K_M.gguf"));
+    // Two that are there do not stand in the way of what the hub says now.
+    fetched(&several, &tmp, "org/tiny:Q8_0");
+    let offline = Settings { offline: Some("HF_HUB_OFFLINE"), ..settings(&tmp, &several.url()) };
+    let e = fetch(&offline, "org/tiny").0.expect_err("several");
+    assert!(matches!(&e, HubError::Choose { id, files } if id == "org/tiny" && files.len() == 2), "{e}");
+    assert_eq!(fetch(&offline, "org/tiny:Q4_K_M").0.expect("cached").path, by_ending.path);
     // A path at a commit is known for good.
     several.take();
     let pinned = fetched(&several, &tmp, &format!("org/tiny@{SECOND}:a-Q4_K_M.gguf"));

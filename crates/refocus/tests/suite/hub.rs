@@ -166,6 +166,7 @@ fn spawn(tmp: &Tmp, url: &str) -> Child {
         .current_dir(root())
         .env_remove("HF_HUB_CACHE")
         .env_remove("REFOCUS_MODELS")
+        .env_remove("HF_TOKEN")
         .envs(variables(tmp, url))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
