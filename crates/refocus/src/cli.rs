@@ -17,6 +17,10 @@ Exit codes:
 Environment:
   REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH
   REFOCUS_DATA    folder of data sets; rows of tasks are in its folder tasks
+  HF_HOME         folder of the models from the hub, in hub/ [default: ~/.cache/huggingface]
+  HF_TOKEN        token for gated and private models
+  HF_ENDPOINT     address of the hub
+  HF_HUB_OFFLINE  1: never ask the hub, use what is there
   REFOCUS_ISA     instruction set: portable, avx2, avx512 or neon; all give the same results
   NO_COLOR        no colour, where it is set";
 
@@ -152,10 +156,11 @@ pub(crate) enum TasksCommand {
 /// The model of a command.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArg {
-    /// A folder in Hugging Face layout, or a .gguf file.
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf].
     ///
     /// What is not found as a path is looked for in the folders of REFOCUS_MODELS, with and without the
-    /// suffix .gguf.
+    /// suffix .gguf, and then on the hub. A model from the hub is kept in the cache that Python uses too;
+    /// at a full commit hash it is used from there without asking the hub again.
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -219,7 +224,8 @@ pub(crate) struct Forward {
 #[derive(Debug, Args)]
 #[group(id = "lens_input", required = true, multiple = false, args = ["prompt", "tokens"])]
 pub(crate) struct Lens {
-    /// A folder in Hugging Face layout, or a .gguf file; also looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
+    /// looked for in REFOCUS_MODELS.
     pub(crate) model: PathBuf,
     /// Text to look at; the model's special tokens are added.
     pub(crate) prompt: Option<String>,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -17,19 +18,22 @@ pub(crate) struct Printer {
     level: i8,
     out_colour: bool,
     err_colour: bool,
+    /// Whether a line on standard error may be drawn again.
+    redraws: bool,
 }
 
 impl Printer {
     pub(crate) fn new(global: &Global) -> Self {
         // https://no-color.org: any value but the empty one switches colour off.
-        let no = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let no = dumb || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let level = i8::try_from(global.verbose).unwrap_or(i8::MAX);
         Self {
             json: global.json,
             level: if global.quiet { -1 } else { level },
             out_colour: !no && io::stdout().is_terminal(),
             err_colour: !no && io::stderr().is_terminal(),
+            redraws: !global.quiet && !dumb && io::stderr().is_terminal(),
         }
     }
 
@@ -77,6 +81,17 @@ impl Printer {
         if self.level > 0 {
             self.tell("detail", AnsiColor::BrightBlack, text);
         }
+    }
+
+    /// A bar for bytes that come, hidden where standard error is no terminal and with `--quiet`. What is
+    /// said meanwhile belongs into its `suspend`.
+    pub(crate) fn bytes_bar(&self) -> ProgressBar {
+        let target = if self.redraws { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template(
+            "{wide_msg} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+        );
+        ProgressBar::with_draw_target(Some(0), target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 
     /// An error, its causes, and what to do.

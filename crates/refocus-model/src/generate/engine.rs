@@ -81,7 +81,7 @@ pub struct Engine<'a, O: Ops> {
     tokenizer: Option<&'a Tokenizer>,
     limits: Limits,
     waiting: VecDeque<Rc<Job>>,
-    seqs: Vec<Sequence<<O::K as Kernels>::Page>>,
+    seqs: Vec<Sequence<'a, <O::K as Kernels>::Page>>,
     /// Samples under way and blocks of cache they may come to need.
     held: usize,
     reserved: usize,
@@ -251,7 +251,7 @@ impl<'a, O: Ops> Engine<'a, O> {
             self.held += n;
             self.reserved = self.reserved.saturating_add(blocks);
             let Some(job) = self.waiting.pop_front() else { return };
-            self.seqs.push(Sequence::new(job, empty_cache(self.m), self.tokenizer.is_some()));
+            self.seqs.push(Sequence::new(job, empty_cache(self.m), self.tokenizer));
         }
     }
 
@@ -272,7 +272,7 @@ impl<'a, O: Ops> Engine<'a, O> {
     /// What to compute now: the new tokens of all sequences, and a piece of the prompts.
     fn schedule(&mut self) -> Vec<Work> {
         if self.m.spec.stretches() {
-            let whole = |(seq, s): (usize, &Sequence<_>)| Work { seq, positions: 0..s.ids.len() };
+            let whole = |(seq, s): (usize, &Sequence<'_, _>)| Work { seq, positions: 0..s.ids.len() };
             return self.seqs.iter().enumerate().map(whole).collect();
         }
         let mut ends: Vec<usize> = self.seqs.iter().map(|s| s.ids.len()).collect();
@@ -399,7 +399,7 @@ impl<'a, O: Ops> Engine<'a, O> {
             }
         }
         for s in samples {
-            self.seqs[s].advance(row.clone(), self.tokenizer, events);
+            self.seqs[s].advance(row.clone(), events);
         }
     }
 }

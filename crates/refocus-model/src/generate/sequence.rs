@@ -27,7 +27,7 @@ pub(super) struct Job {
 
 /// A sequence. Until its prompt is computed it stands for all samples of the request.
 #[derive(Debug)]
-pub(super) struct Sequence<P> {
+pub(super) struct Sequence<'a, P> {
     pub job: Rc<Job>,
     pub sample: u32,
     /// Prompt and new tokens.
@@ -36,14 +36,14 @@ pub(super) struct Sequence<P> {
     /// Whether the prompt is computed.
     pub started: bool,
     pub ended: bool,
-    text: Option<Text>,
+    text: Option<Text<'a>>,
     constraint: Option<Constraint>,
     /// The tokens that may come next, where known already.
     mask: Option<Mask>,
 }
 
-impl<P> Sequence<P> {
-    pub(super) fn new(job: Rc<Job>, cache: KvSeq<P>, with_text: bool) -> Self {
+impl<'a, P> Sequence<'a, P> {
+    pub(super) fn new(job: Rc<Job>, cache: KvSeq<P>, tokenizer: Option<&'a Tokenizer>) -> Self {
         let r = &job.request;
         Self {
             sample: 0,
@@ -51,7 +51,7 @@ impl<P> Sequence<P> {
             cache,
             started: false,
             ended: false,
-            text: with_text.then(|| Text::new(r.stop_strings.clone())),
+            text: tokenizer.map(|t| Text::new(t, r.stop_strings.clone())),
             constraint: r.constraint.clone(),
             mask: None,
             job,
@@ -89,12 +89,12 @@ impl<P> Sequence<P> {
     }
 
     /// Goes on with logits after its last token.
-    pub(super) fn advance(&mut self, row: Row, tokenizer: Option<&Tokenizer>, events: &mut Vec<Event>) {
+    pub(super) fn advance(&mut self, row: Row, events: &mut Vec<Event>) {
         let done = self.choose(row).and_then(|(token, stays)| {
             if stays {
-                self.take(token, tokenizer, events)
+                self.take(token, events)
             } else {
-                self.finish(Finish::Stop, tokenizer, events)
+                self.finish(Finish::Stop, events)
             }
         });
         if let Err(e) = done {
@@ -170,20 +170,15 @@ impl<P> Sequence<P> {
     }
 
     /// Appends a token, and those after it that a constraint leaves no choice about.
-    fn take(
-        &mut self,
-        mut token: Token,
-        tokenizer: Option<&Tokenizer>,
-        events: &mut Vec<Event>,
-    ) -> Result<(), GenerateError> {
+    fn take(&mut self, mut token: Token, events: &mut Vec<Event>) -> Result<(), GenerateError> {
         loop {
             if let Some(constraint) = &mut self.constraint {
                 constraint.take(token.id)?;
             }
             self.ids.push(token.id);
             let mut stopped = false;
-            if let (Some(text), Some(tokenizer)) = (&mut self.text, tokenizer) {
-                (token.text, stopped) = text.push(tokenizer, token.id)?;
+            if let Some(text) = &mut self.text {
+                (token.text, stopped) = text.push(token.id);
             }
             events.push(self.event(What::Token(token)));
             let r = &self.job.request;
@@ -197,7 +192,7 @@ impl<P> Sequence<P> {
                 None
             };
             if let Some(finish) = finish {
-                return self.finish(finish, tokenizer, events);
+                return self.finish(finish, events);
             }
             let Some(constraint) = &mut self.constraint else { return Ok(()) };
             let mask = constraint.mask()?;
@@ -211,14 +206,9 @@ impl<P> Sequence<P> {
         }
     }
 
-    fn finish(
-        &mut self,
-        finish: Finish,
-        tokenizer: Option<&Tokenizer>,
-        events: &mut Vec<Event>,
-    ) -> Result<(), GenerateError> {
-        let text = match (&mut self.text, tokenizer) {
-            (Some(text), Some(tokenizer)) if finish != Finish::StopString => text.rest(tokenizer)?,
+    fn finish(&mut self, finish: Finish, events: &mut Vec<Event>) -> Result<(), GenerateError> {
+        let text = match self.text.take() {
+            Some(text) if finish != Finish::StopString => text.rest()?,
             _ => String::new(),
         };
         let whole = self.constraint.as_mut().map(Constraint::is_whole);

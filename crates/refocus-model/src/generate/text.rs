@@ -3,35 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::LoadResult;
-use crate::tokenizer::Tokenizer;
-
-/// Turns ids into text one by one. A character may take several ids: it is held back until it is whole.
-#[derive(Clone, Debug, Default)]
-struct Stream {
-    ids: Vec<u32>,
-    /// Bytes of text already given out.
-    given: usize,
-}
-
-impl Stream {
-    /// The text that became certain with this id.
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> LoadResult<String> {
-        self.ids.push(id);
-        let text = tokenizer.decode(&self.ids, false)?;
-        let whole = text.trim_end_matches('\u{fffd}').len();
-        let new = text.get(self.given..whole).unwrap_or_default().to_owned();
-        self.given += new.len();
-        Ok(new)
-    }
-
-    /// What was held back.
-    fn rest(&mut self, tokenizer: &Tokenizer) -> LoadResult<String> {
-        let text = tokenizer.decode(&self.ids, false)?;
-        let new = text.get(self.given..).unwrap_or_default().to_owned();
-        self.given += new.len();
-        Ok(new)
-    }
-}
+use crate::tokenizer::{Stream, Tokenizer};
 
 /// Finds the first of some strings in text that comes in pieces, and holds back what may be the beginning
 /// of one. The result does not depend on how the text is cut: the string that is complete first ends the
@@ -75,24 +47,24 @@ impl Stops {
 
 /// Text of one sequence.
 #[derive(Clone, Debug)]
-pub(super) struct Text {
-    stream: Stream,
+pub(super) struct Text<'a> {
+    stream: Stream<'a>,
     stops: Stops,
 }
 
-impl Text {
-    pub(super) fn new(stops: Arc<[String]>) -> Self {
-        Self { stream: Stream::default(), stops: Stops::new(stops) }
+impl<'a> Text<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, stops: Arc<[String]>) -> Self {
+        Self { stream: tokenizer.stream(false), stops: Stops::new(stops) }
     }
 
     /// As [`Stops::push`], for an id.
-    pub(super) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> LoadResult<(String, bool)> {
-        Ok(self.stops.push(&self.stream.push(tokenizer, id)?))
+    pub(super) fn push(&mut self, id: u32) -> (String, bool) {
+        self.stops.push(&self.stream.push(id))
     }
 
     /// What is left where the sequence ends for another reason.
-    pub(super) fn rest(&mut self, tokenizer: &Tokenizer) -> LoadResult<String> {
-        let (mut text, stopped) = self.stops.push(&self.stream.rest(tokenizer)?);
+    pub(super) fn rest(mut self) -> LoadResult<String> {
+        let (mut text, stopped) = self.stops.push(&self.stream.finish()?);
         if !stopped {
             text.push_str(&self.stops.rest());
         }

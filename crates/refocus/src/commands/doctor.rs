@@ -36,7 +36,7 @@ struct Line {
 
 /// Runs the command; lines are printed as checks are done.
 pub(super) fn run(args: &Doctor, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let sequences = sequences(args.tokens.as_deref(), spec, global.seed)?;
     let (isa, threads) = (backend::isa()?, backend::threads(global));

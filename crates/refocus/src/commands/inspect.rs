@@ -86,7 +86,7 @@ struct Absent {
 
 /// Runs the command. Weights are not loaded: only headers, norms and biases are read.
 pub(super) fn run(args: &Inspect, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let document = describe(&checkpoint, args.sites)?;
     if printer.is_json() {
         printer.document(&document)?;

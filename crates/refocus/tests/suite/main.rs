@@ -8,8 +8,12 @@ mod formats;
 mod forward;
 mod generate;
 mod help;
+mod hub;
 mod inspect;
 mod patch;
 mod refusals;
+#[path = "../../../refocus-hub/tests/suite/server.rs"]
+#[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
+mod server;
 mod support;
 mod tasks;

@@ -29,7 +29,7 @@ const MOST_SCHEMA_BYTES: u64 = 1 << 20;
 
 /// Runs the command.
 pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let patch = super::patch(&args.patch, &checkpoint, Job::Generate)?;
     let Sequences { ids: prompts, tokenizer } = input::read(&args.input, &checkpoint, printer)?;
