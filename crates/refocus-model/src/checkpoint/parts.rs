@@ -88,7 +88,7 @@ fn forget_head(file: &Mapped, tensors: &[(String, Entry)]) {
 }
 
 fn name(stem: &str, number: usize, count: usize) -> String {
-    format!("{stem}-{:05}-of-{count:05}.gguf", number + 1)
+    format!("{stem}-{:05}-of-{count:05}.gguf", number.saturating_add(1))
 }
 
 /// What stands before the number in the name of a part.

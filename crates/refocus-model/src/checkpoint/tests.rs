@@ -379,6 +379,12 @@ fn parts_of_a_gguf_are_one_model() {
     assert!(refused(&first).contains("m-00002-of-00003.gguf: "));
     fs::copy(part(3), part(2)).unwrap();
     assert!(refused(&first).contains("part 2 of 3 should be numbered 1"));
+    let huge = llama_keys().key("split.no", 10, &u64::MAX.to_le_bytes()).key(
+        "split.count",
+        10,
+        &u64::MAX.to_le_bytes(),
+    );
+    assert!(refused(&temp.write("huge.gguf", huge.build())).contains("split.count = 18446744073709551615"));
     in_parts(&temp, |i, g| if i == 1 { g.f32s("output_norm.weight", &[8], 0) } else { g });
     assert!(refused(&first).contains("tensor output_norm.weight: it is in "));
     in_parts(&temp, |i, g| if i == 2 { g.f32s("more", &[8], 0) } else { g });

@@ -251,7 +251,7 @@ fn place(t: &Tensor<'_>, places: &Places<'_>) -> Result<Entry, String> {
         ));
     };
     let range = place.start + t.offset * size..place.start + end;
-    let strided = if t.is_contiguous() {
+    let strided = if numel == 0 || t.is_contiguous() {
         None
     } else if numel > said / size {
         return Err(format!(
@@ -265,17 +265,13 @@ fn place(t: &Tensor<'_>, places: &Places<'_>) -> Result<Entry, String> {
 }
 
 impl Tensor<'_> {
-    /// Whether its elements lie one after another in the order of its shape.
+    /// Whether its elements, of which there are some, lie one after another in the order of its shape.
     fn is_contiguous(&self) -> bool {
         let mut want = 1;
-        let mut ok = true;
-        for (&d, &stride) in self.shape.iter().zip(&self.strides).rev() {
-            if d == 0 {
-                return true;
-            }
-            ok &= d == 1 || stride == want;
+        self.shape.iter().zip(&self.strides).rev().all(|(&d, &stride)| {
+            let ok = d == 1 || stride == want;
             want *= d;
-        }
-        ok
+            ok
+        })
     }
 }

@@ -171,6 +171,10 @@ fn lying_pickles_are_refused() {
     };
     let good = || storage("0", "FloatStorage", 6);
     assert_eq!(parsed(&one_storage(tensor(good(), 0, &[2, 3], &[3, 1]))).unwrap().len(), 1);
+    for shape in [[0, 1 << 40, 1 << 40], [6, 0, 1]] {
+        let empty = parsed(&one_storage(tensor(good(), 0, &shape, &[i64::MAX, 5, 0]))).unwrap();
+        assert!(empty[0].1.range.is_empty() && empty[0].1.bytes() == 0);
+    }
     let outside = "does not lie in its storage 0 of 24 bytes";
     bad(tensor(good(), 0, &[2, 4], &[4, 1]), outside);
     bad(tensor(good(), 1, &[2, 3], &[3, 1]), outside);
