@@ -4,6 +4,7 @@
 //! order of rows. [`Checkpoint::matrix`] and [`Checkpoint::vector`] hide all of that.
 
 mod tables;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 

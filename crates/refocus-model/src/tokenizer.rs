@@ -5,6 +5,7 @@
 
 mod bpe;
 mod precheck;
+pub(crate) mod save;
 #[cfg(test)]
 mod tests;
 

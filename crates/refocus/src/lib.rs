@@ -11,6 +11,7 @@ mod input;
 mod model_arg;
 mod output;
 mod printer;
+mod progress;
 mod table;
 
 use std::ffi::OsString;

@@ -17,6 +17,8 @@ pub(crate) struct Printer {
     level: i8,
     out_colour: bool,
     err_colour: bool,
+    /// Standard error is a terminal.
+    live: bool,
 }
 
 impl Printer {
@@ -30,6 +32,7 @@ impl Printer {
             level: if global.quiet { -1 } else { level },
             out_colour: !no && io::stdout().is_terminal(),
             err_colour: !no && io::stderr().is_terminal(),
+            live: io::stderr().is_terminal(),
         }
     }
 
@@ -41,6 +44,11 @@ impl Printer {
     /// Whether text on standard output may be coloured.
     pub(crate) fn colours(&self) -> bool {
         self.out_colour
+    }
+
+    /// Whether somebody watches a line that changes on standard error.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live && self.level >= 0
     }
 
     /// A result for people.

@@ -255,6 +255,14 @@ impl Checkpoint {
         &self.names
     }
 
+    /// The `config.json` of a folder.
+    pub(crate) fn config(&self) -> Option<&Map<String, Value>> {
+        match &self.source {
+            Source::Folder { config, .. } => Some(config),
+            Source::Gguf(_) => None,
+        }
+    }
+
     /// The file that holds a tensor, for errors.
     pub(crate) fn file_of(&self, entry: &Entry) -> &Path {
         self.files[entry.file].path()

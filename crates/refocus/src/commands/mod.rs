@@ -1,5 +1,6 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
+mod convert;
 mod doctor;
 mod forward;
 mod generate;
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Lens(args)) => lens::run(args, global, printer),
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
+        Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
     }
 }
