@@ -280,7 +280,7 @@ impl Names {
                 path: path.to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: c.supported(),
             });
         };
         let (_, layout) = self.table.find(part);

@@ -6,6 +6,7 @@
 mod bpe;
 mod precheck;
 pub(crate) mod save;
+pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
+pub use self::summary::{Named, Summary};
 use crate::checkpoint::{Checkpoint, read_json};
 use crate::error::{LoadError, LoadResult, shorten};
 

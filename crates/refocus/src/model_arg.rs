@@ -15,9 +15,13 @@ const WHAT: &str =
 
 /// Opens the model that an argument names.
 pub(crate) fn open(arg: Option<&Path>) -> Outcome<Checkpoint> {
-    let path = find(arg)?;
-    Checkpoint::open(&path).map_err(|e| {
-        let hint = mend(&path, &e);
+    open_at(&find(arg)?)
+}
+
+/// Opens the model at a path.
+pub(crate) fn open_at(path: &Path) -> Outcome<Checkpoint> {
+    Checkpoint::open(path).map_err(|e| {
+        let hint = mend(path, &e);
         let failure = Failure::from(e);
         match hint {
             Some(hint) => failure.hint(hint),
@@ -27,7 +31,7 @@ pub(crate) fn open(arg: Option<&Path>) -> Outcome<Checkpoint> {
 }
 
 /// A path as it is, else the name of something in a folder of `REFOCUS_MODELS`.
-fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
+pub(crate) fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
     let Some(arg) = arg else { return Err(Failure::new("no MODEL is given").hint(WHAT)) };
     if arg.exists() {
         return Ok(arg.to_owned());

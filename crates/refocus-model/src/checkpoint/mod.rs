@@ -10,6 +10,7 @@ mod gguf;
 mod json;
 mod map;
 mod metadata;
+mod overview;
 mod safetensors;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,6 +33,7 @@ use crate::spec::ModelSpec;
 
 pub(crate) use self::folder::read_json;
 pub(crate) use self::metadata::View;
+pub use self::overview::{ChatTemplate, Overview, Sizes, StoredAs};
 
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +220,7 @@ impl Checkpoint {
                 path: file.path().to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: self.supported(),
             });
         };
         file.check_length()?;
@@ -253,6 +255,11 @@ impl Checkpoint {
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Types of tensors that can be computed with in this format, for errors.
+    pub(crate) fn supported(&self) -> &'static str {
+        if self.is_gguf() { gguf::SUPPORTED } else { "F32, F16 and BF16" }
     }
 
     /// The `config.json` of a folder.

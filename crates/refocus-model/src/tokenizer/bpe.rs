@@ -47,14 +47,19 @@ fn spelled(token: &str) -> bool {
     token.chars().all(|c| matches!(c, '\u{21}'..='\u{7e}' | '\u{a1}'..='\u{ac}' | '\u{ae}'..='\u{ff}' | '\u{100}'..='\u{143}'))
 }
 
+/// Fails on a kind of tokenizer and on a way of splitting that are not supported. Builds nothing.
+pub(super) fn supported(view: &View<'_>) -> LoadResult<()> {
+    match view.string(MODEL)? {
+        Some("gpt2") => pattern(view).map(|_| ()),
+        Some(_) => Err(view.error(MODEL, "only byte-level BPE, gpt2, is supported")),
+        None => Err(LoadError::NoKey { path: view.path.to_owned(), key: MODEL.to_owned() }),
+    }
+}
+
 /// Builds the tokenizer that the metadata describes.
 pub(super) fn build(view: &View<'_>) -> LoadResult<Described> {
     let missing = |key: &str| LoadError::NoKey { path: view.path.to_owned(), key: key.to_owned() };
-    match view.string(MODEL)? {
-        Some("gpt2") => {}
-        Some(_) => return Err(view.error(MODEL, "only byte-level BPE, gpt2, is supported")),
-        None => return Err(missing(MODEL)),
-    }
+    supported(view)?;
     let tokens = view.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
     let merges = view.strings(MERGES)?.ok_or_else(|| missing(MERGES))?;
     let types = view.ints(TYPES)?.unwrap_or_default();
@@ -132,17 +137,22 @@ fn pairs(view: &View<'_>, vocab: &Vocab, merges: &[&str]) -> LoadResult<Vec<(Str
     Ok(out)
 }
 
+/// The pattern of words; none for GPT-2's own, which byte-level BPE brings.
+fn pattern(view: &View<'_>) -> LoadResult<Option<&'static str>> {
+    match view.string(PRE)?.unwrap_or("gpt-2") {
+        "gpt-2" | "gpt2" | "smollm" => Ok(None),
+        "llama-bpe" => Ok(Some(LLAMA3)),
+        "qwen2" => Ok(Some(QWEN2)),
+        _ => Err(view.error(PRE, "supported are gpt-2, smollm, llama-bpe and qwen2")),
+    }
+}
+
 /// How the text is split into words before merging.
 fn split(view: &View<'_>, inner: &mut Tokenizer) -> LoadResult<()> {
     let bytes = |split: bool| ByteLevel::new(false, true, split);
-    let pattern = match view.string(PRE)?.unwrap_or("gpt-2") {
-        "gpt-2" | "gpt2" | "smollm" => {
-            inner.with_pre_tokenizer(Some(bytes(true)));
-            return Ok(());
-        }
-        "llama-bpe" => LLAMA3,
-        "qwen2" => QWEN2,
-        _ => return Err(view.error(PRE, "supported are gpt-2, smollm, llama-bpe and qwen2")),
+    let Some(pattern) = pattern(view)? else {
+        inner.with_pre_tokenizer(Some(bytes(true)));
+        return Ok(());
     };
     let regex = SplitPattern::Regex(pattern.to_owned());
     let words =

@@ -1,6 +1,7 @@
 //! One binary for the crate's integration tests.
 
 mod expected;
+mod exported;
 mod gradients;
 mod licences;
 mod mutated;

@@ -5,6 +5,7 @@ mod doctor;
 mod forward;
 mod generate;
 mod inspect;
+mod inspect_view;
 mod lens;
 mod lens_view;
 mod patch;

@@ -1,6 +1,6 @@
 use snapbox::str;
 
-use crate::support::refocus;
+use crate::support::{Tmp, refocus, root};
 
 #[test]
 fn a_folder() {
@@ -314,4 +314,62 @@ fn every_fixture_can_be_inspected() {
             refocus(&format!("model inspect {}", model.display())).assert().success().stderr_eq("");
         }
     }
+}
+
+/// A copy of a fixture with a changed configuration.
+fn changed(tmp: &Tmp, name: &str, from: &str, to: &str) {
+    let folder = root().join("fixtures").join(name);
+    let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
+    assert!(config.contains(from), "{config}");
+    tmp.write("config.json", &config.replace(from, to));
+    std::fs::copy(folder.join("model.safetensors"), tmp.path("model.safetensors")).expect("copy");
+}
+
+#[test]
+fn a_model_that_cannot_be_run_is_described_with_the_reason() {
+    let tmp = Tmp::new("inspect-family");
+    changed(&tmp, "llama2", "\"model_type\": \"llama\"", "\"model_type\": \"phi3\"");
+    tmp.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}");
+    tmp.refocus("model inspect [TMP]").assert().success().stdout_eq(str![]).stderr_eq("");
+    tmp.refocus("model inspect [TMP] --json").assert().success().stdout_eq(str![]).stderr_eq("");
+
+    let tmp = Tmp::new("inspect-rotary");
+    changed(&tmp, "llama-linear", "\"linear\"", "\"yarn\"");
+    let output = tmp.refocus("model inspect [TMP]").assert().success();
+    let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(text.contains("supported rotary types are default, linear, dynamic and llama3"), "{text}");
+}
+
+#[test]
+fn a_tensor_type_and_a_tokenizer_that_are_not_supported_are_named() {
+    let tmp = Tmp::new("inspect-gguf");
+    let bytes = std::fs::read(root().join("fixtures/gguf-llama-q4_1/model.gguf")).expect("model");
+    // TQ2_0 and IQ4_NL are types that refocus does not compute with; 20 is IQ4_NL, with smaller blocks.
+    let mut other = bytes.clone();
+    let name = b"blk.0.ffn_up.weight";
+    let at = other.windows(name.len()).position(|w| w == name).expect("tensor") + name.len();
+    // After the name: dimensions, two sizes, the type.
+    other[at + 4 + 16..at + 4 + 16 + 4].copy_from_slice(&20u32.to_le_bytes());
+    let pre = b"smollm";
+    let at = other.windows(pre.len()).position(|w| w == pre).expect("splitting");
+    other[at..at + pre.len()].copy_from_slice(b"unseen");
+    std::fs::write(tmp.path("model.gguf"), other).expect("write");
+    tmp.refocus("model inspect [TMP]/model.gguf").assert().success().stdout_eq(str![]).stderr_eq("");
+    // A broken file is not described.
+    std::fs::write(tmp.path("half.gguf"), &bytes[..bytes.len() / 2]).expect("write");
+    tmp.refocus("model inspect [TMP]/half.gguf").assert().code(2).stdout_eq("").stderr_eq(str![]);
+}
+
+#[test]
+fn tokenizer_and_templates_of_a_folder_are_those_of_the_file_it_was_made_from() {
+    let tmp = Tmp::new("inspect-converted");
+    tmp.refocus("model convert fixtures/gguf-llama-q8_0/model.gguf --out [TMP]/out --quiet").assert().success();
+    let rows = |model: &str| {
+        let output = tmp.refocus(&format!("model inspect {model}")).assert().success();
+        let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+        let from = text.find("tokenizer").expect("tokenizer");
+        let rows = text[from..text.find("first, last").expect("ends")].to_owned();
+        rows.split_once('\n').map(|(_, rest)| rest.to_owned()).expect("rows")
+    };
+    assert_eq!(rows("[TMP]/out"), rows("fixtures/gguf-llama-q8_0/model.gguf"));
 }
