@@ -65,8 +65,9 @@ pub(crate) enum Command {
 pub(crate) enum ModelCommand {
     /// Describe a checkpoint without loading its weights.
     ///
-    /// Family, sizes, stored types, positions, tokenizer, fingerprint, and which sites the model lacks and
-    /// why.
+    /// Family, sizes, stored types, positions, tokenizer, chat templates, fingerprint, and which sites the
+    /// model lacks and why. A checkpoint that refocus cannot run is described too, with the reason; only what
+    /// cannot be read is an error.
     Inspect(Inspect),
     /// Run token sequences and show or save what happens inside.
     ///

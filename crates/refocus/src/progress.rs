@@ -33,7 +33,7 @@ impl Progress {
             return;
         }
         self.shown = Some(now);
-        let share = if of == 0 { 100 } else { done.saturating_mul(100) / of };
+        let share = done.saturating_mul(100).checked_div(of).unwrap_or(100);
         let sizes = [done, of].map(|n| bytes(usize::try_from(n).unwrap_or(usize::MAX)));
         self.write(&format!("\r\x1b[K{} {share:3} %  {} of {}", self.what, sizes[0], sizes[1]));
     }

@@ -284,9 +284,7 @@ fn tensor<'a>(c: &mut Cursor<'a>) -> LoadResult<(&'a str, Entry)> {
     let bytes = row.zip(rows).and_then(|(row, n)| row.checked_mul(n));
     let end = bytes.and_then(|n| usize::try_from(offset).ok()?.checked_add(n));
     match end.zip(bytes) {
-        Some((end, n)) => {
-            Ok((name, Entry { file: 0, dtype, shape, range: end - n..end }))
-        }
+        Some((end, n)) => Ok((name, Entry { file: 0, dtype, shape, range: end - n..end })),
         None => Err(LoadError::tensor(
             c.path,
             name,

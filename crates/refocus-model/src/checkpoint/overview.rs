@@ -17,8 +17,8 @@ use crate::tokenizer::summary::Summary;
 /// Tensors of one stored type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAs {
-    /// Its usual name.
-    pub dtype: &'static str,
+    /// Its usual name, in small letters.
+    pub dtype: String,
     /// How many tensors.
     pub tensors: usize,
     /// Their bytes.
@@ -98,9 +98,11 @@ impl Overview {
         let config = if config.is_file() { read_json(&config)? } else { Value::Null };
         match config.get("chat_template") {
             Some(Value::String(text)) => templates.push(template("default", text)),
-            Some(Value::Array(named)) => templates.extend(named.iter().filter_map(|t| {
-                Some(template(t.get("name")?.as_str()?, t.get("template")?.as_str()?))
-            })),
+            Some(Value::Array(named)) => templates.extend(
+                named
+                    .iter()
+                    .filter_map(|t| Some(template(t.get("name")?.as_str()?, t.get("template")?.as_str()?))),
+            ),
             _ => {}
         }
         let text = |path: &Path| std::fs::read_to_string(path).map_err(LoadError::io(path));
@@ -181,9 +183,9 @@ fn files(files: &[Mapped]) -> Vec<(String, u64)> {
 }
 
 fn stored(tensors: &BTreeMap<String, Entry>) -> Vec<StoredAs> {
-    let mut by_type: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
+    let mut by_type: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for entry in tensors.values() {
-        let (n, bytes) = by_type.entry(entry.dtype.name()).or_default();
+        let (n, bytes) = by_type.entry(entry.dtype.name().to_lowercase()).or_default();
         *n += 1;
         *bytes += entry.range.len();
     }
@@ -206,11 +208,7 @@ fn template(name: &str, text: &str) -> ChatTemplate {
     // Some name it only to refuse it.
     let refused = text.contains("ystem role not supported");
     let named = ["'system'", "\"system\""].iter().any(|w| text.contains(w));
-    ChatTemplate {
-        name: name.to_owned(),
-        system: !refused && (named || generic(text)),
-        tools: word("tools"),
-    }
+    ChatTemplate { name: name.to_owned(), system: !refused && (named || generic(text)), tools: word("tools") }
 }
 
 /// A template that prints whatever role a message has takes a system message too.

@@ -33,9 +33,10 @@ pub(super) fn configure(spec: &ModelSpec, found: Has) -> ExportResult<Configured
     let read = from_json(Path::new("config.json"), &keys)
         .map_err(|e| ExportError::inexpressible(spec.family, format!("{e}")))?;
     match difference(&spec, &read.spec) {
-        Some(what) => {
-            Err(ExportError::inexpressible(spec.family, format!("its configuration has no way to say {what}")))
-        }
+        Some(what) => Err(ExportError::inexpressible(
+            spec.family,
+            format!("its configuration has no way to say {what}"),
+        )),
         None if read.has != has => {
             Err(ExportError::inexpressible(spec.family, "its set of biases is not one of this family"))
         }
@@ -108,7 +109,17 @@ fn difference(a: &ModelSpec, b: &ModelSpec) -> Option<String> {
         ("how blocks are wired", a.wiring == b.wiring),
         ("the sizes of the model", {
             let sizes = |s: &ModelSpec| {
-                [s.n_layers, s.d_model, s.d_embed, s.n_heads, s.n_kv_heads, s.d_head, s.d_mlp, s.vocab, s.n_ctx]
+                [
+                    s.n_layers,
+                    s.d_model,
+                    s.d_embed,
+                    s.n_heads,
+                    s.n_kv_heads,
+                    s.d_head,
+                    s.d_mlp,
+                    s.vocab,
+                    s.n_ctx,
+                ]
             };
             sizes(a) == sizes(b)
         }),

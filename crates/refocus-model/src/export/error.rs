@@ -24,8 +24,10 @@ pub enum ExportError {
         why: String,
     },
     /// A value that is no number or that the type cannot hold.
-    #[error("tensor {tensor}, value {at}: {why}")]
+    #[error("{}: tensor {tensor}, value {at}: {why}", path.display())]
     Value {
+        /// The source: a file, a folder, or words in brackets.
+        path: PathBuf,
         /// Name in the folder.
         tensor: String,
         /// Place in the tensor, counted row by row from 0.

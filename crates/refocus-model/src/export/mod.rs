@@ -306,7 +306,9 @@ fn taken(dir: &Path) -> ExportResult<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(ExportError::io(dir)(e)),
         Ok(meta) if meta.is_dir() => {}
-        Ok(meta) if meta.is_symlink() => return Err(ExportError::place(dir, "this is a link; give the folder itself")),
+        Ok(meta) if meta.is_symlink() => {
+            return Err(ExportError::place(dir, "this is a link; give the folder itself"));
+        }
         Ok(_) => return Err(ExportError::place(dir, "this is a file; a folder is written")),
     }
     let mut entries = std::fs::read_dir(dir).map_err(ExportError::io(dir))?;
@@ -420,7 +422,8 @@ const COPIED: &[&str] = &[
 fn copied(folder: &Path) -> ExportResult<Vec<Beside>> {
     let mut names: Vec<String> = COPIED.iter().map(|&n| n.to_owned()).collect();
     if let Ok(entries) = std::fs::read_dir(folder.join(TEMPLATES)) {
-        let mut inside: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut inside: Vec<_> =
+            entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         inside.retain(|n| n.ends_with(".jinja"));
         inside.sort();
         names.extend(inside.into_iter().map(|n| format!("{TEMPLATES}/{n}")));

@@ -41,7 +41,12 @@ pub(super) fn divide(tensors: &[Tensor], most: u64) -> Vec<Shard> {
         1 => "model.safetensors".to_owned(),
         _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
     };
-    starts.iter().zip(ends).enumerate().map(|(i, (&from, to))| Shard { name: name(i), tensors: from..to }).collect()
+    starts
+        .iter()
+        .zip(ends)
+        .enumerate()
+        .map(|(i, (&from, to))| Shard { name: name(i), tensors: from..to })
+        .collect()
 }
 
 /// What precedes the tensors' bytes: the length of the header and the header.

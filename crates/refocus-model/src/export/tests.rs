@@ -41,10 +41,8 @@ fn a_specification_becomes_a_configuration_that_says_the_same() {
         let c = open(&name);
         let has = c.described().has;
         let Configured { described, keys } = config::configure(c.spec(), has).unwrap();
-        let divisors = matches!(
-            c.spec().positions,
-            Positions::Rotary { scaling: Some(RopeScaling::Divisors(_)), .. }
-        );
+        let divisors =
+            matches!(c.spec().positions, Positions::Rotary { scaling: Some(RopeScaling::Divisors(_)), .. });
         assert_eq!(divisors, name == "gguf-llama3-f16", "{name}");
         if divisors {
             let Positions::Rotary { scaling, .. } = &described.spec.positions else { panic!("rotary") };
@@ -67,7 +65,8 @@ fn every_fixture_comes_back_value_for_value() {
         let want = values(&c);
         for (i, precision) in [Precision::Keep, Precision::F32].into_iter().enumerate() {
             let dir = temp.path().join(format!("{name}-{i}"));
-            let written = Export::of(&c).unwrap().precision(precision).write(&dir, false, &mut |_, _| {}).unwrap();
+            let written =
+                Export::of(&c).unwrap().precision(precision).write(&dir, false, &mut |_, _| {}).unwrap();
             let again = Checkpoint::open(&dir).unwrap();
             assert!(!written.already);
             assert_eq!(written.fingerprint, again.fingerprint().unwrap());
@@ -191,7 +190,10 @@ fn what_a_family_cannot_say_is_an_error() {
     let c = open("llama2");
     let mut spec = c.spec().clone();
     spec.window[1] = Some(4);
-    refused(Export::new(&spec, &c), "the llama family: its configuration has no way to say its sliding windows");
+    refused(
+        Export::new(&spec, &c),
+        "the llama family: its configuration has no way to say its sliding windows",
+    );
     let mut spec = c.spec().clone();
     spec.attn_scale[0] *= 2.0;
     refused(Export::new(&spec, &c), "the scale of its attention scores");
@@ -230,8 +232,11 @@ fn tokenizers_and_templates_come_back() {
         Export::of(&c).unwrap().write(&dir, false, &mut |_, _| {}).unwrap();
         let again = Checkpoint::open(&dir).unwrap();
         let (was, is) = (c.tokenizer().unwrap(), again.tokenizer().unwrap());
-        let texts: Value = serde_json::from_slice(&fs::read(fixture(&name).join("texts.json")).unwrap()).unwrap();
-        for text in texts.as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).chain(["ŽŽ 🙂\u{0}"]) {
+        let texts: Value =
+            serde_json::from_slice(&fs::read(fixture(&name).join("texts.json")).unwrap()).unwrap();
+        for text in
+            texts.as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).chain(["ŽŽ 🙂\u{0}"])
+        {
             for special in [false, true] {
                 assert_eq!(was.encode(text, special).unwrap(), is.encode(text, special).unwrap(), "{text}");
             }
@@ -289,7 +294,10 @@ fn folders_that_are_there_are_kept_unless_they_are_the_same() {
     assert!(!write("llama2", false).unwrap().already);
     assert!(write("llama2", false).unwrap().already);
     assert!(write("llama2", true).unwrap().already);
-    refused(write("gpt2", false), "the folder is there already and holds something else: config.json is another");
+    refused(
+        write("gpt2", false),
+        "the folder is there already and holds something else: config.json is another",
+    );
     assert_eq!(Checkpoint::open(&dir).unwrap().spec(), open("llama2").spec());
     // Another file beside the same ones.
     fs::write(dir.join("notes.txt"), "mine").unwrap();

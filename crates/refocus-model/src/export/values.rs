@@ -1,6 +1,7 @@
 //! The values of one tensor of a folder, gathered from the parameters that lie in it.
 
 use std::io::Write;
+use std::path::Path;
 
 use refocus_compute::{Dtype, MatrixSource};
 
@@ -83,6 +84,7 @@ impl Float {
 
 /// Encodes the values of one tensor in order.
 struct Encoder<'a> {
+    origin: &'a Path,
     tensor: &'a str,
     float: Float,
     at: usize,
@@ -102,7 +104,12 @@ impl Encoder<'_> {
                 } else {
                     continue;
                 };
-                return Err(ExportError::Value { tensor: self.tensor.to_owned(), at: self.at + i, why });
+                return Err(ExportError::Value {
+                    path: self.origin.to_owned(),
+                    tensor: self.tensor.to_owned(),
+                    at: self.at + i,
+                    why,
+                });
             }
             self.at += part.len();
             if let Err(e) = self.out.write_all(&self.bytes) {
@@ -121,7 +128,8 @@ pub(super) fn write(
     source: &dyn ParamSource,
     out: &mut dyn Write,
 ) -> ExportResult<std::io::Result<()>> {
-    let mut encoder = Encoder { tensor: &target.name, float, at: 0, bytes: Vec::new(), out };
+    let mut encoder =
+        Encoder { origin: source.origin(), tensor: &target.name, float, at: 0, bytes: Vec::new(), out };
     if target.shape.len() == 1 {
         return encoder.put(&vector(target, spec, source)?);
     }
@@ -135,7 +143,7 @@ pub(super) fn write(
     written
 }
 
-/// A parameter that another shape than the specification's stands for.
+/// A parameter that is missing or has another shape than the specification asks for.
 fn misshapen(source: &dyn ParamSource, piece: &Piece, why: String) -> ExportError {
     let name = label(piece.part, piece.layer, piece.which);
     LoadError::pack(source.origin(), refocus_compute::Error::Source { name, why }).into()

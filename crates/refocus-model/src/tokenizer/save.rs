@@ -70,7 +70,10 @@ impl Tokenizer {
         let around = |name: &str, kind: u32| {
             let before = self.before.iter().map(move |&id| special(id, kind));
             let after = self.after.iter().map(move |&id| special(id, kind));
-            before.chain([json!({"Sequence": {"id": name, "type_id": kind}})]).chain(after).collect::<Vec<_>>()
+            before
+                .chain([json!({"Sequence": {"id": name, "type_id": kind}})])
+                .chain(after)
+                .collect::<Vec<_>>()
         };
         let mut defined = serde_json::Map::new();
         for &id in self.before.iter().chain(&self.after) {
@@ -93,7 +96,9 @@ fn settings(checkpoint: &Checkpoint, tokenizer: &Tokenizer, view: &View<'_>) -> 
         "model_max_length": checkpoint.spec().n_ctx,
         "clean_up_tokenization_spaces": false,
     });
-    for (name, key) in [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")] {
+    for (name, key) in
+        [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")]
+    {
         let id = view.count(&format!("tokenizer.ggml.{name}_token_id"))?;
         let token = id.and_then(|id| u32::try_from(id).ok()).and_then(|id| tokenizer.inner.id_to_token(id));
         if let Some(token) = token {

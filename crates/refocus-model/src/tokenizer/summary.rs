@@ -70,9 +70,8 @@ impl Summary {
         };
         let tokens = view.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
         let types = view.ints("tokenizer.ggml.token_type")?.unwrap_or_default();
-        let named = |id: usize| {
-            tokens.get(id).map(|t| Named { token: (*t).to_owned(), id: u32::try_from(id).ok() })
-        };
+        let named =
+            |id: usize| tokens.get(id).map(|t| Named { token: (*t).to_owned(), id: u32::try_from(id).ok() });
         let mut out = Self {
             kind,
             tokens: tokens.len(),
@@ -131,11 +130,14 @@ impl Summary {
     fn of_json(path: &Path, bytes: &[u8]) -> LoadResult<Self> {
         let file: File = serde_json::from_slice(bytes)
             .map_err(|source| LoadError::Json { path: path.to_owned(), source })?;
-        let any = |kind: &str| [&file.pre_tokenizer, &file.decoder, &file.normalizer].iter().any(|v| has(v, kind));
+        let any =
+            |kind: &str| [&file.pre_tokenizer, &file.decoder, &file.normalizer].iter().any(|v| has(v, kind));
         let model = file.model.kind.as_deref().unwrap_or("BPE");
         let kind = match model {
             "BPE" if any("ByteLevel") => "byte-level BPE".to_owned(),
-            "BPE" if any("Metaspace") || file.model.byte_fallback == Some(true) => "SentencePiece BPE".to_owned(),
+            "BPE" if any("Metaspace") || file.model.byte_fallback == Some(true) => {
+                "SentencePiece BPE".to_owned()
+            }
             "Unigram" => "SentencePiece unigram".to_owned(),
             other => shorten(other),
         };

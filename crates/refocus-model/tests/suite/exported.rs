@@ -43,7 +43,10 @@ fn every_fixture_gives_the_same_bits_from_the_folder_written_for_it() {
                     assert!((g - w).abs() <= 1e-5 * w.abs().max(1.0), "{name}: {g} for {w}");
                 }
             } else {
-                assert!(got.iter().flatten().map(|x| x.to_bits()).eq(want.iter().flatten().map(|x| x.to_bits())), "{name}");
+                assert!(
+                    got.iter().flatten().map(|x| x.to_bits()).eq(want.iter().flatten().map(|x| x.to_bits())),
+                    "{name}"
+                );
             }
         }
     }

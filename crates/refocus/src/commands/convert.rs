@@ -60,7 +60,10 @@ pub(super) fn run(args: &Convert, printer: &Printer) -> Outcome<Ended> {
         fingerprint: written.fingerprint.clone(),
     };
     if written.already {
-        printer.note(&format!("{} is there already, the same to the last byte; nothing was written", document.out));
+        printer.note(&format!(
+            "{} is there already, the same to the last byte; nothing was written",
+            document.out
+        ));
     }
     if !written.files.iter().any(|(name, _)| TOKENIZERS.contains(&name.as_str())) {
         printer.note("the model brings no tokenizer, so the folder has none");

@@ -83,7 +83,7 @@ pub(super) struct FileSize {
 
 #[derive(Serialize)]
 pub(super) struct Stored {
-    pub(super) dtype: &'static str,
+    pub(super) dtype: String,
     pub(super) tensors: usize,
     pub(super) bytes: usize,
 }
@@ -131,12 +131,19 @@ pub(super) struct Absent {
 pub(super) fn run(args: &Inspect, printer: &Printer) -> Outcome<Ended> {
     let path = model_arg::find(args.model.model.as_deref())?;
     let document = match (Overview::of(&path), model_arg::open_at(&path)) {
-        (Ok(overview), Ok(checkpoint)) => describe(&path.display().to_string(), overview, &checkpoint, args.sites)?,
+        (Ok(overview), Ok(checkpoint)) => {
+            describe(&path.display().to_string(), overview, &checkpoint, args.sites)?
+        }
         // What the files say can be told although nothing can be run.
         (Ok(overview), Err(Failure::Told(told))) => {
             let why = told.lines().into_iter().filter(|(word, _)| *word != "hint").map(|(_, line)| line);
             let why = why.collect::<Vec<_>>().join(": ");
-            Document { why_not: Some(why), ..common(&path.display().to_string(), overview) }
+            if args.sites {
+                printer.note("the sites of a model that cannot be run are not known");
+            }
+            let model = path.display().to_string();
+            let why_not = Some(without(&model, why));
+            Document { why_not, ..common(&model, overview) }
         }
         (_, Err(e)) => return Err(e),
         (Err(e), Ok(_)) => return Err(e.into()),
@@ -147,6 +154,11 @@ pub(super) fn run(args: &Inspect, printer: &Printer) -> Outcome<Ended> {
         printer.text(&inspect_view::text(&document, printer.colours()))?;
     }
     Ok(Ended::Well)
+}
+
+/// A reason without the path that the document names already.
+fn without(model: &str, why: String) -> String {
+    why.strip_prefix(model).and_then(|w| w.strip_prefix(": ")).map(str::to_owned).unwrap_or(why)
 }
 
 /// What the files say.
@@ -175,7 +187,10 @@ fn common(model: &str, o: Overview) -> Document {
             .into_iter()
             .map(|s| Stored { dtype: s.dtype, tensors: s.tensors, bytes: s.bytes })
             .collect(),
-        tokenizer: o.tokenizer.map(Tokens::from),
+        tokenizer: o.tokenizer.map(|mut s| {
+            s.why_not = s.why_not.map(|why| without(model, why));
+            Tokens::from(s)
+        }),
         chat_templates: o.templates,
         details: None,
     }

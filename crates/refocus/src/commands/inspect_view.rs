@@ -96,8 +96,9 @@ fn guessed(t: &mut Table, d: &Document) {
     };
     size("blocks", d.n_layers, "");
     size("width", d.d_model, "");
-    size("heads", d.n_heads, "");
-    size("for keys", d.n_kv_heads, "");
+    let kv = d.n_kv_heads.filter(|_| d.n_kv_heads != d.n_heads);
+    let kv = kv.map(|n| format!(", {n} for keys and values")).unwrap_or_default();
+    size("heads", d.n_heads, &kv);
     size("mlp", d.d_mlp, "");
     size("vocabulary", d.vocab, " tokens");
     size("context", d.context, " tokens");
