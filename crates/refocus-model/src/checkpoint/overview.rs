@@ -94,8 +94,8 @@ impl Overview {
         let files = files(&folder.files);
         let pickle = files.first().is_some_and(|(name, _)| name.ends_with(".bin"));
         let mut templates = Vec::new();
-        let config = path.join("tokenizer_config.json");
-        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
+        // A file that cannot be read is told as the tokenizer's.
+        let config = read_json(&path.join("tokenizer_config.json")).unwrap_or_default();
         match config.get("chat_template") {
             Some(Value::String(text)) => templates.push(template("default", text)),
             Some(Value::Array(named)) => templates.extend(
@@ -105,11 +105,11 @@ impl Overview {
             ),
             _ => {}
         }
-        let text = |path: &Path| std::fs::read_to_string(path).map_err(LoadError::io(path));
         let own = path.join("chat_template.jinja");
         if own.is_file() {
             templates.retain(|t| t.name != "default");
-            templates.push(template("default", &text(&own)?));
+            let text = std::fs::read(&own).map_err(LoadError::io(&own))?;
+            templates.push(template("default", &String::from_utf8_lossy(&text)));
         }
         let mut more: Vec<_> = match std::fs::read_dir(path.join(TEMPLATES)) {
             Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
@@ -118,7 +118,8 @@ impl Overview {
         more.sort();
         for file in more.iter().filter(|f| f.extension().is_some_and(|e| e == "jinja")) {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
-            templates.push(template(&name, &text(file)?));
+            let text = std::fs::read(file).map_err(LoadError::io(file))?;
+            templates.push(template(&name, &String::from_utf8_lossy(&text)));
         }
         // The sizes of a model that also sees or hears stand one level deeper.
         let deeper = folder.config.get("text_config").and_then(Value::as_object);
@@ -131,7 +132,7 @@ impl Overview {
             sizes: sizes(config),
             stored: stored(&folder.tensors),
             values: values(&folder.tensors),
-            tokenizer: Summary::of_folder(path)?,
+            tokenizer: Summary::or_why_not(Summary::of_folder(path)),
             templates,
         };
         out.order();
@@ -143,7 +144,7 @@ impl Overview {
         let (keys, tensors) = gguf::parse(path, file.bytes())?;
         let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
         let view = keys.view(path, file.bytes());
-        let architecture = view.string("general.architecture")?.map(str::to_owned);
+        let architecture = view.string("general.architecture").ok().flatten().map(str::to_owned);
         const TEMPLATE: &str = "tokenizer.chat_template";
         let mut templates = Vec::new();
         for key in view.names() {
@@ -152,7 +153,7 @@ impl Overview {
                 Some(rest) if rest.starts_with('.') => &rest[1..],
                 _ => continue,
             };
-            if let Some(text) = view.string(key)? {
+            if let Ok(Some(text)) = view.string(key) {
                 templates.push(template(name, text));
             }
         }
@@ -164,7 +165,7 @@ impl Overview {
             architecture,
             stored: stored(&tensors),
             values: values(&tensors),
-            tokenizer: Summary::of_gguf(&view)?,
+            tokenizer: Summary::or_why_not(Summary::of_gguf(&view)),
             templates,
             files: files(std::slice::from_ref(&file)),
         };
@@ -249,5 +250,114 @@ fn gguf_sizes(view: &metadata::View<'_>, architecture: &str) -> Sizes {
         d_mlp: of("feed_forward_length"),
         vocab: of("vocab_size").or_else(|| view.len("tokenizer.ggml.tokens").ok().flatten()),
         context: of("context_length"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::checkpoint::testing::{Temp, fixture, fixtures_with, llama_folder};
+    use crate::export::Export;
+
+    #[test]
+    fn a_tokenizer_is_described_as_it_is_built() {
+        let temp = Temp::new();
+        let same = |path: &Path| {
+            let built = Checkpoint::open(path).unwrap().tokenizer().unwrap();
+            let said = Overview::of(path).unwrap().tokenizer.unwrap();
+            assert_eq!((said.tokens, &said.why_not), (built.len(), &None), "{}", path.display());
+            for named in said.special.iter().chain(said.roles.values()) {
+                let id = named.id.unwrap();
+                assert_eq!(built.id(&named.token), Some(id));
+                assert!(built.is_special(id), "{named:?}");
+            }
+            // What stands around a text.
+            let ids = |tokens: &[String]| tokens.iter().map(|t| built.id(t).unwrap()).collect::<Vec<_>>();
+            assert_eq!(built.encode("", true).unwrap(), [ids(&said.before), ids(&said.after)].concat());
+        };
+        let names = fixtures_with("texts.json");
+        assert!(!names.is_empty());
+        for name in names {
+            let path = fixture(&name).join("model.gguf");
+            let c = Checkpoint::open(if path.exists() { path } else { fixture(&name) }).unwrap();
+            same(c.path());
+            let dir = temp.path().join(&name);
+            Export::of(&c).unwrap().write(&dir, false, &mut |_, _| {}).unwrap();
+            same(&dir);
+        }
+    }
+
+    #[test]
+    fn kinds_of_tokenizers_are_told_from_their_parts() {
+        let folder = llama_folder(serde_json::json!({}), |_| {});
+        let tokenizer = |json: Value, config: Value| {
+            folder.write("tokenizer.json", json.to_string());
+            folder.write("tokenizer_config.json", config.to_string());
+            Overview::of(folder.path()).unwrap().tokenizer.unwrap()
+        };
+        let said = tokenizer(
+            serde_json::json!({
+                "model": {"type": "BPE", "byte_fallback": true, "vocab": {"a": 0, "b": 1}, "merges": []},
+                "added_tokens": [
+                    {"id": 2, "content": "</s>", "special": true},
+                    {"id": 1, "content": "b", "special": false},
+                ],
+                "post_processor": {"type": "Sequence", "processors": [{"type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                    "pair": [],
+                    "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}}]},
+            }),
+            serde_json::json!({"eos_token": {"content": "</s>"}, "bos_token": "<s>"}),
+        );
+        assert_eq!((said.kind.as_str(), said.tokens), ("SentencePiece BPE", 3));
+        assert_eq!((said.before, said.after), (vec!["</s>".to_owned()], vec![]));
+        assert_eq!(said.roles["eos"].id, Some(2));
+        assert_eq!((said.roles["bos"].token.as_str(), said.roles["bos"].id), ("<s>", None));
+        let model = serde_json::json!({"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}});
+        let said = tokenizer(model, serde_json::json!({"eos_token": "b", "add_eos_token": true}));
+        assert_eq!((said.kind.as_str(), said.tokens), ("SentencePiece unigram", 2));
+        assert_eq!(said.after, ["b"]);
+        // What cannot be read has no kind and a reason.
+        folder.write("tokenizer.json", "{");
+        let said = Overview::of(folder.path()).unwrap().tokenizer.unwrap();
+        assert!(said.why_not.is_some_and(|w| w.contains("not valid JSON")));
+    }
+
+    #[test]
+    fn templates_say_what_they_take() {
+        let takes = |text: &str| {
+            let t = template("default", text);
+            (t.system, t.tools)
+        };
+        assert_eq!(takes("{% if m.role == 'system' %}{% endif %}{{ tools }}"), (true, true));
+        assert_eq!(
+            takes("{% for m in messages %}{{ m['content'] }}{{ mytools }}{% endfor %}"),
+            (false, false)
+        );
+        assert_eq!(
+            takes("{% for message in messages %}{{ '<' + message['role'] + '>' }}{% endfor %}"),
+            (true, false)
+        );
+        assert_eq!(
+            takes("{% if message['role'] == 'user' %}{{ message['role'] }}{% endif %}"),
+            (false, false)
+        );
+        let refused =
+            "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        assert_eq!(takes(refused), (false, false));
+        // Named ones stand behind the default one, and its own file is the one that counts.
+        let folder = llama_folder(serde_json::json!({}), |_| {});
+        let named = serde_json::json!({"chat_template": [
+            {"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "{{ tools }}"},
+        ]});
+        folder.write("tokenizer_config.json", named.to_string());
+        let of = |folder: &Temp| Overview::of(folder.path()).unwrap().templates;
+        let names = |t: &[ChatTemplate]| t.iter().map(|t| (t.name.clone(), t.tools)).collect::<Vec<_>>();
+        assert_eq!(names(&of(&folder)), [("default".to_owned(), true), ("tool_use".to_owned(), true)]);
+        folder.write("chat_template.jinja", "plain");
+        assert_eq!(names(&of(&folder)), [("default".to_owned(), false), ("tool_use".to_owned(), true)]);
     }
 }

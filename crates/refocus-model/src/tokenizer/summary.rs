@@ -95,6 +95,13 @@ impl Summary {
         Ok(Some(out))
     }
 
+    /// A tokenizer that cannot be read is described by the reason.
+    pub(crate) fn or_why_not(said: LoadResult<Option<Self>>) -> Option<Self> {
+        said.unwrap_or_else(|e| {
+            Some(Self { kind: "unreadable".to_owned(), why_not: Some(e.to_string()), ..Self::default() })
+        })
+    }
+
     fn text(&self, role: &str) -> Vec<String> {
         self.roles.get(role).map(|n| n.token.clone()).into_iter().collect()
     }

@@ -218,7 +218,7 @@ fn weights_that_are_no_numbers_are_named() {
     std::fs::write(tmp.path("gpt2/model.safetensors"), bytes).expect("weights");
     std::fs::copy(folder.join("config.json"), tmp.path("gpt2/config.json")).expect("configuration");
     refused(tmp.refocus("model convert [TMP]/gpt2 --out [TMP]/out")).stderr_eq(str![[r#"
-error: tensor transformer.wte.weight, value 2120: it is NaN, which no model can be run with
+error: [TMP]/gpt2: tensor transformer.wte.weight, value 2120: it is NaN, which no model can be run with
 
 "#]]);
     assert_eq!(tmp.list(), ["gpt2"]);

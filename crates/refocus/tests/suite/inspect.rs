@@ -355,7 +355,6 @@ file           model.safetensors, 38.9 kB
 blocks         2
 width          18
 heads          3
-for keys       3
 mlp            38
 vocabulary     67 tokens
 context        64 tokens
@@ -432,22 +431,21 @@ fn a_tensor_type_and_a_tokenizer_that_are_not_supported_are_named() {
     tmp.refocus("model inspect [TMP]/model.gguf").assert().success().stdout_eq(str![[r#"
 model          [TMP]/model.gguf
 family         llama (gguf v3)
-cannot be run  [TMP]/model.gguf: tensor blk.0.ffn_up.weight is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_1 and Q8_0 are)
+cannot be run  tensor blk.0.ffn_up.weight is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_1 and Q8_0 are)
 file           model.gguf, 53.2 kB
 blocks         2
 width          64
-heads          4
-for keys       2
+heads          4, 2 for keys and values
 mlp            96
 vocabulary     127 tokens
 context        1,024 tokens
 parameters     69,888
-stored         IQ4_NL 3.5 kB, 1 tensor
-               f32 1.3 kB, 5 tensors
+stored         f32 1.3 kB, 5 tensors
+               iq4_nl 3.5 kB, 1 tensor
                q4_1 34.6 kB, 13 tensors
                q8_0 8.6 kB, 1 tensor
 tokenizer      byte-level BPE, unseen words, 127 tokens, 3 special ones
-               cannot be used: [TMP]/model.gguf: tokenizer.ggml.pre = "unseen": supported are gpt-2, smollm, llama-bpe and qwen2
+               cannot be used: tokenizer.ggml.pre = "unseen": supported are gpt-2, smollm, llama-bpe and qwen2
                bos <|im_start|> (1), eos <|im_end|> (2), pad <|im_end|> (2), unk <|endoftext|> (0)
                adds nothing
 chat template  default, takes a system message
