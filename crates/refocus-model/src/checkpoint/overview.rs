@@ -142,8 +142,9 @@ impl Overview {
     fn of_gguf(path: &Path) -> LoadResult<Self> {
         let file = Mapped::open(path).map_err(LoadError::io(path))?;
         let (keys, tensors) = gguf::parse(path, file.bytes())?;
-        let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
-        let view = keys.view(path, file.bytes());
+        let (mapped, tensors) = ([file], BTreeMap::from_iter(tensors));
+        let head = mapped[0].bytes();
+        let view = keys.view(path, head);
         let architecture = view.string("general.architecture").ok().flatten().map(str::to_owned);
         const TEMPLATE: &str = "tokenizer.chat_template";
         let mut templates = Vec::new();
@@ -157,7 +158,7 @@ impl Overview {
                 templates.push(template(name, text));
             }
         }
-        let version = file.bytes().get(4..8).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b));
+        let version = head.get(4..8).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b));
         let mut out = Self {
             format: "gguf",
             version,
@@ -167,7 +168,7 @@ impl Overview {
             values: values(&tensors),
             tokenizer: Summary::or_why_not(Summary::of_gguf(&view)),
             templates,
-            files: files(std::slice::from_ref(&file)),
+            files: files(&mapped),
         };
         out.order();
         Ok(out)
