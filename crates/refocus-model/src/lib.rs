@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod doctor;
 mod error;
+pub mod export;
 mod forward;
 pub mod generate;
 mod intervene;

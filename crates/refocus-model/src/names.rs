@@ -4,6 +4,7 @@
 //! order of rows. [`Checkpoint::matrix`] and [`Checkpoint::vector`] hide all of that.
 
 mod tables;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 
@@ -286,7 +287,7 @@ impl Names {
                 path: path.to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: c.supported(),
             });
         };
         let (_, layout) = self.table.find(part);

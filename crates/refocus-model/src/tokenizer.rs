@@ -10,8 +10,10 @@ mod folder;
 mod gguf;
 mod merges;
 mod precheck;
+pub(crate) mod save;
 mod settings;
 mod stream;
+pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::{Encoding, ModelWrapper, Tokenizer as Inner};
 
 pub use self::stream::Stream;
+pub use self::summary::{Named, Summary};
 use crate::checkpoint::{Checkpoint, with_metadata};
 use crate::error::{LoadError, LoadResult, shorten};
 

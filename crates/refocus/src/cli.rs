@@ -4,7 +4,7 @@ mod flipflop;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
 
@@ -80,8 +80,9 @@ pub(crate) enum Command {
 pub(crate) enum ModelCommand {
     /// Describe a checkpoint without loading its weights.
     ///
-    /// Family, sizes, stored types, positions, tokenizer, fingerprint, and which sites the model lacks and
-    /// why.
+    /// Family, sizes, stored types, positions, tokenizer, chat templates, fingerprint, and which sites the
+    /// model lacks and why. A checkpoint that refocus cannot run is described too, with the reason; only what
+    /// cannot be read is an error.
     Inspect(Inspect),
     /// Run token sequences and show or save what happens inside.
     ///
@@ -125,6 +126,14 @@ Examples:
     /// several numbers of threads and on every instruction set of this machine, and values with a slow
     /// reference in double precision. Exits with 1 where a check fails.
     Doctor(Doctor),
+    /// Write a checkpoint as a folder in Hugging Face layout, which transformers loads.
+    ///
+    /// Weights become safetensors, quantised ones are decoded. Configuration and tokenizer of a folder are
+    /// kept as they are; those of a GGUF file are made from its metadata. The folder is complete or not
+    /// there. The same command again finds it and writes nothing.
+    #[command(after_long_help = "Examples:\n  refocus model convert model.gguf --out model\n  \
+        refocus model convert model --out model-f16 --dtype f16")]
+    Convert(Convert),
 }
 
 #[derive(Debug, Subcommand)]
@@ -360,6 +369,57 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Convert {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Folder to write.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Type of the weights.
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = WeightType::Keep)]
+    pub(crate) dtype: WeightType,
+    /// Largest weights file, such as 500MB or 2GiB; a single tensor may be larger.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub(crate) max_shard_size: u64,
+    /// Replace a model that is there already.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// In which type weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightType {
+    /// As stored; quantised weights as f32, which holds their values exactly
+    Keep,
+    /// IEEE single precision
+    F32,
+    /// IEEE half precision; a weight beyond its range is an error
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+/// A number of bytes: `5GB`, `500 MB`, `2GiB`, `1000`.
+fn size(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &lower[digits.len()..] {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err("a size is a number with B, kB, MB, GB, KiB, MiB or GiB".to_owned()),
+    };
+    match digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(0) | None => Err("a size is a whole number above zero, such as 500MB".to_owned()),
+        Some(n) => Ok(n),
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) model: ModelArg,
@@ -403,4 +463,19 @@ pub(crate) struct TasksValidate {
     /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_numbers_with_a_unit() {
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("2 GiB"), Ok(2 << 30));
+        assert_eq!(size("1000"), Ok(1000));
+        for bad in ["", "GB", "0", "-1", "1.5GB", "5 GBit", "99999999999GB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -13,14 +13,18 @@ use crate::printer::Printer;
 /// Folders in which models are looked for by name, as in `PATH`.
 const MODELS: &str = "REFOCUS_MODELS";
 
-const WHAT: &str = "a model is a folder in Hugging Face layout (config.json and *.safetensors), a .gguf file, or a hub id \
+const WHAT: &str = "a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id \
                     org/name[@revision]";
 
 /// Opens the model that an argument names; one on a hub is fetched first.
 pub(crate) fn open(arg: Option<&Path>, printer: &Printer) -> Outcome<Checkpoint> {
-    let path = find(arg, printer)?;
-    Checkpoint::open(&path).map_err(|e| {
-        let hint = mend(&path, &e);
+    open_at(&find(arg, printer)?)
+}
+
+/// Opens the model at a path.
+pub(crate) fn open_at(path: &Path) -> Outcome<Checkpoint> {
+    Checkpoint::open(path).map_err(|e| {
+        let hint = mend(path, &e);
         let failure = Failure::from(e);
         match hint {
             Some(hint) => failure.hint(hint),
@@ -30,7 +34,7 @@ pub(crate) fn open(arg: Option<&Path>, printer: &Printer) -> Outcome<Checkpoint>
 }
 
 /// A path as it is, else the name of something in a folder of `REFOCUS_MODELS`, else a hub id.
-fn find(arg: Option<&Path>, printer: &Printer) -> Outcome<PathBuf> {
+pub(crate) fn find(arg: Option<&Path>, printer: &Printer) -> Outcome<PathBuf> {
     let Some(arg) = arg else { return Err(Failure::new("no MODEL is given").hint(WHAT)) };
     if arg.exists() {
         return Ok(arg.to_owned());

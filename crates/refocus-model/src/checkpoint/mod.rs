@@ -10,6 +10,7 @@ mod gguf;
 mod json;
 mod map;
 mod metadata;
+mod overview;
 mod parts;
 mod pytorch;
 mod safetensors;
@@ -37,6 +38,7 @@ use crate::spec::ModelSpec;
 
 pub(crate) use self::folder::read_json;
 pub(crate) use self::metadata::View;
+pub use self::overview::{ChatTemplate, Overview, Sizes, StoredAs};
 
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,7 +283,7 @@ impl Checkpoint {
                 path: file.path().to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: self.supported(),
             });
         };
         file.check_length()?;
@@ -335,6 +337,19 @@ impl Checkpoint {
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Types of tensors that can be computed with in this format, for errors.
+    pub(crate) fn supported(&self) -> &'static str {
+        if self.is_gguf() { gguf::SUPPORTED } else { "F32, F16 and BF16" }
+    }
+
+    /// The `config.json` of a folder.
+    pub(crate) fn config(&self) -> Option<&Map<String, Value>> {
+        match &self.source {
+            Source::Folder { config, .. } => Some(config),
+            Source::Gguf(_) => None,
+        }
     }
 
     /// The file that holds a tensor, for errors.

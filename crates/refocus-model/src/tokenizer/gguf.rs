@@ -59,17 +59,27 @@ fn spelled(token: &str) -> bool {
     token.chars().all(|c| byte(c).is_some())
 }
 
+fn class(view: &View<'_>) -> LoadResult<Class> {
+    match view.string(MODEL)? {
+        Some("gpt2") => Ok(Class::Gpt2),
+        Some("llama") => Ok(Class::Llama),
+        Some(_) => Err(view.error(MODEL, "supported are gpt2 (byte-level BPE) and llama (SentencePiece)")),
+        None => Err(LoadError::NoKey { path: view.path.to_owned(), key: MODEL.to_owned() }),
+    }
+}
+
+/// Fails on a kind of tokenizer and on a way of splitting that are not supported. Builds nothing.
+pub(super) fn supported(view: &View<'_>) -> LoadResult<()> {
+    if class(view)? == Class::Gpt2 {
+        pattern(view)?;
+    }
+    Ok(())
+}
+
 /// Builds the tokenizer that the metadata describes.
 pub(super) fn build(view: &View<'_>) -> LoadResult<Described> {
     let missing = |key: &str| LoadError::NoKey { path: view.path.to_owned(), key: key.to_owned() };
-    let class = match view.string(MODEL)? {
-        Some("gpt2") => Class::Gpt2,
-        Some("llama") => Class::Llama,
-        Some(_) => {
-            return Err(view.error(MODEL, "supported are gpt2 (byte-level BPE) and llama (SentencePiece)"));
-        }
-        None => return Err(missing(MODEL)),
-    };
+    let class = class(view)?;
     let tokens = view.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
     let types = view.ints(TYPES)?.unwrap_or_default();
     if !types.is_empty() && types.len() != tokens.len() {

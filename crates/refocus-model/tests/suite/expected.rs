@@ -198,20 +198,6 @@ pub fn greedy<K: Kernels>(
     samples.map(|o| o.finish.map(|_| o.tokens.iter().map(|t| t.id).collect()).expect("generates")).collect()
 }
 
-/// The family's name in a configuration.
-pub fn family(f: Family) -> &'static str {
-    match f {
-        Family::Gpt2 => "gpt2",
-        Family::Opt => "opt",
-        Family::GptJ => "gptj",
-        Family::NeoX => "gpt_neox",
-        Family::Llama => "llama",
-        Family::Mistral => "mistral",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-    }
-}
-
 fn stored(checkpoint: &Checkpoint) -> Vec<&'static str> {
     let mut bytes = BTreeMap::<&str, usize>::new();
     checkpoint.tensors().for_each(|t| *bytes.entry(t.dtype.name()).or_default() += t.bytes);
@@ -381,7 +367,7 @@ pub fn row(name: &str, c: &Comparison) -> Vec<String> {
     let pair = |e: &Error| format!("{:.1e} / {:.1e}", e.greatest, e.rms());
     vec![
         name.to_owned(),
-        family(c.family).to_owned(),
+        c.family.model_type().to_owned(),
         c.stored.join(" + ").to_lowercase(),
         format!("{} ({})", c.sequences, c.tokens),
         c.tensors.to_string(),

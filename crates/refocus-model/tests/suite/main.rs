@@ -2,6 +2,7 @@
 
 mod constraints;
 mod expected;
+mod exported;
 mod formats;
 mod generation;
 mod gradients;

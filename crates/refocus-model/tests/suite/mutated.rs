@@ -5,6 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Eager};
+use refocus_model::checkpoint::Overview;
+use refocus_model::export::Export;
 use refocus_model::{Checkpoint, Model, Site, capture};
 
 use crate::expected::{Case, cases, fixtures, isa};
@@ -60,11 +62,14 @@ impl Drop for Temp {
 
 /// Opens what is there and uses all of it; `run` packs and runs it too. Whether it opened.
 fn use_all(path: &Path, run: bool) -> bool {
+    let overview = Overview::of(path);
     let Ok(c) = Checkpoint::open(path) else { return false };
+    assert!(overview.is_ok(), "{}: opens, but cannot be described", path.display());
     if let Ok(t) = c.tokenizer() {
         let _ = t.encode("The cat, 12!", true).map(|ids| t.decode(&ids, false));
     }
     let _ = c.fingerprint();
+    let _ = Export::of(&c);
     if run {
         let mut cpu = Cpu::new(isa(), 1);
         if let Ok(m) = Model::load(&c, &mut cpu) {

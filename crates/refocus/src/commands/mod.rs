@@ -1,11 +1,13 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
+mod convert;
 mod doctor;
 mod flipflop;
 mod flipflop_validate;
 mod forward;
 mod generate;
 mod inspect;
+mod inspect_view;
 mod lens;
 mod lens_view;
 mod patch;
@@ -46,6 +48,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Lens(args)) => lens::run(args, global, printer),
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
+        Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),

@@ -2,6 +2,7 @@
 //!
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
+mod convert;
 mod doctor;
 mod flipflop;
 mod formats;

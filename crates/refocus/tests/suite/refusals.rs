@@ -68,7 +68,7 @@ fn a_configuration_with_an_unknown_key() {
         tmp.path("model.safetensors"),
     )
     .expect("copy");
-    refused(tmp.refocus("model inspect [TMP]")).stderr_eq(str![[r#"
+    refused(tmp.refocus("model forward [TMP] --text a")).stderr_eq(str![[r#"
 error: [TMP]/config.json: attn_logit_softcap = 30.0: this key is unknown here and may change the numbers
 
 "#]]);
