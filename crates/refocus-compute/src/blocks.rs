@@ -18,7 +18,7 @@ pub(crate) struct Block {
     pub quants: [i8; LONGEST],
     /// f16 bits.
     pub d: u16,
-    /// f16 bits of what minima are multiplied by before they are added; −0 or 0 where there are none.
+    /// f16 bits of what minima are multiplied by before they are added; 0 where there are none.
     pub dmin: u16,
     /// Of each sub-block, 1 where a block has no sub-blocks.
     pub scales: [i8; 16],

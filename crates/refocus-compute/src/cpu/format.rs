@@ -318,8 +318,14 @@ impl Format for Q3_K {
     }
 }
 
-/// Q6_K panels. Six bits are too many for a table, so the sign is that of the word.
+/// Q6_K panels. Six bits are too many for a table, so an input is the top of a word, sign included: a
+/// float after one mask, 2²⁶ times too large, which the scale makes good (powers of two are exact).
 pub(crate) struct Q6_K;
+
+impl Q6_K {
+    const TOP: i32 = 63 << 26;
+    const MAKE_GOOD: f32 = 1.0 / (1u32 << 26) as f32;
+}
 
 // SAFETY (all blocks): the caller's instruction set and pointer.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -335,7 +341,10 @@ impl Format for Q6_K {
     }
     #[inline(always)]
     unsafe fn head<S: Simd>(block: *const u8, sub: usize) -> [S::F; 2] {
-        unsafe { sub_scale::<S>(block, sub) }
+        unsafe {
+            let [scale, none] = sub_scale::<S>(block, sub);
+            [S::mul(scale, S::splat(Self::MAKE_GOOD)), none]
+        }
     }
     #[inline(always)]
     unsafe fn group<S: Simd>(block: *const u8, sub: usize, group: usize) -> S::I {
@@ -343,7 +352,7 @@ impl Format for Q6_K {
     }
     #[inline(always)]
     unsafe fn weight<S: Simd>(head: [S::F; 2], g: S::I) -> S::F {
-        unsafe { S::mul(head[0], S::to_float(S::isar::<26>(g))) }
+        unsafe { S::mul(head[0], S::to_float(S::iand(g, S::isplat(Self::TOP)))) }
     }
     #[inline(always)]
     unsafe fn next<S: Simd>(g: S::I) -> S::I {
