@@ -8,8 +8,7 @@ use refocus_model::Tokenizer;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = std::env::args().nth(1).ok_or("usage: token_ids MODEL < TEXTS")?;
     let path = Path::new(&model);
-    let tokenizer =
-        if path.is_dir() { Tokenizer::from_folder(path)? } else { Tokenizer::from_gguf(path)? };
+    let tokenizer = if path.is_dir() { Tokenizer::from_folder(path)? } else { Tokenizer::from_gguf(path)? };
     let texts: Vec<String> = serde_json::from_reader(std::io::stdin().lock())?;
     for text in texts {
         println!("{}", serde_json::to_string(&tokenizer.encode(&text, true)?)?);
