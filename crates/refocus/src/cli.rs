@@ -1,12 +1,18 @@
 //! The flags, each defined once.
 
+mod convert;
 mod flipflop;
+mod generate;
+mod tasks;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub(crate) use self::convert::{Convert, WeightType};
 pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
+pub(crate) use self::generate::{Generate, Prompt};
+pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 
 const AFTER: &str = "\
 Exit codes:
@@ -118,7 +124,8 @@ Examples:
   refocus model generate MODEL --text 'Q: Is the sky blue? A:' --choices ' yes, no'
   refocus model generate MODEL --text 'Her age is' --regex ' [1-9][0-9]?'
   refocus model generate MODEL --text 'As JSON: ' --json-schema person.json --max-new 200
-  refocus model generate MODEL --text 'One, two,' --logprobs 3 --stop .")]
+  refocus model generate MODEL --text 'One, two,' --logprobs 3 --stop .
+  refocus model generate MODEL --message 'Name a fruit.' --system 'Answer in one word.'")]
     Generate(Box<Generate>),
     /// Prove on this machine that a model's results do not depend on how they are computed.
     ///
@@ -143,23 +150,6 @@ pub(crate) enum PatchCommand {
     /// Reads the file and its vectors, checks every site, head, position and length, and says for each
     /// entry whether it works in forward, generate, serve and export, and why not.
     Check(Check),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TasksCommand {
-    /// List the tasks that the program brings, and how many rows of each are here.
-    List(TasksList),
-    /// Print a pair of prompts exactly as a model gets them, scored positions marked.
-    ///
-    /// The first has true labels, the second those of the setting. Texts of any length are drawn here; a
-    /// study also keeps them within the model's context.
-    #[command(after_long_help = "Examples:\n  refocus tasks show unnatural --demos 6\n  \
-        refocus tasks show sst2.3 --data DIR --setting half\n  refocus tasks show my-task.toml --data DIR")]
-    Show(TasksShow),
-    /// Check a task file and its rows.
-    ///
-    /// Says for each class how many rows there are, or what is wrong with the file, the key or the line.
-    Validate(TasksValidate),
 }
 
 /// The model of a command.
@@ -258,107 +248,6 @@ pub(crate) struct Lens {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Generate {
-    #[command(flatten)]
-    pub(crate) model: ModelArg,
-    #[command(flatten)]
-    pub(crate) input: Input,
-    #[command(flatten)]
-    pub(crate) patch: PatchArg,
-    /// New tokens at most, each; fewer where the model's context ends before.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(crate) max_new: usize,
-    /// Sample, with logits divided by T; 0 takes the most likely token.
-    #[arg(long, value_name = "T", value_parser = temperature, help_heading = "Sampling")]
-    #[arg(allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f32>,
-    /// Only the K most likely tokens; of equals the lower ids.
-    #[arg(long, value_name = "K", requires = "temperature", help_heading = "Sampling")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) top_k: Option<u32>,
-    /// Only the fewest most likely tokens that have probability P together.
-    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Sampling")]
-    #[arg(value_parser = probability)]
-    pub(crate) top_p: Option<f32>,
-    /// Only tokens with at least P times the highest probability.
-    #[arg(long, value_name = "P", requires = "temperature", help_heading = "Sampling")]
-    #[arg(value_parser = probability)]
-    pub(crate) min_p: Option<f32>,
-    /// Samples of every prompt, each with random numbers of its own.
-    #[arg(long, value_name = "N", requires = "temperature", help_heading = "Sampling")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) n: Option<u32>,
-    /// Add BIAS to the logit of a token; may be repeated.
-    #[arg(long, value_name = "ID=BIAS", value_parser = bias, help_heading = "Sampling")]
-    pub(crate) logit_bias: Vec<(u32, f32)>,
-    /// End the text before this string; may be repeated.
-    #[arg(long, value_name = "STR", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(crate) stop: Vec<String>,
-    /// Go on after the model's end-of-sequence token.
-    #[arg(long, conflicts_with = "constraint")]
-    pub(crate) ignore_eos: bool,
-    /// Show the log-probability of every new token and of the N most likely ones at its place.
-    ///
-    /// They are those of the model (and the [[decode]] entries of a patch), before bias, constraint and
-    /// sampling.
-    #[arg(long, value_name = "N")]
-    pub(crate) logprobs: Option<usize>,
-    #[command(flatten)]
-    pub(crate) constraint: Constraint,
-}
-
-/// What a generated text must be.
-#[derive(Debug, Args)]
-#[group(id = "constraint", multiple = false)]
-#[command(next_help_heading = "Constraint")]
-pub(crate) struct Constraint {
-    /// One of these texts, separated by commas, spaces kept; also shows how likely each is.
-    ///
-    /// The text is chosen token by token. Beside it stands the log-probability of each choice as a whole.
-    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
-    pub(crate) choices: Vec<String>,
-    /// As --choices, for texts with commas; may be repeated.
-    #[arg(long, value_name = "STR")]
-    pub(crate) choice: Vec<String>,
-    /// A text that matches a regular expression from its first to its last character.
-    ///
-    /// Syntax of the Rust crate `regex`, without look-around and word boundaries.
-    #[arg(long, value_name = "RE")]
-    pub(crate) regex: Option<String>,
-    /// JSON that a schema describes.
-    ///
-    /// JSON Schema draft 2020-12 without not, if, contains, dependent…, propertyNames and uniqueItems, and
-    /// oneOf only where its parts exclude each other; what is not supported is an error.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json_schema: Option<PathBuf>,
-}
-
-fn number(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "not a number".to_owned())
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    match number(text)? {
-        t if t >= 0.0 => Ok(t),
-        _ => Err("it must be 0 or above".to_owned()),
-    }
-}
-
-fn probability(text: &str) -> Result<f32, String> {
-    match number(text)? {
-        p if p > 0.0 && p <= 1.0 => Ok(p),
-        _ => Err("it must be above 0 and at most 1".to_owned()),
-    }
-}
-
-fn bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) =
-        text.split_once('=').ok_or("a token id, '=' and a number are needed, such as 50=-2.5")?;
-    let id = id.parse().map_err(|_| format!("{id:?} is not a token id"))?;
-    Ok((id, number(bias)?))
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]
     pub(crate) model: ModelArg,
@@ -366,57 +255,6 @@ pub(crate) struct Doctor {
     /// drawn from the seed].
     #[arg(long, value_name = "FILE")]
     pub(crate) tokens: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Convert {
-    #[command(flatten)]
-    pub(crate) model: ModelArg,
-    /// Folder to write.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Type of the weights.
-    #[arg(long, value_name = "TYPE", value_enum, default_value_t = WeightType::Keep)]
-    pub(crate) dtype: WeightType,
-    /// Largest weights file, such as 500MB or 2GiB; a single tensor may be larger.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
-    pub(crate) max_shard_size: u64,
-    /// Replace a model that is there already.
-    #[arg(long)]
-    pub(crate) force: bool,
-}
-
-/// In which type weights are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WeightType {
-    /// As stored; quantised weights as f32, which holds their values exactly
-    Keep,
-    /// IEEE single precision
-    F32,
-    /// IEEE half precision; a weight beyond its range is an error
-    F16,
-    /// bfloat16
-    Bf16,
-}
-
-/// A number of bytes: `5GB`, `500 MB`, `2GiB`, `1000`.
-fn size(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match &lower[digits.len()..] {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => return Err("a size is a number with B, kB, MB, GB, KiB, MiB or GiB".to_owned()),
-    };
-    match digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)) {
-        Some(0) | None => Err("a size is a whole number above zero, such as 500MB".to_owned()),
-        Some(n) => Ok(n),
-    }
 }
 
 #[derive(Debug, Args)]
@@ -429,53 +267,4 @@ pub(crate) struct Check {
     /// Check the patch although it was made for another model.
     #[arg(long)]
     pub(crate) force: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TasksList {
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TasksShow {
-    /// A task of `refocus tasks list`, one of its formats such as sst2.3, or a task file.
-    pub(crate) task: String,
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Demonstrations of the prompt.
-    #[arg(long, value_name = "K", default_value_t = 4)]
-    pub(crate) demos: usize,
-    /// Labels of the false prompt: permuted, half, random, permuted_20, _40, _60 or _80.
-    #[arg(long, value_name = "SETTING", default_value = "permuted")]
-    pub(crate) setting: String,
-    /// Which pair of prompts.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) pair: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TasksValidate {
-    /// A task of `refocus tasks list`, or a task file.
-    pub(crate) task: String,
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_whole_numbers_with_a_unit() {
-        assert_eq!(size("5GB"), Ok(5_000_000_000));
-        assert_eq!(size("2 GiB"), Ok(2 << 30));
-        assert_eq!(size("1000"), Ok(1000));
-        for bad in ["", "GB", "0", "-1", "1.5GB", "5 GBit", "99999999999GB"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
-    }
 }

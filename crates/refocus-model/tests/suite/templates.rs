@@ -7,9 +7,10 @@ use std::path::Path;
 use refocus_model::{Chat, ChatTemplate, TemplateError, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::strings::Temp;
-use crate::token_ids::{fixtures, found, read};
+use crate::token_ids::{fixtures, found, hex, packed, read};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -42,7 +43,15 @@ struct Case {
 struct Rendered {
     text: Option<String>,
     raised: Option<String>,
-    ids: Option<Vec<u32>>,
+    /// In place of the text, and of its ids, where the template is a real model's.
+    text_hash: Option<String>,
+    ids_hash: Option<String>,
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(bytes);
+    hex(hash, 8)
 }
 
 fn compare(name: &str, expected: &Expected, case: &Case, template: &ChatTemplate, tokenizer: &Tokenizer) {
@@ -59,13 +68,14 @@ fn compare(name: &str, expected: &Expected, case: &Case, template: &ChatTemplate
             ..Chat::default()
         };
         match (template.render(&chat), &want.text, &want.raised) {
-            (Ok(text), Some(want_text), _) if text == *want_text => {
-                if let Some(ids) = &want.ids {
-                    assert_eq!(tokenizer.encode(&text, false).expect("encodes"), *ids, "{name}: {chat_name}");
-                }
+            (Ok(text), Some(want_text), _) if text == *want_text => {}
+            (Ok(text), ..) if want.text_hash.as_ref().is_some_and(|h| *h == short_hash(text.as_bytes())) => {
+                let ids = tokenizer.encode(&text, false).expect("encodes");
+                assert_eq!(Some(short_hash(&packed(&ids))), want.ids_hash, "{name}: {chat_name}: {ids:?}");
             }
             (Err(TemplateError::Raised { message, .. }), None, Some(words)) if message == *words => {}
-            (Err(TemplateError::Template { .. } | TemplateError::Messages(_)), None, None) => {}
+            (Err(TemplateError::Template { .. } | TemplateError::Messages(_)), None, None)
+                if want.text_hash.is_none() => {}
             (got, text, raised) => {
                 wrong.push(format!(
                     "{chat_name}: {got:?}\n  expected {:?}",

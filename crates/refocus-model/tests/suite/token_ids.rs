@@ -38,12 +38,12 @@ struct Hashes {
     marks: String,
 }
 
-fn packed(ids: &[u32]) -> Vec<u8> {
+pub fn packed(ids: &[u32]) -> Vec<u8> {
     let words = std::iter::once(ids.len() as u32).chain(ids.iter().copied());
     words.flat_map(u32::to_le_bytes).collect()
 }
 
-fn hex(hash: Sha256, bytes: usize) -> String {
+pub fn hex(hash: Sha256, bytes: usize) -> String {
     hash.finalize()[..bytes].iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -99,7 +99,7 @@ fn line(check: &Check) -> String {
 /// The sequences of a file, or some ids that follow from the seed.
 fn sequences(path: Option<&Path>, spec: &ModelSpec, seed: u64) -> Outcome<Vec<Vec<u32>>> {
     let sequences = match path {
-        Some(path) => input::tokens(path)?,
+        Some(path) => input::ids(path)?,
         None => {
             let mut state = seed;
             let longest = spec.n_ctx.min(LENGTHS[LENGTHS.len() - 1]);

@@ -525,3 +525,50 @@ error: logits of sequence 0 holds NaN at position 5
 
 "#]]);
 }
+
+#[test]
+fn messages_go_through_the_chat_template() {
+    refocus_args(&["model", "generate", GGUF, "--message", "hello", "--system", "the", "--show-prompt"])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+<|im_start|>system
+the<|im_end|>
+<|im_start|>user
+hello<|im_end|>
+<|im_start|>assistant
+
+
+"#]]);
+    // The answer is that to the text which the template makes.
+    let said = |args: &[&str]| {
+        let base = ["model", "generate", GGUF, "--max-new", "6", "--json"];
+        let out = refocus_args(&[&base[..], args].concat()).output().expect("run");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let document: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        document["sequences"].clone()
+    };
+    let text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(said(&["--message", "hello"]), said(&["--text", text]));
+    let tmp = Tmp::new("generate-messages");
+    tmp.write("chat.json", r#"[{"role": "user", "content": "hello"}]"#);
+    let path = tmp.path("chat.json");
+    assert_eq!(said(&["--message", "hello"]), said(&["--messages", path.to_str().expect("UTF-8")]));
+}
+
+#[test]
+fn messages_need_a_template_and_a_form() {
+    refused(refocus_args(&["model", "generate", GGUF, "--messages", "-"]).stdin("{}")).stderr_eq(str![[r#"
+error: standard input: not a JSON list of messages, objects with role and content
+cause: invalid type: map, expected a sequence at line 1 column 0
+
+"#]]);
+    refused(refocus_args(&["model", "generate", GGUF, "--messages", "-"]).stdin("[1]")).stderr_eq(str![[
+        r#"
+error: [..]message 0 is no object
+
+"#
+    ]]);
+    refused(refocus_args(&["model", "generate", "fixtures/gpt2", "--message", "a"]));
+    refused(refocus_args(&["model", "generate", GGUF, "--message", "a", "--text", "b"]));
+}

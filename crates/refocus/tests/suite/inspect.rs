@@ -431,7 +431,7 @@ fn a_tensor_type_and_a_tokenizer_that_are_not_supported_are_named() {
     tmp.refocus("model inspect [TMP]/model.gguf").assert().success().stdout_eq(str![[r#"
 model          [TMP]/model.gguf
 family         llama (gguf v3)
-cannot be run  tensor blk.0.ffn_up.weight is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_1 and Q8_0 are)
+cannot be run  tensor blk.0.ffn_up.weight is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are)
 file           model.gguf, 53.2 kB
 blocks         2
 width          64

@@ -102,8 +102,7 @@ hint: check the spelling, or fetch it once with HF_HUB_OFFLINE=0
 #[test]
 fn text_without_a_tokenizer() {
     refused(refocus("model forward fixtures/gpt2 --text a")).stderr_eq(str![[r#"
-error: fixtures/gpt2/tokenizer.json: cannot be read
-cause: No such file or directory (os error 2)
+error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 hint: token ids can be given with --tokens instead
 
 "#]]);

@@ -12,7 +12,7 @@ use refocus_model::generate::{
 };
 use refocus_model::patch::Job;
 use refocus_model::{Model, ModelSpec, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::report::{Report, ScoredChoice};
 use super::Ended;
@@ -32,7 +32,16 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let patch = super::patch(&args.patch, &checkpoint, Job::Generate)?;
-    let Sequences { ids: prompts, tokenizer } = input::read(&args.input, &checkpoint, printer)?;
+    if args.prompt.show_prompt {
+        let text = input::rendered(&args.prompt, &checkpoint)?.unwrap_or_default();
+        if printer.is_json() {
+            printer.document(&json!({"schema": "refocus.model-generate-prompt/1", "prompt": text}))?;
+        } else {
+            printer.text(&format!("{text}\n"))?;
+        }
+        return Ok(Ended::Well);
+    }
+    let Sequences { ids: prompts, tokenizer } = input::read_prompt(&args.prompt, &checkpoint, printer)?;
     let needs_text = !args.stop.is_empty() || constrained(args);
     let tokenizer = match tokenizer {
         // Why there is none is an error here.
@@ -83,7 +92,7 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let mut scores = Vec::new();
     if let (Some(tokenizer), false) = (&tokenizer, choices.is_empty()) {
         for ids in &prompts {
-            let continuations = continuations(args.input.text.as_deref(), ids, choices, tokenizer)?;
+            let continuations = continuations(args.prompt.text.as_deref(), ids, choices, tokenizer)?;
             let scored = score(&mut o, &model, ids, &continuations, &changes)?;
             let each = choices.iter().zip(continuations).zip(scored);
             scores.push(each.map(|((text, ids), s)| ScoredChoice::new(text, ids, s)).collect());
