@@ -1,11 +1,11 @@
 //! Dropout masks: pure functions of (seed, purpose, step, sequence, row, column), so that nothing is stored
 //! and the backward pass draws them again.
 
-use crate::philox::{Philox, Purpose, philox_lanes};
+use crate::philox::{Philox, Purpose};
 
 /// Columns that one counter decides.
 const GROUP: usize = 8;
-/// Counters that are worked out side by side.
+/// Counters that are worked out side by side: a block of keys takes as many.
 const SIDE: usize = 8;
 /// Columns of a row at most (keys of an attention row, features of an activation).
 const COLUMNS: u32 = 1 << 16;
@@ -32,15 +32,15 @@ impl Dropout {
     }
 
     /// What elements `first ..` of a row are multiplied by: 0, or the inverse of the share that is kept.
-    /// `first` is a multiple of 64. Up to 65,536 columns and rows have numbers of their own.
+    /// `first` is a multiple of 8. Up to 65,536 columns and rows have numbers of their own.
     #[inline(always)]
     pub(crate) fn factors(&self, sequence: u32, row: u32, first: usize, out: &mut [f32]) {
-        debug_assert!(first.is_multiple_of(GROUP * SIDE));
+        debug_assert!(first.is_multiple_of(GROUP));
         let groups = COLUMNS / GROUP as u32;
         for (i, out) in out.chunks_mut(GROUP * SIDE).enumerate() {
             let group = ((first + i * GROUP * SIDE) / GROUP) as u32;
             let start = row.wrapping_mul(groups).wrapping_add(group);
-            let words = philox_lanes::<SIDE>(&self.rng, self.step, sequence, start);
+            let words = self.rng.tile::<SIDE>(self.step, sequence, start);
             // Side by side first, so that it can be vectorised.
             let mut all = [0.0f32; GROUP * SIDE];
             for (w, lanes) in words.iter().enumerate() {

@@ -8,6 +8,7 @@
 //! The contract on bits is in `docs/determinism.md`: every output is one fixed chain of operations,
 //! whatever the batch, the number of threads, the cache or the instruction set.
 
+mod blocks;
 mod cpu;
 mod dropout;
 mod eager;
@@ -27,9 +28,9 @@ pub use eager::Eager;
 pub use error::{Error, Result};
 pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, LstmOut, NormArgs, NormGrads};
 pub use ops::*;
-pub use philox::{Philox, Purpose, philox4x32, unit_f64};
+pub use philox::{Philox, Purpose, TILE, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};
-pub use simd::Isa;
+pub use simd::{Isa, exp64, ln};
 pub use source::{Dtype, MatrixSource};
 pub use tape::{Grads, Tape, Var};
 pub use team::Team;

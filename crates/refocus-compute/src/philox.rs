@@ -29,32 +29,8 @@ pub const fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// [`Philox::at`] for `N` neighbouring positions side by side, word by word.
-#[inline(always)]
-pub(crate) fn philox_lanes<const N: usize>(
-    rng: &Philox,
-    step: u32,
-    sequence: u32,
-    first: u32,
-) -> [[u32; N]; 4] {
-    let [mut k0, mut k1] = rng.key;
-    let (mut c0, mut c1) = ([0u32; N], [sequence; N]);
-    let (mut c2, mut c3) = ([step; N], [rng.purpose.0; N]);
-    for (i, c) in c0.iter_mut().enumerate() {
-        *c = first.wrapping_add(i as u32);
-    }
-    for _ in 0..ROUNDS {
-        for i in 0..N {
-            let a = u64::from(MULTIPLIERS[0]) * u64::from(c0[i]);
-            let b = u64::from(MULTIPLIERS[1]) * u64::from(c2[i]);
-            (c0[i], c1[i]) = ((b >> 32) as u32 ^ c1[i] ^ k0, b as u32);
-            (c2[i], c3[i]) = ((a >> 32) as u32 ^ c3[i] ^ k1, a as u32);
-        }
-        k0 = k0.wrapping_add(WEYL[0]);
-        k1 = k1.wrapping_add(WEYL[1]);
-    }
-    [c0, c1, c2, c3]
-}
+/// Positions of a [`Philox::tile`] that fills vector registers on every machine.
+pub const TILE: usize = 16;
 
 /// What random numbers are used for. Different purposes draw independent numbers from one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +64,32 @@ impl Philox {
     /// Four words, each uniform over all of `u32`.
     pub const fn at(&self, step: u32, sequence: u32, position: u32) -> [u32; 4] {
         philox4x32([position, sequence, step, self.purpose.0], self.key)
+    }
+
+    /// The words of `N` positions from `first` on: `tile[w][l]` is word `w` of position `first + l`.
+    /// Written so that a compiler keeps the positions side by side in vector registers.
+    #[inline(always)]
+    pub fn tile<const N: usize>(&self, step: u32, sequence: u32, first: u32) -> [[u32; N]; 4] {
+        let mut c = [[0; N], [sequence; N], [step; N], [self.purpose.0; N]];
+        for (l, position) in c[0].iter_mut().enumerate() {
+            *position = first.wrapping_add(l as u32);
+        }
+        let [mut k0, mut k1] = self.key;
+        for _ in 0..ROUNDS {
+            let mut next = [[0; N]; 4];
+            for l in 0..N {
+                let a = u64::from(MULTIPLIERS[0]) * u64::from(c[0][l]);
+                let b = u64::from(MULTIPLIERS[1]) * u64::from(c[2][l]);
+                next[0][l] = (b >> 32) as u32 ^ c[1][l] ^ k0;
+                next[1][l] = b as u32;
+                next[2][l] = (a >> 32) as u32 ^ c[3][l] ^ k1;
+                next[3][l] = a as u32;
+            }
+            c = next;
+            k0 = k0.wrapping_add(WEYL[0]);
+            k1 = k1.wrapping_add(WEYL[1]);
+        }
+        c
     }
 
     /// One number of the standard normal distribution, the same bits on every machine. It takes the
@@ -130,6 +132,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tile_holds_the_words_of_its_positions() {
+        let p = Philox::new(0x1234_5678_9abc_def0, Purpose::new("tile"));
+        for first in [0, 16, u32::MAX - 3] {
+            let tile = p.tile::<TILE>(5, 7, first);
+            let positions = (0..TILE as u32).map(|l| first.wrapping_add(l));
+            for (l, position) in positions.enumerate() {
+                assert_eq!(tile.map(|word| word[l]), p.at(5, 7, position), "{first} + {l}");
+            }
+        }
+    }
+
+    #[test]
     fn every_coordinate_counts() {
         let p = Philox::new(1 << 32, Purpose::new("a"));
         let all = [
@@ -142,15 +156,6 @@ mod tests {
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b));
-        }
-    }
-
-    #[test]
-    fn lanes_are_single_numbers() {
-        let p = Philox::new(123, Purpose::new("lanes"));
-        let lanes = philox_lanes::<8>(&p, 5, 6, u32::MAX - 2);
-        for i in 0..8 {
-            assert_eq!(lanes.map(|w| w[i]), p.at(5, 6, (u32::MAX - 2).wrapping_add(i as u32)));
         }
     }
 

@@ -1,9 +1,12 @@
 //! Weight matrices as they lie in a checkpoint, before packing.
 
+use crate::blocks::Block;
 use crate::error::{Error, Result};
 
-/// How numbers are stored.
+/// How numbers are stored. The blocks of the quantised types are those of llama.cpp; `q` is the integer
+/// of a weight, and `s` and `m` are small integers of its sub-block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(non_camel_case_types, reason = "the names of the format")]
 pub enum Dtype {
     /// IEEE single.
     F32,
@@ -11,29 +14,87 @@ pub enum Dtype {
     F16,
     /// bfloat16.
     Bf16,
-    /// Blocks of 32: f16 scale `d`, f16 minimum `m`, 32 nibbles `q`; `d·q + m`. 20 bytes.
+    /// Blocks of 32, 18 bytes: `d·q`, 4 bits.
+    Q4_0,
+    /// Blocks of 32, 20 bytes: `d·q + m` with an f16 `m`, 4 bits.
     Q4_1,
-    /// Blocks of 32: f16 scale `d`, 32 signed bytes `q`; `d·q`. 34 bytes.
+    /// Blocks of 32, 22 bytes: `d·q`, 5 bits.
+    Q5_0,
+    /// Blocks of 32, 24 bytes: `d·q + m` with an f16 `m`, 5 bits.
+    Q5_1,
+    /// Blocks of 32, 34 bytes: `d·q`, 8 bits.
     Q8_0,
+    /// Blocks of 256 in sub-blocks of 16, 84 bytes: `d·s·q − dmin·m`, 2 bits.
+    Q2_K,
+    /// Blocks of 256 in sub-blocks of 16, 110 bytes: `d·s·q`, 3 bits.
+    Q3_K,
+    /// Blocks of 256 in sub-blocks of 32, 144 bytes: `d·s·q − dmin·m`, 4 bits.
+    Q4_K,
+    /// Blocks of 256 in sub-blocks of 32, 176 bytes: `d·s·q − dmin·m`, 5 bits.
+    Q5_K,
+    /// Blocks of 256 in sub-blocks of 16, 210 bytes: `d·s·q`, 6 bits.
+    Q6_K,
 }
 
 impl Dtype {
+    /// Every type.
+    pub const ALL: [Dtype; 13] = [
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::Bf16,
+        Dtype::Q4_0,
+        Dtype::Q4_1,
+        Dtype::Q5_0,
+        Dtype::Q5_1,
+        Dtype::Q8_0,
+        Dtype::Q2_K,
+        Dtype::Q3_K,
+        Dtype::Q4_K,
+        Dtype::Q5_K,
+        Dtype::Q6_K,
+    ];
+
+    /// Values in one block, bytes of one block, the usual name.
+    fn facts(self) -> (usize, usize, &'static str) {
+        match self {
+            Dtype::F32 => (1, 4, "f32"),
+            Dtype::F16 => (1, 2, "f16"),
+            Dtype::Bf16 => (1, 2, "bf16"),
+            Dtype::Q4_0 => (32, 18, "q4_0"),
+            Dtype::Q4_1 => (32, 20, "q4_1"),
+            Dtype::Q5_0 => (32, 22, "q5_0"),
+            Dtype::Q5_1 => (32, 24, "q5_1"),
+            Dtype::Q8_0 => (32, 34, "q8_0"),
+            Dtype::Q2_K => (256, 84, "q2_k"),
+            Dtype::Q3_K => (256, 110, "q3_k"),
+            Dtype::Q4_K => (256, 144, "q4_k"),
+            Dtype::Q5_K => (256, 176, "q5_k"),
+            Dtype::Q6_K => (256, 210, "q6_k"),
+        }
+    }
+
     /// Values in one block.
     pub fn block(self) -> usize {
-        match self {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => 1,
-            Dtype::Q4_1 | Dtype::Q8_0 => 32,
-        }
+        self.facts().0
     }
 
     /// Bytes of one block.
     pub fn block_bytes(self) -> usize {
+        self.facts().1
+    }
+
+    /// Values that share a scale.
+    pub(crate) fn sub_block(self) -> usize {
         match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::Q4_1 => 20,
-            Dtype::Q8_0 => 34,
+            Dtype::Q2_K | Dtype::Q3_K | Dtype::Q6_K => 16,
+            Dtype::Q4_K | Dtype::Q5_K => 32,
+            _ => self.block(),
         }
+    }
+
+    /// Whether a minimum is added to scale times quant.
+    pub(crate) fn has_minimum(self) -> bool {
+        matches!(self, Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q2_K | Dtype::Q4_K | Dtype::Q5_K)
     }
 
     /// Bytes of a row of `k` values; `None` when `k` is no whole number of blocks or too large.
@@ -45,13 +106,7 @@ impl Dtype {
 
     /// The usual name.
     pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "f32",
-            Dtype::F16 => "f16",
-            Dtype::Bf16 => "bf16",
-            Dtype::Q4_1 => "q4_1",
-            Dtype::Q8_0 => "q8_0",
-        }
+        self.facts().2
     }
 }
 
@@ -115,8 +170,8 @@ impl<'a> MatrixSource<'a> {
         Ok(())
     }
 
-    /// Decodes logical row `i` into `out` (`k` long), exactly: the f32 nearest to `d·q + m` in one
-    /// rounding (the product is exact).
+    /// Decodes logical row `i` into `out` (`k` long): of a quantised weight the f32 nearest to scale times
+    /// quant plus minimum.
     pub fn row_f32(&self, i: usize, out: &mut [f32]) {
         let r = self.rows.as_ref().map_or(i, |m| m[i] as usize);
         let [_, inner] = self.stored;
@@ -132,11 +187,16 @@ impl<'a> MatrixSource<'a> {
             }
             return;
         }
-        let bb = self.dtype.block_bytes();
-        let row = &self.bytes[r * (inner / 32) * bb..(r + 1) * (inner / 32) * bb];
-        for (block, o) in row.chunks_exact(bb).zip(out.chunks_exact_mut(32)) {
-            decode_block(self.dtype, block, o);
+        for (block, o) in self.blocks(r).zip(out.chunks_exact_mut(self.dtype.block())) {
+            Block::read(self.dtype, block).decode(self.dtype, o);
         }
+    }
+
+    /// The blocks of stored row `r`.
+    pub(crate) fn blocks(&self, r: usize) -> std::slice::ChunksExact<'a, u8> {
+        let bytes = self.dtype.block_bytes();
+        let row = self.stored[1] / self.dtype.block() * bytes;
+        self.bytes[r * row..(r + 1) * row].chunks_exact(bytes)
     }
 
     fn scalar(&self, at: usize) -> f32 {
@@ -147,29 +207,7 @@ impl<'a> MatrixSource<'a> {
             }
             Dtype::F16 => half::f16::from_le_bytes([self.bytes[at * 2], self.bytes[at * 2 + 1]]).to_f32(),
             Dtype::Bf16 => half::bf16::from_le_bytes([self.bytes[at * 2], self.bytes[at * 2 + 1]]).to_f32(),
-            Dtype::Q4_1 | Dtype::Q8_0 => f32::NAN,
+            _ => f32::NAN,
         }
-    }
-}
-
-/// Decodes one stored block of 32 values.
-pub(crate) fn decode_block(dtype: Dtype, block: &[u8], out: &mut [f32]) {
-    let f16 = |i: usize| half::f16::from_le_bytes([block[i], block[i + 1]]).to_f32();
-    match dtype {
-        Dtype::Q4_1 => {
-            let (d, m) = (f16(0), f16(2));
-            for j in 0..16 {
-                let byte = block[4 + j];
-                out[j] = d.mul_add(f32::from(byte & 15), m);
-                out[j + 16] = d.mul_add(f32::from(byte >> 4), m);
-            }
-        }
-        Dtype::Q8_0 => {
-            let d = f16(0);
-            for j in 0..32 {
-                out[j] = d * f32::from(block[2 + j] as i8);
-            }
-        }
-        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => out.fill(f32::NAN),
     }
 }

@@ -1,12 +1,18 @@
-//! What can be measured on a model with one or two forward passes. Nothing here knows how the numbers
-//! are shown.
+//! What can be measured on a model with one or two forward passes, and how sure counted answers are.
+//! Nothing here knows how the numbers are shown.
 
 mod attribution;
+pub mod calibrated;
 mod error;
+pub mod intervals;
 mod lens;
 mod patching;
+mod reads;
+mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};
 pub use error::MeasureError;
 pub use lens::{Cell, LensGrid, lens_grid};
 pub use patching::{Patching, PatchingGrid, activation_patching};
+pub use reads::{Bin, Bins, Count, ReadErrors};
+pub use slots::{SlotError, slots};

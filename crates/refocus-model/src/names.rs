@@ -4,6 +4,7 @@
 //! order of rows. [`Checkpoint::matrix`] and [`Checkpoint::vector`] hide all of that.
 
 mod tables;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 
@@ -197,11 +198,12 @@ impl Names {
         let stored = |h: &&&str| c.entries().contains_key(&format!("{h}.weight"));
         let head = table.heads.iter().find(stored).unwrap_or(&table.heads[0]);
         let mut names = Self { table, prefix, head, swapped: false, tied: spec.tied };
-        if spec.tied && !c.is_gguf() {
+        // A GGUF file does not say whether it is tied; old ones repeat GPT-2's embedding.
+        if spec.tied || c.is_gguf() {
             let embed = names.full(Part::Embed, 0, ".weight");
             let head = names.full(Part::Unembed, 0, ".weight");
             match (c.entries().get(&embed), c.entries().get(&head)) {
-                (None, Some(_)) => names.swapped = true,
+                (None, Some(_)) if !c.is_gguf() => names.swapped = true,
                 (Some(_), Some(_)) => names.tied = same(c, &embed, &head)?,
                 _ => {}
             }
@@ -256,9 +258,15 @@ impl Names {
         }
     }
 
+    /// Whether this is the stored unembedding of a tied model, which repeats its embedding. Pickles have
+    /// one, safetensors files do not.
+    pub(crate) fn repeats_embedding(&self, name: &str) -> bool {
+        self.tied && !self.swapped && name == self.full(Part::Unembed, 0, ".weight")
+    }
+
     /// Constant buffers that checkpoints carry and no model reads, and the unembedding of a tied model.
     fn harmless(&self, name: &str, spec: &ModelSpec) -> bool {
-        if name == ROPE_FREQS || (self.tied && name == self.full(Part::Unembed, 0, ".weight")) {
+        if name == ROPE_FREQS || self.repeats_embedding(name) {
             return true;
         }
         let Some(name) = name.strip_prefix(self.prefix) else { return false };
@@ -295,7 +303,7 @@ impl Names {
                 path: path.to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: c.supported(),
             });
         };
         let (_, layout) = self.table.find(part);
@@ -334,12 +342,26 @@ fn has(has: Has, part: Part, which: Which) -> bool {
     }
 }
 
-/// Whether two tensors hold the same values. Only for the rare file that stores a tied unembedding.
+/// Whether two tensors hold the same values. Only for files that store a tied unembedding: all of it is
+/// read, unless both are the same bytes of the file or differ early.
 fn same(c: &Checkpoint, a: &str, b: &str) -> LoadResult<bool> {
+    const PIECE: usize = 1 << 20;
     let (x, y) = (c.tensor(a)?, c.tensor(b)?);
-    let equal = x.dtype == y.dtype && x.shape == y.shape && x.bytes == y.bytes;
-    c.release(a);
-    c.release(b);
+    if x.dtype != y.dtype || x.shape != y.shape || x.bytes.len() != y.bytes.len() {
+        return Ok(false);
+    }
+    if std::ptr::eq(x.bytes, y.bytes) {
+        return Ok(true);
+    }
+    let mut equal = true;
+    for (at, (p, q)) in x.bytes.chunks(PIECE).zip(y.bytes.chunks(PIECE)).enumerate() {
+        equal &= p == q;
+        c.release_part(a, at * PIECE..at * PIECE + p.len());
+        c.release_part(b, at * PIECE..at * PIECE + p.len());
+        if !equal {
+            break;
+        }
+    }
     Ok(equal)
 }
 
@@ -379,6 +401,7 @@ impl Checkpoint {
         let Some(at) = self.location(part, layer, which)? else { return Ok(None) };
         let view = self.tensor(at.name)?;
         let all = floats(&view.dtype, view.bytes, at.shape[0]);
+        self.release(at.name);
         Ok(Some(match at.rows {
             None => all,
             Some(rows) => rows.into_iter().map(|r| all[r as usize]).collect(),

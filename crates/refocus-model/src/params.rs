@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use refocus_compute::{Error, MatrixSource};
+use refocus_compute::{Dtype, Error, MatrixSource};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{LoadError, LoadResult};
@@ -135,5 +135,9 @@ impl ParamSource for Params {
             return Ok(None);
         }
         Ok(self.get(part, layer, which).map(Cow::Borrowed))
+    }
+
+    fn stored(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Dtype>> {
+        Ok(self.get(part, layer, which).map(|_| Dtype::F32))
     }
 }

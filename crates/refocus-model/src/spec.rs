@@ -26,6 +26,23 @@ pub enum Family {
     Refocus,
 }
 
+impl Family {
+    /// The `model_type` of its `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "gpt2",
+            Family::Opt => "opt",
+            Family::GptJ => "gptj",
+            Family::NeoX => "gpt_neox",
+            Family::Llama => "llama",
+            Family::Mistral => "mistral",
+            Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+            Family::Refocus => "refocus",
+        }
+    }
+}
+
 /// How attention and MLP are wired into the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wiring {

@@ -1,137 +1,160 @@
 //! Text to token ids and back.
 //!
-//! A folder brings its `tokenizer.json`; a GGUF file describes a byte-level BPE in its metadata. The ids
-//! are those that `transformers` gives for the same folder or file.
+//! A folder brings its `tokenizer.json`, or `vocab.json` and `merges.txt`; a GGUF file describes a byte-level
+//! BPE or a SentencePiece vocabulary in its metadata. The ids are those that `transformers` gives for the
+//! same folder or file.
 
-mod bpe;
+mod bytes;
+mod class;
+mod folder;
+mod gguf;
+mod merges;
 mod precheck;
+pub(crate) mod save;
+mod settings;
+mod stream;
+pub(crate) mod summary;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{Encoding, ModelWrapper, Tokenizer as Inner};
 
-use crate::checkpoint::{Checkpoint, read_json};
+pub use self::stream::Stream;
+pub use self::summary::{Named, Summary};
+use crate::checkpoint::{Checkpoint, with_metadata};
 use crate::error::{LoadError, LoadResult, shorten};
 
 /// A tokenizer. Building one takes time in proportion to its vocabulary; keep it.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
+    /// What `tokenizer.json` can express: vocabulary, splitting, added tokens, decoder, and the tokens that
+    /// a file of that name itself puts around a text.
+    pub(crate) inner: Inner,
+    /// Ids put before and after a text besides what `inner` adds.
+    pub(crate) before: Vec<u32>,
+    pub(crate) after: Vec<u32>,
+    /// `bos_token`, `eos_token` and the like with their texts.
+    named: Vec<(String, String)>,
+    /// Rows of the model's embedding, where a model is known.
+    rows: Option<usize>,
+    /// Whether spaces before punctuation are taken out of decoded text.
+    clean_up: bool,
+    /// How decoded text can be given out piece by piece.
+    plan: stream::Plan,
+}
+
+/// What the sources of a tokenizer have in common.
+struct Described {
     inner: Inner,
-    /// Put before and after a text besides what the tokenizer itself adds.
     before: Vec<u32>,
     after: Vec<u32>,
+    named: Vec<(String, String)>,
+    clean_up: bool,
 }
 
 impl Checkpoint {
     /// Builds the checkpoint's tokenizer.
     ///
     /// # Errors
-    /// There is none, it is of a kind that is not supported, or it contradicts itself.
+    /// There is none, it is of a kind that is not supported, it contradicts itself, or its vocabulary is
+    /// larger than the model's. (Tokens added to a vocabulary may lie beyond the model's rows; encoding a
+    /// text that needs one is an error.)
     pub fn tokenizer(&self) -> LoadResult<Tokenizer> {
-        let tokenizer = match self.gguf() {
-            Some(view) => Tokenizer::from_gguf(&view),
-            None => Tokenizer::from_folder(self.path()),
-        }?;
-        let (size, vocab) = (tokenizer.inner.get_vocab_size(false), self.spec().vocab);
-        if self.is_gguf() && size > vocab {
-            let why = format!("it has {size} tokens, but the model's vocabulary has {vocab}");
+        let mut tokenizer = match self.gguf() {
+            Some(view) => Tokenizer::new(view.path, gguf::build(&view)?),
+            None => Tokenizer::from_folder(self.path())?,
+        };
+        let rows = self.spec().vocab;
+        let last = tokenizer.inner.get_vocab(false).into_values().max();
+        if let Some(last) = last.filter(|last| *last as usize >= rows) {
+            let why = format!("its ids go up to {last}, but the model's vocabulary has {rows} rows");
             return Err(LoadError::tokenizer(&tokenizer.path, why));
         }
+        tokenizer.rows = Some(rows);
         Ok(tokenizer)
     }
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, and what `tokenizer_config.json` says about the tokens that
-    /// are put before and after a text.
+    /// Reads the tokenizer of a folder: `tokenizer.json`, or `vocab.json` and `merges.txt`, with what
+    /// `config.json`, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say about it.
     ///
     /// # Errors
-    /// The folder has no `tokenizer.json`, or a file cannot be used.
+    /// The folder has none of these, or a file cannot be used.
     pub fn from_folder(folder: &Path) -> LoadResult<Self> {
-        let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(LoadError::io(&path))?;
-        precheck::check(&path, &bytes)?;
-        let mut inner = Inner::from_bytes(&bytes).map_err(|source| LoadError::Tokenizer {
-            path: path.clone(),
-            why: "tokenizer.json cannot be used".to_owned(),
-            source: Some(source),
-        })?;
-        // Batches are ragged here, and a text that is too long is an error, not cut.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|source| LoadError::Tokenizer {
-            path: path.clone(),
-            why: "its truncation cannot be switched off".to_owned(),
-            source: Some(source),
-        })?;
-        let mut out = Self { path, inner, before: Vec::new(), after: Vec::new() };
-        let config = folder.join("tokenizer_config.json");
-        if config.is_file() {
-            out.configure(&config)?;
-        }
-        Ok(out)
+        let (path, described) = folder::build(folder)?;
+        Ok(Self::new(&path, described))
     }
 
-    pub(crate) fn from_gguf(view: &crate::checkpoint::View<'_>) -> LoadResult<Self> {
-        let bpe::Described { inner, before, after } = bpe::build(view)?;
-        Ok(Self { path: view.path.to_owned(), inner, before, after })
+    /// Reads the tokenizer inside a GGUF file, whatever its tensors are.
+    ///
+    /// # Errors
+    /// The file is no GGUF file, or has no tokenizer that can be used.
+    pub fn from_gguf(path: &Path) -> LoadResult<Self> {
+        Ok(Self::new(path, with_metadata(path, gguf::build)?))
     }
 
-    /// `add_bos_token` and `add_eos_token`, once given, replace what `tokenizer.json` adds.
-    fn configure(&mut self, path: &Path) -> LoadResult<()> {
-        let config = read_json(path)?;
-        let flag = |key: &str| match config.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(v) => {
-                v.as_bool().map(Some).ok_or_else(|| LoadError::key(path, key, v, "true or false is needed"))
-            }
-        };
-        if flag("split_special_tokens")? == Some(true) {
-            self.inner.set_encode_special_tokens(true);
-        }
-        let (bos, eos) = (flag("add_bos_token")?, flag("add_eos_token")?);
-        if bos.is_none() && eos.is_none() {
-            return Ok(());
-        }
-        self.inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
-        let special = |key: &str| -> LoadResult<Vec<u32>> {
-            let token = config.get(key).map(|v| v.get("content").unwrap_or(v));
-            let Some(token) = token.and_then(Value::as_str) else {
-                return Err(LoadError::key(
-                    path,
-                    key,
-                    "nothing",
-                    "the token that is to be added is not named",
-                ));
-            };
-            let id = self.inner.token_to_id(token);
-            id.map(|id| vec![id])
-                .ok_or_else(|| LoadError::key(path, key, token, "the tokenizer has no such token"))
-        };
-        let before = if bos == Some(true) { special("bos_token")? } else { Vec::new() };
-        let after = if eos == Some(true) { special("eos_token")? } else { Vec::new() };
-        (self.before, self.after) = (before, after);
-        Ok(())
+    fn new(path: &Path, described: Described) -> Self {
+        let Described { inner, before, after, named, clean_up } = described;
+        // Made for word pieces: where tokens carry their own spaces it would take out real ones.
+        let clean_up = clean_up && !matches!(inner.get_model(), ModelWrapper::BPE(_));
+        let plan = if clean_up { stream::Plan::Whole } else { stream::Plan::of(inner.get_decoder()) };
+        Self { path: path.to_owned(), inner, before, after, named, rows: None, clean_up, plan }
     }
 
     /// Ids of a text. Special tokens written out in it are recognised. `add_special` also puts before and
     /// after it what `transformers` does for this model (`</s>` before it for OPT, nothing for GPT-2).
     ///
     /// # Errors
-    /// The text has a word that the tokenizer cannot express (never for byte-level tokenizers).
+    /// The text has a word that the tokenizer cannot express (never for byte-level tokenizers), or a token
+    /// that the model has no row for.
     pub fn encode(&self, text: &str, add_special: bool) -> LoadResult<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|source| LoadError::Tokenizer {
-            path: self.path.clone(),
-            why: format!("cannot encode {:?}", shorten(text)),
-            source: Some(source),
-        })?;
-        if !add_special || (self.before.is_empty() && self.after.is_empty()) {
-            return Ok(encoding.get_ids().to_vec());
+        let encoding =
+            self.inner.encode_fast(text, add_special).map_err(|source| self.cannot_encode(text, source))?;
+        self.around(encoding.get_ids(), add_special)
+    }
+
+    /// Ids of a text as [`encode`](Self::encode) gives them, and for each the bytes of the text that it
+    /// stands for. Tokens that share a character have its whole range; tokens put around the text have an
+    /// empty one. Where the tokenizer puts a space before the text, its token starts with the text. In a word
+    /// with a byte that the vocabulary lacks (SmolLM2's has not all of them), ranges can be off by that byte.
+    ///
+    /// # Errors
+    /// As for [`encode`](Self::encode).
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+        add_special: bool,
+    ) -> LoadResult<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding =
+            self.inner.encode(text, add_special).map_err(|source| self.cannot_encode(text, source))?;
+        let ids = self.around(encoding.get_ids(), add_special)?;
+        let mut ranges = vec![0..0; if add_special { self.before.len() } else { 0 }];
+        ranges.extend(ranges_of(&encoding));
+        ranges.resize(ids.len(), text.len()..text.len());
+        Ok((ids, ranges))
+    }
+
+    fn around(&self, ids: &[u32], add_special: bool) -> LoadResult<Vec<u32>> {
+        let ids = if add_special { [&self.before, ids, &self.after].concat() } else { ids.to_vec() };
+        let Some(rows) = self.rows else { return Ok(ids) };
+        if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+            let token = self.inner.id_to_token(*id).unwrap_or_default();
+            let why = format!(
+                "token {:?} has id {id}, but the model's vocabulary has {rows} rows",
+                shorten(&token)
+            );
+            return Err(LoadError::tokenizer(&self.path, why));
         }
-        Ok([&self.before, encoding.get_ids(), &self.after].concat())
+        Ok(ids)
+    }
+
+    fn cannot_encode(&self, text: &str, source: Cause) -> LoadError {
+        failed(&self.path, format!("cannot encode {:?}", shorten(text)))(source)
     }
 
     /// Text of ids; bytes that are no UTF-8 become `U+FFFD`, unknown ids nothing. Special tokens are
@@ -140,11 +163,21 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> LoadResult<String> {
-        self.inner.decode(ids, skip_special).map_err(|source| LoadError::Tokenizer {
-            path: self.path.clone(),
-            why: "cannot decode".to_owned(),
-            source: Some(source),
-        })
+        let text = self.inner.decode(ids, skip_special).map_err(failed(&self.path, "cannot decode"))?;
+        Ok(if self.clean_up { clean_up(&text) } else { text })
+    }
+
+    /// Decodes ids as they come; all pieces together are what [`decode`](Self::decode) gives for all ids.
+    pub fn stream(&self, skip_special: bool) -> Stream<'_> {
+        Stream::new(self, skip_special)
+    }
+
+    /// The spelling of a token as the decoder is given it, `None` for an unknown id and for a special token
+    /// that is to be skipped.
+    fn spelled(&self, id: u32, skip_special: bool) -> Option<String> {
+        let added = self.inner.get_added_vocabulary();
+        let token = added.simple_id_to_token(id).or_else(|| self.inner.id_to_token(id))?;
+        (!skip_special || !added.is_special_token(&token)).then_some(token)
     }
 
     /// One token for display: its text where it is text (with its leading space), else its spelling in
@@ -170,6 +203,11 @@ impl Tokenizer {
         self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
     }
 
+    /// The texts of the tokens with a role, by its name: `bos_token`, `eos_token`, `pad_token`, …
+    pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.named.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
     /// Number of tokens, added ones included.
     pub fn len(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -179,4 +217,42 @@ impl Tokenizer {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// An error of the tokenizer library.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+fn failed(path: &Path, why: impl Into<String>) -> impl FnOnce(Cause) -> LoadError {
+    move |source| LoadError::Tokenizer { path: path.to_owned(), why: why.into(), source: Some(source) }
+}
+
+/// The ranges of an encoding's tokens. One that a template put into it has none and gets an empty one
+/// where it stands.
+fn ranges_of(encoding: &Encoding) -> impl Iterator<Item = Range<usize>> {
+    let marks = encoding.get_special_tokens_mask();
+    let mut end = 0;
+    encoding.get_offsets().iter().zip(marks).map(move |((from, to), special)| {
+        if *special == 1 {
+            return end..end;
+        }
+        end = *to;
+        *from..*to
+    })
+}
+
+/// Takes out the spaces that joining word pieces leaves.
+fn clean_up(text: &str) -> String {
+    let pairs = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }

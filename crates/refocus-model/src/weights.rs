@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
-use refocus_compute::{Kernels, Linear, MatrixSource, Norm, Param, ParamId};
+use refocus_compute::{Dtype, Kernels, Linear, MatrixSource, Norm, Param, ParamId};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Stored};
 use crate::error::{LoadError, LoadResult};
 use crate::names::{Part, Which};
 use crate::positions::constant_table;
@@ -86,6 +86,8 @@ pub trait ParamSource {
     fn matrix(&self, part: Part, layer: usize) -> LoadResult<Option<MatrixSource<'_>>>;
     /// Gain or bias of a norm, or bias of a linear map, `[n_out]`; `None` where there is none.
     fn vector(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Cow<'_, [f32]>>>;
+    /// The type in which a parameter is stored; `None` where there is none.
+    fn stored(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Dtype>>;
     /// Says that the matrix of this name has been packed and is not read again.
     fn packed(&self, _name: &str) {}
 }
@@ -101,6 +103,14 @@ impl ParamSource for Checkpoint {
 
     fn vector(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Cow<'_, [f32]>>> {
         Ok(self.vector(part, layer, which)?.map(Cow::Owned))
+    }
+
+    fn stored(&self, part: Part, layer: usize, which: Which) -> LoadResult<Option<Dtype>> {
+        let Some(at) = self.location(part, layer, which)? else { return Ok(None) };
+        Ok(match self.entries().get(at.name).map(|e| e.dtype) {
+            Some(Stored::Known(dtype)) => Some(dtype),
+            _ => None,
+        })
     }
 
     /// A file larger than memory can be loaded this way.

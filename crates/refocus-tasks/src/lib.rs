@@ -1,3 +1,4 @@
 //! What a model is asked, as text, ids and labels. Nothing here knows of models.
 
+pub mod classify;
 pub mod flipflop;

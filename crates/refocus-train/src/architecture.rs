@@ -144,9 +144,11 @@ impl Architecture {
         if rotary && !d_head.is_multiple_of(2) {
             return refuse("heads", heads, "rotary positions need an even width of the heads");
         }
+        let silent = !self.bias && self.temperature == 1.0;
+        let llama = rotary && silent && self.norm == Norms::Rms && self.mlp != Mlp::Gelu;
         let scale = 1.0 / ((d_head as f64).sqrt() * self.temperature);
         Ok(ModelSpec {
-            family: if rotary { Family::Llama } else { Family::Refocus },
+            family: if llama { Family::Llama } else { Family::Refocus },
             n_layers: layers,
             d_model,
             d_embed: d_model,

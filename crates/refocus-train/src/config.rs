@@ -1,7 +1,7 @@
 //! A run as data: everything that its result depends on.
 
 use refocus_model::Noise;
-use refocus_tasks::flipflop::{CANONICAL, FlipFlop, HALF, Sets, VOCAB};
+use refocus_tasks::flipflop::{FlipFlop, Set, VOCAB};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Value;
@@ -154,45 +154,50 @@ pub enum Preset {
 
 impl Preset {
     /// The configuration.
-    pub fn config(self) -> RunConfig {
-        let sets = |s: &Sets, sequences: [u32; 3]| {
-            let one = |name: &str, ignore, sequences| TestSet { name: name.to_owned(), ignore, sequences };
-            vec![
-                one("in", s.trained.ignore, sequences[0]),
-                one("sparse", s.sparse.ignore, sequences[1]),
-                one("dense", s.dense.ignore, sequences[2]),
-            ]
+    ///
+    /// # Errors
+    /// As [`Set::language`].
+    pub fn config(self) -> Result<RunConfig> {
+        let (sets, model, optimizer, every, save_every, sequences) = match self {
+            Preset::Lstm => {
+                let optimizer = Optimizer { steps: 500, ..Optimizer::default() };
+                (Set::PAPER, ModelConfig::Lstm { hidden: 128 }, optimizer, 100, 100, [100, 200, 50])
+            }
+            Preset::Cpu => {
+                let model = ModelConfig::Transformer(Architecture::llama(2, 128, 4));
+                let optimizer = Optimizer { steps: 4_000, lr: 1e-3, ..Optimizer::default() };
+                (Set::HALF, model, optimizer, 500, 250, [100, 200, 50])
+            }
+            Preset::Paper => {
+                let model = ModelConfig::Transformer(Architecture::paper(6, 512, 8));
+                (Set::PAPER, model, Optimizer::default(), 1_000, 100, [1_000, 1_000, 100])
+            }
         };
-        let of = |s: &Sets, model, optimizer, watch| RunConfig {
+        // The first of each three is what is trained on.
+        let trained = sets[0].language()?;
+        let test = |(set, sequences): (Set, u32)| {
+            let ignore = set.language()?.probabilities().ignore();
+            Ok(TestSet { name: set.name().to_owned(), ignore, sequences })
+        };
+        Ok(RunConfig {
             seed: 0,
             data_seed: 0,
-            task: Task { tokens: s.tokens, ignore: vec![s.trained.ignore], mode: Mode::Clean, batch: 16 },
+            task: Task {
+                tokens: trained.tokens(),
+                ignore: vec![trained.probabilities().ignore()],
+                mode: Mode::Clean,
+                batch: 16,
+            },
             model,
             dropout: DropoutRates::default(),
             sharpen: None,
             optimizer,
-            watch,
-        };
-        match self {
-            Preset::Lstm => of(
-                &CANONICAL,
-                ModelConfig::Lstm { hidden: 128 },
-                Optimizer { steps: 500, ..Optimizer::default() },
-                Watch { every: 100, save_every: 100, sets: sets(&CANONICAL, [100, 200, 50]) },
-            ),
-            Preset::Cpu => of(
-                &HALF,
-                ModelConfig::Transformer(Architecture::llama(2, 128, 4)),
-                Optimizer { steps: 4_000, lr: 1e-3, ..Optimizer::default() },
-                Watch { every: 500, save_every: 250, sets: sets(&HALF, [100, 200, 50]) },
-            ),
-            Preset::Paper => of(
-                &CANONICAL,
-                ModelConfig::Transformer(Architecture::paper(6, 512, 8)),
-                Optimizer::default(),
-                Watch { every: 1_000, save_every: 100, sets: sets(&CANONICAL, [1_000, 1_000, 100]) },
-            ),
-        }
+            watch: Watch {
+                every,
+                save_every,
+                sets: sets.into_iter().zip(sequences).map(test).collect::<Result<_>>()?,
+            },
+        })
     }
 }
 
@@ -396,19 +401,19 @@ mod tests {
     #[test]
     fn presets_can_be_run_and_written() {
         for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper] {
-            let c = preset.config();
+            let c = preset.config().expect("a preset");
             c.check().expect("a configuration");
             let text = c.to_toml().expect("text");
             assert_eq!(RunConfig::parse(&text).expect("the same"), c, "{text}");
             assert_eq!(c.difference(&c).expect("tables"), None);
         }
-        assert_eq!(Preset::Lstm.config().init().expect("weights").count(), 133_381);
-        assert_eq!(Preset::Paper.config().init().expect("weights").count(), 19_170_309);
+        assert_eq!(Preset::Lstm.config().expect("a preset").init().expect("weights").count(), 133_381);
+        assert_eq!(Preset::Paper.config().expect("a preset").init().expect("weights").count(), 19_170_309);
     }
 
     #[test]
     fn the_differing_field_is_named() {
-        let (a, mut b) = (Preset::Cpu.config(), Preset::Cpu.config());
+        let (a, mut b) = (Preset::Cpu.config().expect("a preset"), Preset::Cpu.config().expect("a preset"));
         b.optimizer.lr = 0.002;
         let d = a.difference(&b).expect("tables").expect("a difference");
         assert_eq!(d, ("optimizer.lr".to_owned(), "0.002".to_owned(), "0.001".to_owned()));
@@ -421,14 +426,22 @@ mod tests {
 
     #[test]
     fn single_fields_can_be_changed() {
-        let c = Preset::Cpu.config();
+        let c = Preset::Cpu.config().expect("a preset");
         let c = c.with("optimizer.lr", "1").and_then(|c| c.with("task.ignore", "[0.1, 0.9]"));
         let c = c.and_then(|c| c.with("model.positions", "t5")).and_then(|c| c.with("optimizer.clip", "0.5"));
         let c = c.and_then(|c| c.with("sharpen.by", "\"l2\"")).expect("a configuration");
         assert_eq!((c.optimizer.lr, c.optimizer.clip, c.task.ignore.len()), (1.0, Some(0.5), 2));
         let s = c.sharpen.expect("a penalty");
         assert_eq!((s.by, s.lambda, s.start), (crate::sharpen::Penalty::L2, 0.01, 0));
-        let refusal = |f, v| Preset::Cpu.config().with(f, v).err().map(|e| e.to_string()).unwrap_or_default();
+        let refusal = |f, v| {
+            Preset::Cpu
+                .config()
+                .expect("a preset")
+                .with(f, v)
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
         assert!(refusal("optimizer.rate", "1").contains("unknown field `rate`"));
         assert!(refusal("seed.x", "1").contains("'seed.x'"));
         assert!(refusal("task.mode", "dirty").contains("dirty"));
@@ -438,7 +451,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_named() {
         let refusal = |change: fn(&mut RunConfig)| {
-            let mut c = Preset::Lstm.config();
+            let mut c = Preset::Lstm.config().expect("a preset");
             change(&mut c);
             c.check().err().map(|e| e.to_string()).expect("an error")
         };
@@ -447,7 +460,7 @@ mod tests {
         assert!(refusal(|c| c.task.ignore.clear()).contains("task.ignore"));
         assert!(refusal(|c| c.task.batch = 0).contains("task.batch"));
         assert!(refusal(|c| c.task.batch = usize::MAX).contains("task.batch"));
-        let text = Preset::Lstm.config().to_toml().expect("text");
+        let text = Preset::Lstm.config().expect("a preset").to_toml().expect("text");
         let e = RunConfig::parse(&text.replace("warmup", "warmpu")).err().map(|e| e.to_string());
         assert!(e.is_some_and(|e| e.contains("warmpu")));
     }

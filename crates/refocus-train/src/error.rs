@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use refocus_model::export::ExportError;
 use refocus_model::{LoadError, RunError};
 use refocus_tasks::flipflop::LanguageError;
 
@@ -128,7 +129,7 @@ pub enum TrainError {
     },
     /// A model cannot be saved.
     #[error("the model cannot be saved")]
-    Model(#[source] LoadError),
+    Model(#[from] ExportError),
     /// A file cannot be written.
     #[error("{}: cannot be written at step {step}; what was saved before is as it was", path.display())]
     Write {

@@ -20,6 +20,7 @@ mod saved;
 mod sharpen;
 mod trainer;
 mod weights;
+mod whole;
 
 pub use adamw::{AdamW, Schedule};
 pub use architecture::{Architecture, Mlp, Norms, PositionKind};

@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
-use refocus_model::write_whole;
+use refocus_model::export::Export;
 use refocus_tasks::flipflop::FlipFlop;
 
 use crate::config::RunConfig;
@@ -15,6 +15,7 @@ use crate::error::{Result, TrainError};
 use crate::flipflop;
 use crate::saved::{checkpoint_path, load, save};
 use crate::trainer::{Report, Score, Trainer};
+use crate::whole::write_whole;
 
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,7 +160,8 @@ impl<K: Kernels> Run<K> {
     pub fn save_model(&self) -> Result<Option<PathBuf>> {
         let Some(params) = self.trainer.weights().params() else { return Ok(None) };
         let path = self.dir.join("model");
-        refocus_model::save(params, &path).map_err(TrainError::Model)?;
+        // What stands there is an earlier state of the same run.
+        Export::new(params.spec(), params)?.write(&path, true, &mut |_, _| {})?;
         Ok(Some(path))
     }
 

@@ -12,8 +12,8 @@ use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::trainer::Trainer;
 use crate::weights::Weights;
+use crate::whole::write_whole;
 use refocus_compute::Kernels;
-use refocus_model::write_whole;
 
 /// What tells this kind of file from other safetensors files.
 const FORMAT: &str = "refocus training checkpoint 1";

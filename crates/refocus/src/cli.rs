@@ -1,11 +1,19 @@
 //! The flags, each defined once.
 
+mod convert;
+mod flipflop;
+mod generate;
+mod tasks;
 mod train;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub(crate) use self::convert::{Convert, WeightType};
+pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
+pub(crate) use self::generate::{Generate, Prompt};
+pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
 const AFTER: &str = "\
@@ -16,6 +24,11 @@ Exit codes:
 
 Environment:
   REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH
+  REFOCUS_DATA    folder of data sets; rows of tasks are in its folder tasks
+  HF_HOME         folder of the models from the hub, in hub/ [default: ~/.cache/huggingface]
+  HF_TOKEN        token for gated and private models
+  HF_ENDPOINT     address of the hub
+  HF_HUB_OFFLINE  1: never ask the hub, use what is there
   REFOCUS_ISA     instruction set: portable, avx2, avx512 or neon; all give the same results
   NO_COLOR        no colour, where it is set";
 
@@ -63,6 +76,12 @@ pub(crate) enum Command {
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),
+    /// Classification tasks: what a model is asked, with true and with false labels.
+    #[command(subcommand)]
+    Tasks(TasksCommand),
+    /// Flip-flop strings: the smallest task on which attention slips.
+    #[command(subcommand)]
+    Flipflop(FlipflopCommand),
     /// Train small models from nothing.
     #[command(subcommand)]
     Train(TrainCommand),
@@ -72,8 +91,9 @@ pub(crate) enum Command {
 pub(crate) enum ModelCommand {
     /// Describe a checkpoint without loading its weights.
     ///
-    /// Family, sizes, stored types, positions, tokenizer, fingerprint, and which sites the model lacks and
-    /// why.
+    /// Family, sizes, stored types, positions, tokenizer, chat templates, fingerprint, and which sites the
+    /// model lacks and why. A checkpoint that refocus cannot run is described too, with the reason; only what
+    /// cannot be read is an error.
     Inspect(Inspect),
     /// Run token sequences and show or save what happens inside.
     ///
@@ -89,17 +109,43 @@ pub(crate) enum ModelCommand {
     #[command(after_long_help = "Examples:\n  refocus model lens MODEL 'The capital of France is'\n  \
         refocus model lens MODEL 'The capital of France is' --against 'The capital of Spain is'")]
     Lens(Lens),
-    /// Continue a text, always with the most likely token.
+    /// Continue a text.
     ///
-    /// Prints the new text as it comes. A patch acts at every position when it is computed, and its effect
-    /// stays in the key/value cache.
-    Generate(Generate),
+    /// Takes the most likely token, or samples with --temperature. Prints the new text as it comes;
+    /// several sequences are computed together and printed whole, in order. A sequence's tokens depend on
+    /// its prompt, the flags and the seed, never on what runs beside it, the number of threads or the
+    /// machine.
+    ///
+    /// A patch acts at every position when it is computed, and its effect stays in the key/value cache;
+    /// its [[decode]] entries act before everything else here.
+    #[command(after_long_help = "\
+The next token is chosen in this order: --logit-bias, the constraint, --temperature, --top-k, --top-p, \
+--min-p.\n\n\
+Generation ends with the model's end-of-sequence token, a --stop string (the text ends before it), when \
+the constraint allows nothing more, after --max-new tokens, or at the end of the model's context.\n\n\
+Examples:
+  refocus model generate MODEL --text 'Once upon a time' --max-new 100
+  refocus model generate MODEL --text 'Once' --temperature 0.8 --top-p 0.95 --seed 7 --n 3
+  refocus model generate MODEL --text 'Q: Is the sky blue? A:' --choices ' yes, no'
+  refocus model generate MODEL --text 'Her age is' --regex ' [1-9][0-9]?'
+  refocus model generate MODEL --text 'As JSON: ' --json-schema person.json --max-new 200
+  refocus model generate MODEL --text 'One, two,' --logprobs 3 --stop .
+  refocus model generate MODEL --message 'Name a fruit.' --system 'Answer in one word.'")]
+    Generate(Box<Generate>),
     /// Prove on this machine that a model's results do not depend on how they are computed.
     ///
     /// Compares bits alone and in a batch, in any order, with captures, with the key/value cache, at
     /// several numbers of threads and on every instruction set of this machine, and values with a slow
     /// reference in double precision. Exits with 1 where a check fails.
     Doctor(Doctor),
+    /// Write a checkpoint as a folder in Hugging Face layout, which transformers loads.
+    ///
+    /// Weights become safetensors, quantised ones are decoded. Configuration and tokenizer of a folder are
+    /// kept as they are; those of a GGUF file are made from its metadata. The folder is complete or not
+    /// there. The same command again finds it and writes nothing.
+    #[command(after_long_help = "Examples:\n  refocus model convert model.gguf --out model\n  \
+        refocus model convert model --out model-f16 --dtype f16")]
+    Convert(Convert),
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,10 +160,11 @@ pub(crate) enum PatchCommand {
 /// The model of a command.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArg {
-    /// A folder in Hugging Face layout, or a .gguf file.
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf].
     ///
     /// What is not found as a path is looked for in the folders of REFOCUS_MODELS, with and without the
-    /// suffix .gguf.
+    /// suffix .gguf, and then on the hub. A model from the hub is kept in the cache that Python uses too;
+    /// at a full commit hash it is used from there without asking the hub again.
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -181,7 +228,8 @@ pub(crate) struct Forward {
 #[derive(Debug, Args)]
 #[group(id = "lens_input", required = true, multiple = false, args = ["prompt", "tokens"])]
 pub(crate) struct Lens {
-    /// A folder in Hugging Face layout, or a .gguf file; also looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
+    /// looked for in REFOCUS_MODELS.
     pub(crate) model: PathBuf,
     /// Text to look at; the model's special tokens are added.
     pub(crate) prompt: Option<String>,
@@ -202,22 +250,6 @@ pub(crate) struct Lens {
     pub(crate) top: usize,
     #[command(flatten)]
     pub(crate) patch: PatchArg,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Generate {
-    #[command(flatten)]
-    pub(crate) model: ModelArg,
-    #[command(flatten)]
-    pub(crate) input: Input,
-    #[command(flatten)]
-    pub(crate) patch: PatchArg,
-    /// New tokens at most.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(crate) max_new: usize,
-    /// Go on after the model's end-of-sequence token.
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use refocus_model::export::ExportError;
 use refocus_model::{LoadError, PatchError, PlanError, RunError, SiteError};
 
 /// Why a command ended early.
@@ -123,6 +124,9 @@ fn hint_for(e: &(dyn Error + 'static)) -> Option<&'static str> {
             return Some("`refocus patch check MODEL --patch FILE` shows which entries work where");
         }
         _ => {}
+    }
+    if let Some(ExportError::Exists { .. }) = e.downcast_ref() {
+        return Some("give another folder, or --force to replace this one");
     }
     match e.downcast_ref() {
         Some(LoadError::Changed { .. }) => Some("run the command again when the file is complete"),

@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use refocus_model::template::{Chat, ChatTemplate};
 use refocus_model::{Checkpoint, ModelSpec, RunError, Tokenizer};
+use serde_json::{Value, json};
 
-use crate::cli::Input;
+use crate::cli::{Input, Prompt};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 
@@ -17,7 +19,49 @@ pub(crate) struct Sequences {
 
 /// Reads and checks the input of a command.
 pub(crate) fn read(input: &Input, checkpoint: &Checkpoint, printer: &Printer) -> Outcome<Sequences> {
-    let sequences = match (&input.text, &input.tokens) {
+    text_or_tokens(input.text.as_deref(), input.tokens.as_deref(), checkpoint, printer)
+}
+
+/// As [`read`], for what is to be continued: a text, ids, or messages in the model's chat template.
+pub(crate) fn read_prompt(prompt: &Prompt, checkpoint: &Checkpoint, printer: &Printer) -> Outcome<Sequences> {
+    let Some(text) = rendered(prompt, checkpoint)? else {
+        return text_or_tokens(prompt.text.as_deref(), prompt.tokens.as_deref(), checkpoint, printer);
+    };
+    let tokenizer = checkpoint.tokenizer()?;
+    // The template writes special tokens out.
+    let sequences = Sequences { ids: vec![tokenizer.encode(&text, false)?], tokenizer: Some(tokenizer) };
+    check(&sequences.ids, checkpoint.spec())?;
+    Ok(sequences)
+}
+
+/// The text that the model's chat template makes of messages, `None` where there are none.
+pub(crate) fn rendered(prompt: &Prompt, checkpoint: &Checkpoint) -> Outcome<Option<String>> {
+    let messages = match (&prompt.message, &prompt.messages) {
+        (Some(text), _) => {
+            let system = prompt.system.iter().map(|s| json!({"role": "system", "content": s}));
+            system.chain([json!({"role": "user", "content": text})]).collect()
+        }
+        (None, Some(path)) => list(path, "messages, objects with role and content")?,
+        (None, None) => return Ok(None),
+    };
+    let tools = prompt.tools.as_deref().map(|path| list(path, "descriptions of tools")).transpose()?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let Some(template) = ChatTemplate::of(checkpoint, &tokenizer)? else {
+        let text = format!("{}: the model brings no chat template", checkpoint.path().display());
+        return Err(Failure::new(text).hint("give the whole prompt with --text"));
+    };
+    let chat =
+        Chat { messages: &messages, tools: tools.as_deref(), add_generation_prompt: true, ..Chat::default() };
+    Ok(Some(template.render(&chat)?))
+}
+
+fn text_or_tokens(
+    text: Option<&str>,
+    tokens: Option<&Path>,
+    checkpoint: &Checkpoint,
+    printer: &Printer,
+) -> Outcome<Sequences> {
+    let sequences = match (text, tokens) {
         (Some(text), _) => {
             let no_tokenizer = |e| Failure::from(e).hint("token ids can be given with --tokens instead");
             let tokenizer = checkpoint.tokenizer().map_err(no_tokenizer)?;
@@ -28,7 +72,7 @@ pub(crate) fn read(input: &Input, checkpoint: &Checkpoint, printer: &Printer) ->
             Sequences { ids: vec![ids], tokenizer: Some(tokenizer) }
         }
         (None, Some(path)) => {
-            let ids = tokens(path)?;
+            let ids = ids(path)?;
             // Ids can be shown as numbers: a missing tokenizer is no reason to stop.
             let tokenizer = match checkpoint.tokenizer() {
                 Ok(t) => Some(t),
@@ -45,19 +89,29 @@ pub(crate) fn read(input: &Input, checkpoint: &Checkpoint, printer: &Printer) ->
     Ok(sequences)
 }
 
-/// A JSON list of lists of ids.
-pub(crate) fn tokens(path: &Path) -> Outcome<Vec<Vec<u32>>> {
-    let (bytes, name) = if path.as_os_str() == "-" {
+/// A JSON list of something.
+fn list(path: &Path, what: &str) -> Outcome<Vec<Value>> {
+    let (bytes, name) = bytes(path)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Failure::because(format!("{name}: not a JSON list of {what}"), e))
+}
+
+/// A file, or standard input for `-`, and what to call it.
+fn bytes(path: &Path) -> Outcome<(Vec<u8>, String)> {
+    if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut bytes);
         read.map_err(|e| Failure::because("cannot read standard input", e))?;
-        (bytes, "standard input".to_owned())
-    } else {
-        let name = path.display().to_string();
-        let bytes =
-            std::fs::read(path).map_err(|e| Failure::because(format!("{name}: cannot be read"), e))?;
-        (bytes, name)
-    };
+        return Ok((bytes, "standard input".to_owned()));
+    }
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|e| Failure::because(format!("{name}: cannot be read"), e))?;
+    Ok((bytes, name))
+}
+
+/// A JSON list of lists of ids.
+pub(crate) fn ids(path: &Path) -> Outcome<Vec<Vec<u32>>> {
+    let (bytes, name) = bytes(path)?;
     let ids: Vec<Vec<u32>> = serde_json::from_slice(&bytes).map_err(|e| {
         Failure::because(format!("{name}: not a JSON list of lists of token ids"), e)
             .hint("one list for each sequence is needed, such as [[1, 2, 3], [4, 5]]")

@@ -7,6 +7,7 @@ mod backend;
 mod cli;
 mod commands;
 mod failure;
+mod hub;
 mod input;
 mod model_arg;
 mod output;

@@ -3,21 +3,28 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use refocus_hub::HubError;
 use refocus_model::{Checkpoint, LoadError};
 
 use crate::failure::{Failure, Outcome};
+use crate::hub;
+use crate::printer::Printer;
 
 /// Folders in which models are looked for by name, as in `PATH`.
 const MODELS: &str = "REFOCUS_MODELS";
 
-const WHAT: &str =
-    "a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file";
+const WHAT: &str = "a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id \
+                    org/name[@revision]";
 
-/// Opens the model that an argument names.
-pub(crate) fn open(arg: Option<&Path>) -> Outcome<Checkpoint> {
-    let path = find(arg)?;
-    Checkpoint::open(&path).map_err(|e| {
-        let hint = mend(&path, &e);
+/// Opens the model that an argument names; one on a hub is fetched first.
+pub(crate) fn open(arg: Option<&Path>, printer: &Printer) -> Outcome<Checkpoint> {
+    open_at(&find(arg, printer)?)
+}
+
+/// Opens the model at a path.
+pub(crate) fn open_at(path: &Path) -> Outcome<Checkpoint> {
+    Checkpoint::open(path).map_err(|e| {
+        let hint = mend(path, &e);
         let failure = Failure::from(e);
         match hint {
             Some(hint) => failure.hint(hint),
@@ -26,8 +33,8 @@ pub(crate) fn open(arg: Option<&Path>) -> Outcome<Checkpoint> {
     })
 }
 
-/// A path as it is, else the name of something in a folder of `REFOCUS_MODELS`.
-fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
+/// A path as it is, else the name of something in a folder of `REFOCUS_MODELS`, else a hub id.
+pub(crate) fn find(arg: Option<&Path>, printer: &Printer) -> Outcome<PathBuf> {
     let Some(arg) = arg else { return Err(Failure::new("no MODEL is given").hint(WHAT)) };
     if arg.exists() {
         return Ok(arg.to_owned());
@@ -51,32 +58,42 @@ fn find(arg: Option<&Path>) -> Outcome<PathBuf> {
         let list: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
         text.push_str(&format!(", nor one of that name in {MODELS} ({})", list.join(", ")));
     }
-    let failure = Failure::new(text);
-    // `fixtures/gpt3` where there is a folder `fixtures` is a path with a slip.
-    let in_a_folder = arg.parent().is_some_and(|p| !p.as_os_str().is_empty() && p.is_dir());
-    Err(match arg.to_str().filter(|s| !in_a_folder && is_hub_id(s)) {
-        Some(id) => {
-            let (id, revision) = id.split_once('@').unwrap_or((id, ""));
-            let revision =
-                if revision.is_empty() { String::new() } else { format!(" --revision {revision}") };
-            failure.hint(format!(
-                "refocus cannot fetch models from the hub yet; run `hf download {id}{revision} --local-dir DIR` and \
-                 give DIR"
-            ))
+    let Some(name) = arg.to_str().filter(|name| may_be_hub_id(name)) else {
+        return Err(Failure::new(text).hint(WHAT));
+    };
+    let error = match name.parse().and_then(|id| hub::fetch(&id, printer)) {
+        Ok(path) => return Ok(path),
+        Err(e) => e,
+    };
+    let hint = error.hint();
+    let not_had = error.is_no_answer()
+        || matches!(error, HubError::NotFound { .. } | HubError::Refused { .. } | HubError::Offline { .. });
+    let failure = match error {
+        HubError::BadId { why, .. } => {
+            Failure::new(text).hint(format!("{WHAT}; it is no hub id either, since {why}"))
         }
-        None => failure.hint(WHAT),
+        // It may have been meant as a path: everything that was tried is listed.
+        _ if not_had => Failure::because(format!("{text}, and it cannot be had from the hub"), error),
+        _ => Failure::from(error),
+    };
+    Err(match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     })
 }
 
-/// `org/name` or `org/name@revision`.
-fn is_hub_id(s: &str) -> bool {
-    let word = |w: &str| {
-        !w.is_empty()
-            && !w.starts_with('.')
-            && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
-    let (id, revision) = s.split_once('@').unwrap_or((s, "main"));
-    id.split_once('/').is_some_and(|(org, name)| word(org) && word(name)) && !revision.is_empty()
+/// Whether a name that is no path is worth asking a hub for. A slip in a path is not: a folder that there
+/// is with something in it that there is not, or the name of a file.
+fn may_be_hub_id(name: &str) -> bool {
+    let repo = name.split(['@', ':']).next().unwrap_or_default();
+    let slashes = repo.matches('/').count();
+    let path_like = name.starts_with(['.', '/', '~', '\\']) || name.contains('\\') || slashes > 1;
+    let marked = repo.len() < name.len();
+    let in_a_folder = slashes == 1 && repo.split('/').next().is_some_and(|f| Path::new(f).is_dir());
+    let file = Path::new(repo)
+        .extension()
+        .is_some_and(|e| ["gguf", "safetensors", "bin", "json", "pt", "toml"].iter().any(|s| e == *s));
+    !path_like && (marked || !(in_a_folder || file))
 }
 
 /// What to do about a path that is no model.
@@ -101,11 +118,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hub_ids_are_told_from_paths() {
-        assert!(is_hub_id("HuggingFaceTB/SmolLM2-135M"));
-        assert!(is_hub_id("openai-community/gpt2@v1.0"));
-        for path in ["gpt2", "./org/name", "../name", "/org/name", "a/b/c", "org/", "org/name@"] {
-            assert!(!is_hub_id(path), "{path}");
+    fn paths_with_a_slip_are_not_asked_for() {
+        for id in [
+            "HuggingFaceTB/SmolLM2-135M",
+            "gpt2",
+            "org/name@v1.0",
+            "org/name:x-Q8_0.gguf",
+            "src/name@main",
+            "org/",
+        ] {
+            assert!(may_be_hub_id(id), "{id}");
+        }
+        for path in
+            ["./org/name", "../name", "/org/name", "~/name", "a/b/c", "src/name", "model.gguf", "a\\b"]
+        {
+            assert!(!may_be_hub_id(path), "{path}");
         }
     }
 }

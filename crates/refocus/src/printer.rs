@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -17,22 +18,22 @@ pub(crate) struct Printer {
     level: i8,
     out_colour: bool,
     err_colour: bool,
-    /// Standard error is a terminal.
-    live: bool,
+    /// Whether a line on standard error may be drawn again.
+    redraws: bool,
 }
 
 impl Printer {
     pub(crate) fn new(global: &Global) -> Self {
         // https://no-color.org: any value but the empty one switches colour off.
-        let no = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let no = dumb || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let level = i8::try_from(global.verbose).unwrap_or(i8::MAX);
         Self {
             json: global.json,
             level: if global.quiet { -1 } else { level },
             out_colour: !no && io::stdout().is_terminal(),
             err_colour: !no && io::stderr().is_terminal(),
-            live: io::stderr().is_terminal(),
+            redraws: !global.quiet && !dumb && io::stderr().is_terminal(),
         }
     }
 
@@ -46,15 +47,15 @@ impl Printer {
         self.out_colour
     }
 
-    /// Whether somebody watches a line that changes on standard error.
-    pub(crate) fn is_live(&self) -> bool {
-        self.live && self.level >= 0
-    }
-
     /// A result for people.
     pub(crate) fn text(&self, text: &str) -> Outcome<()> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// A part of a result that is too long to be held whole.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Outcome<()> {
         let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Closed),
             Err(e) => Err(Failure::because("cannot write to standard output", e)),
@@ -80,6 +81,31 @@ impl Printer {
         if self.level > 0 {
             self.tell("detail", AnsiColor::BrightBlack, text);
         }
+    }
+
+    /// A bar for bytes that come, hidden where standard error is no terminal and with `--quiet`. What is
+    /// said meanwhile belongs into its `suspend`.
+    pub(crate) fn bytes_bar(&self) -> ProgressBar {
+        self.bar(
+            0,
+            "{wide_msg} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+        )
+    }
+
+    /// A bar for steps, of which the first are there already; hidden as [`Printer::bytes_bar`] is.
+    pub(crate) fn steps_bar(&self, done: u32, total: u32) -> ProgressBar {
+        let bar = self.bar(total.into(), "step {pos} of {len}  {msg}  {eta} left");
+        bar.set_position(done.into());
+        // The time left follows from the steps taken from here on.
+        bar.reset_eta();
+        bar
+    }
+
+    fn bar(&self, total: u64, template: &str) -> ProgressBar {
+        let target = if self.redraws { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template(template);
+        ProgressBar::with_draw_target(Some(total), target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 
     /// An error, its causes, and what to do.

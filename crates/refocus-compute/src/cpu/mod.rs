@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_vjp;
+mod format;
 mod heads;
 mod linear;
 mod lstm;

@@ -1,17 +1,21 @@
 //! Weights packed once at load: `[n/16][k][16]` in the stored width.
 //!
 //! A panel holds sixteen outputs. Within it, one input `k` is sixteen neighbouring values, so a
-//! product broadcasts `x[k]` and never sums across lanes. Quantised blocks keep their 32 inputs
-//! together: sixteen scales (and minima), then the quants.
+//! product broadcasts `x[k]` and never sums across lanes. Quantised blocks keep their inputs
+//! together: scales (and minima) of sixteen outputs, then the quants, as [`super::format`] lays them out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::MmapMut;
 
+use crate::blocks::Block;
 use crate::error::{Error, Result};
-use crate::simd::{LANES, Simd};
+use crate::simd::{Isa, LANES};
 use crate::source::{Dtype, MatrixSource};
 use crate::team::Team;
+
+use super::format::{block_bytes, pack_block};
+use super::product::{K_BLOCK, decode};
 
 /// A packed weight matrix `[n, k]`.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ impl Panels {
         let (n, k) = source.shape();
         let dtype = source.dtype;
         let too_large = || Error::Memory { bytes: usize::MAX };
-        let stride = dtype.row_bytes(k).and_then(|b| b.checked_mul(LANES)).ok_or_else(too_large)?;
+        let stride = (k / dtype.block()).checked_mul(block_bytes(dtype)).ok_or_else(too_large)?;
         let bytes = stride.checked_mul(n.div_ceil(LANES)).ok_or_else(too_large)?.max(1);
         // Anonymous pages: zeroed, aligned, and on Linux large where the kernel allows.
         let mut data = MmapMut::map_anon(bytes).map_err(|_| Error::Memory { bytes })?;
@@ -84,31 +88,28 @@ impl Panels {
     }
 
     /// Decodes row `row` into `out` (`k` long), with the values the product uses.
-    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        let lane = row % LANES;
+    pub(crate) fn row(&self, isa: Isa, row: usize, out: &mut [f32]) {
+        let (panel, lane) = (self.panel(row / LANES), row % LANES);
+        if self.dtype.block() > 1 {
+            let mut decoded = [0.0; K_BLOCK * LANES];
+            for (i, out) in out.chunks_mut(K_BLOCK).enumerate() {
+                let decoded = &mut decoded[..out.len() * LANES];
+                let at = i * K_BLOCK / self.dtype.block() * block_bytes(self.dtype);
+                // SAFETY: `out` is whole blocks, which the panel holds from `at` on.
+                unsafe { decode(isa, self.dtype, panel.add(at), decoded) };
+                out.iter_mut().zip(decoded[lane..].iter().step_by(LANES)).for_each(|(o, &w)| *o = w);
+            }
+            return;
+        }
         // SAFETY: the panel is `stride` bytes of the mapping.
-        let p = unsafe { std::slice::from_raw_parts(self.panel(row / LANES), self.stride) };
+        let p = unsafe { std::slice::from_raw_parts(panel, self.stride) };
         let u16_at = |i: usize| u16::from_le_bytes([p[i], p[i + 1]]);
-        let f16_at = |i: usize| half::f16::from_bits(u16_at(i)).to_f32();
         for (k, o) in out.iter_mut().enumerate() {
+            let i = k * LANES + lane;
             *o = match self.dtype {
-                Dtype::F32 => {
-                    let i = (k * LANES + lane) * 4;
-                    f32::from_le_bytes([p[i], p[i + 1], p[i + 2], p[i + 3]])
-                }
-                Dtype::F16 => f16_at((k * LANES + lane) * 2),
-                Dtype::Bf16 => half::bf16::from_bits(u16_at((k * LANES + lane) * 2)).to_f32(),
-                Dtype::Q8_0 => {
-                    let b = k / 32 * Q8_0::BYTES;
-                    f16_at(b + 2 * lane) * f32::from(p[b + 32 + (k % 32) * LANES + lane] as i8)
-                }
-                Dtype::Q4_1 => {
-                    let b = k / 32 * Q4_1::BYTES;
-                    let at = b + 64 + (k % 32 / 8) * 64 + lane * 4;
-                    let word = u32::from_le_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
-                    let q = (word >> (4 * (k % 8))) & 15;
-                    f16_at(b + 2 * lane).mul_add(q as f32, f16_at(b + 32 + 2 * lane))
-                }
+                Dtype::F16 => half::f16::from_bits(u16_at(2 * i)).to_f32(),
+                Dtype::Bf16 => half::bf16::from_bits(u16_at(2 * i)).to_f32(),
+                _ => f32::from_le_bytes([p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]]),
             };
         }
     }
@@ -148,11 +149,11 @@ fn pack_panel(source: &MatrixSource<'_>, r0: usize, rows: usize, dst: &mut [u8])
             }
             finite
         } else {
-            let bb = source.dtype.block_bytes();
-            let row = &source.bytes[r * (inner / 32) * bb..][..inner / 32 * bb];
             let mut finite = true;
-            for (block, out) in row.chunks_exact(bb).zip(dst.chunks_exact_mut(bb * LANES)) {
-                finite &= pack_block(source.dtype, block, lane, out);
+            for (block, out) in source.blocks(r).zip(dst.chunks_exact_mut(block_bytes(source.dtype))) {
+                let block = Block::read(source.dtype, block);
+                finite &= block.finite();
+                pack_block(source.dtype, &block, lane, out);
             }
             finite
         };
@@ -183,142 +184,5 @@ fn is_finite(dtype: Dtype, v: &[u8]) -> bool {
         Dtype::F16 => v[1] & 0x7c != 0x7c,
         Dtype::Bf16 => !(v[1] & 0x7f == 0x7f && v[0] & 0x80 != 0),
         _ => !(v[3] & 0x7f == 0x7f && v[2] & 0x80 != 0),
-    }
-}
-
-/// Spreads one stored block of 32 inputs of one output over its panel block.
-fn pack_block(dtype: Dtype, block: &[u8], lane: usize, out: &mut [u8]) -> bool {
-    out[2 * lane..2 * lane + 2].copy_from_slice(&block[..2]);
-    let finite = is_finite(Dtype::F16, &block[..2]);
-    if dtype == Dtype::Q8_0 {
-        for (k, &q) in block[2..].iter().enumerate() {
-            out[32 + k * LANES + lane] = q;
-        }
-        return finite;
-    }
-    // Q4_1: byte j holds inputs j (low) and j + 16 (high); here eight neighbours share a word.
-    out[32 + 2 * lane..34 + 2 * lane].copy_from_slice(&block[2..4]);
-    let q = |k: usize| u32::from(if k < 16 { block[4 + k] & 15 } else { block[4 + k - 16] >> 4 });
-    for g in 0..4 {
-        let word = (0..8).fold(0u32, |w, i| w | q(8 * g + i) << (4 * i));
-        out[64 + g * 64 + lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
-    }
-    finite && is_finite(Dtype::F16, &block[2..4])
-}
-
-/// How a kernel reads a panel: blocks of `BLOCK` inputs in `BYTES` bytes, each with a head (scales),
-/// read in groups of `GROUP` inputs.
-///
-/// # Safety
-/// As [`Simd`]; pointers are to a whole panel block.
-pub(crate) trait Format {
-    /// Inputs a block.
-    const BLOCK: usize;
-    /// Inputs read by one [`Format::group`].
-    const GROUP: usize;
-    /// Bytes of a block.
-    const BYTES: usize;
-    /// What a group holds.
-    type G<S: Simd>: Copy;
-    /// Scale and minimum of sixteen outputs.
-    unsafe fn head<S: Simd>(block: *const u8) -> [S::F; 2];
-    /// Group `g` of the block.
-    unsafe fn group<S: Simd>(block: *const u8, g: usize) -> Self::G<S>;
-    /// Moves a group on by one input.
-    unsafe fn next<S: Simd>(g: Self::G<S>) -> Self::G<S>;
-    /// The weights of the group's current input: sixteen outputs.
-    unsafe fn weight<S: Simd>(head: [S::F; 2], g: Self::G<S>) -> S::F;
-}
-
-/// f32 panels.
-pub(crate) struct F32;
-/// f16 panels.
-pub(crate) struct F16;
-/// bfloat16 panels.
-pub(crate) struct Bf16;
-/// Q8_0 panels.
-pub(crate) struct Q8_0;
-/// Q4_1 panels.
-pub(crate) struct Q4_1;
-
-macro_rules! plain_format {
-    ($name:ident, $bytes:literal, $load:ident) => {
-        // SAFETY (all blocks): the caller's instruction set and pointer.
-        #[allow(clippy::undocumented_unsafe_blocks)]
-        impl Format for $name {
-            const BLOCK: usize = 1;
-            const GROUP: usize = 1;
-            const BYTES: usize = $bytes;
-            type G<S: Simd> = S::F;
-            #[inline(always)]
-            unsafe fn head<S: Simd>(_: *const u8) -> [S::F; 2] {
-                unsafe { [S::splat(0.0); 2] }
-            }
-            #[inline(always)]
-            unsafe fn group<S: Simd>(block: *const u8, _: usize) -> S::F {
-                unsafe { S::$load(block.cast()) }
-            }
-            #[inline(always)]
-            unsafe fn next<S: Simd>(g: S::F) -> S::F {
-                g
-            }
-            #[inline(always)]
-            unsafe fn weight<S: Simd>(_: [S::F; 2], g: S::F) -> S::F {
-                g
-            }
-        }
-    };
-}
-plain_format!(F32, 64, load);
-plain_format!(F16, 32, load_f16);
-plain_format!(Bf16, 32, load_bf16);
-
-// SAFETY (all blocks): the caller's instruction set and pointer.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Format for Q8_0 {
-    const BLOCK: usize = 32;
-    const GROUP: usize = 1;
-    const BYTES: usize = 34 * LANES;
-    type G<S: Simd> = S::I;
-    #[inline(always)]
-    unsafe fn head<S: Simd>(block: *const u8) -> [S::F; 2] {
-        unsafe { [S::load_f16(block.cast()), S::splat(0.0)] }
-    }
-    #[inline(always)]
-    unsafe fn group<S: Simd>(block: *const u8, g: usize) -> S::I {
-        unsafe { S::load_i8(block.add(32 + g * LANES).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn next<S: Simd>(g: S::I) -> S::I {
-        g
-    }
-    #[inline(always)]
-    unsafe fn weight<S: Simd>(head: [S::F; 2], g: S::I) -> S::F {
-        unsafe { S::mul(head[0], S::to_float(g)) }
-    }
-}
-
-// SAFETY (all blocks): the caller's instruction set and pointer.
-#[allow(clippy::undocumented_unsafe_blocks)]
-impl Format for Q4_1 {
-    const BLOCK: usize = 32;
-    const GROUP: usize = 8;
-    const BYTES: usize = 20 * LANES;
-    type G<S: Simd> = S::I;
-    #[inline(always)]
-    unsafe fn head<S: Simd>(block: *const u8) -> [S::F; 2] {
-        unsafe { [S::load_f16(block.cast()), S::load_f16(block.add(32).cast())] }
-    }
-    #[inline(always)]
-    unsafe fn group<S: Simd>(block: *const u8, g: usize) -> S::I {
-        unsafe { S::iload(block.add(64 + g * 64).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn next<S: Simd>(g: S::I) -> S::I {
-        unsafe { S::ishr::<4>(g) }
-    }
-    #[inline(always)]
-    unsafe fn weight<S: Simd>(head: [S::F; 2], g: S::I) -> S::F {
-        unsafe { S::fma(head[0], S::nibble(g), head[1]) }
     }
 }

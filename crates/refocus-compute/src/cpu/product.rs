@@ -8,8 +8,9 @@ use crate::ops::Activation;
 use crate::simd::{Isa, LANES, Simd, erf, exp, isa_fn, tanh};
 use crate::source::Dtype;
 
+use super::format::{Format, block_bytes, with_format};
 use super::memory::Scratch;
-use super::panels::{Bf16, F16, F32, Format, Panels, Q4_1, Q8_0};
+use super::panels::Panels;
 
 /// Inputs summed in one chain before it is added to the total. Part of the format of results.
 pub(crate) const K_BLOCK: usize = 256;
@@ -75,26 +76,30 @@ isa_fn! {
 #[inline(always)]
 unsafe fn few_body<S: Simd>(r: &Rect<'_>) {
     // SAFETY: the caller's promise, passed on.
-    unsafe {
-        match r.w.dtype {
-            Dtype::F32 => few_of::<S, F32>(r),
-            Dtype::F16 => few_of::<S, F16>(r),
-            Dtype::Bf16 => few_of::<S, Bf16>(r),
-            Dtype::Q8_0 => few_of::<S, Q8_0>(r),
-            Dtype::Q4_1 => few_of::<S, Q4_1>(r),
-        }
-    }
+    unsafe { with_format!(r.w.dtype, Q => few_of::<S, Q>(r)) }
 }
 
 #[inline(always)]
 unsafe fn few_of<S: Simd, Q: Format>(r: &Rect<'_>) {
-    // Chains enough to hide the latency of a fused multiply-add.
+    // Chains enough to hide the latency of a fused multiply-add. Where weights are fields of words, each
+    // panel holds a word, what is left over and a head in registers too, and half as many are enough: a
+    // weight takes as long as two multiply-adds.
+    let fields = Q::steps(0) > 1;
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if S::ACC >= 24 {
-            if r.rows == 1 { few_panels::<S, Q, 1, 8>(r) } else { few_panels::<S, Q, 2, 8>(r) }
+            match (r.rows, fields) {
+                (1, false) => few_panels::<S, Q, 1, 8>(r),
+                (1, true) => few_panels::<S, Q, 1, 4>(r),
+                (_, false) => few_panels::<S, Q, 2, 8>(r),
+                (_, true) => few_panels::<S, Q, 2, 4>(r),
+            }
         } else if S::ACC >= 6 {
-            if r.rows == 1 { few_panels::<S, Q, 1, 4>(r) } else { few_panels::<S, Q, 2, 2>(r) }
+            match (r.rows, fields) {
+                (1, false) => few_panels::<S, Q, 1, 4>(r),
+                (1, true) => few_panels::<S, Q, 1, 2>(r),
+                _ => few_panels::<S, Q, 2, 2>(r),
+            }
         } else {
             for row in 0..r.rows {
                 let one = Rect { x: r.x.add(row * r.ldx), rows: 1, c: r.c.add(row * r.ldc), ..*r };
@@ -134,25 +139,42 @@ unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<
             let mut k = k0;
             while k < k1 {
                 let at = k / Q::BLOCK * Q::BYTES;
-                let mut head = [[S::splat(0.0); 2]; P];
-                for i in 0..P {
-                    head[i] = Q::head::<S>(panel[i].add(at));
-                }
-                for g in 0..Q::BLOCK / Q::GROUP {
-                    let mut group = [Q::group::<S>(panel[0].add(at), g); P];
-                    for i in 1..P {
-                        group[i] = Q::group::<S>(panel[i].add(at), g);
+                for sub in 0..Q::BLOCK / Q::SUB {
+                    let mut head = [[S::splat(0.0); 2]; P];
+                    for i in 0..P {
+                        head[i] = Q::head::<S>(panel[i].add(at), sub);
                     }
-                    for _ in 0..Q::GROUP {
-                        for i in 0..P {
-                            let w = Q::weight::<S>(head[i], group[i]);
-                            for (row, acc) in acc.iter_mut().enumerate() {
-                                acc[i] = S::fma(S::splat(*r.x.add(row * r.ldx + k)), w, acc[i]);
+                    // The next inputs, as many as a group holds.
+                    macro_rules! sum {
+                        ($group:ident, $steps:expr) => {
+                            for _ in 0..$steps {
+                                let mut x = [S::splat(0.0); R];
+                                for row in 0..R {
+                                    x[row] = S::splat(*r.x.add(row * r.ldx + k));
+                                }
+                                for i in 0..P {
+                                    let w = Q::weight::<S>(head[i], $group[i]);
+                                    for row in 0..R {
+                                        acc[row][i] = S::fma(x[row], w, acc[row][i]);
+                                    }
+                                    $group[i] = Q::next::<S>($group[i]);
+                                }
+                                k += 1;
                             }
-                            group[i] = Q::next::<S>(group[i]);
-                        }
-                        k += 1;
+                        };
                     }
+                    let mut left = [S::isplat(0); P];
+                    for g in 0..Q::GROUPS {
+                        let mut group = [S::isplat(0); P];
+                        for i in 0..P {
+                            group[i] = Q::group::<S>(panel[i].add(at), sub, g);
+                        }
+                        sum!(group, Q::steps(g));
+                        for i in 0..P {
+                            left[i] = Q::leave::<S>(left[i], group[i]);
+                        }
+                    }
+                    sum!(left, Q::REST);
                 }
             }
             for row in 0..R {
@@ -182,7 +204,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
     let mut scratch = Scratch::take(size);
     let (decoded, packed) = scratch.get(size).split_at_mut(weights);
     let plain = r.epi.bias.is_none() && r.epi.act.is_none() && r.epi.residual.is_none();
-    let (bb, block) = (r.w.dtype.block_bytes() * LANES, r.w.dtype.block());
+    let (bytes, block) = (block_bytes(r.w.dtype), r.w.dtype.block());
     let mut k0 = 0;
     // SAFETY: the caller's promise; tiles stay within rows, panels and inputs.
     unsafe {
@@ -202,7 +224,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
                     (r.w.panel(p).cast::<f32>().add(k0 * LANES), r.w.stride / 4)
                 } else {
                     for i in 0..wide {
-                        let panel = r.w.panel(p + i).add(k0 / block * bb);
+                        let panel = r.w.panel(p + i).add(k0 / block * bytes);
                         decode(isa, r.w.dtype, panel, &mut decoded[i * kc * LANES..][..kc * LANES]);
                     }
                     (decoded.as_ptr(), kc * LANES)
@@ -263,21 +285,13 @@ isa_fn! {
     ///
     /// # Safety
     /// The panel holds that many inputs.
-    unsafe fn decode = decode_body(dtype: Dtype, panel: *const u8, out: &mut [f32])
+    pub(super) unsafe fn decode = decode_body(dtype: Dtype, panel: *const u8, out: &mut [f32])
 }
 
 #[inline(always)]
 unsafe fn decode_body<S: Simd>(dtype: Dtype, panel: *const u8, out: &mut [f32]) {
     // SAFETY: the caller's promise, passed on.
-    unsafe {
-        match dtype {
-            Dtype::F32 => decode_of::<S, F32>(panel, out),
-            Dtype::F16 => decode_of::<S, F16>(panel, out),
-            Dtype::Bf16 => decode_of::<S, Bf16>(panel, out),
-            Dtype::Q8_0 => decode_of::<S, Q8_0>(panel, out),
-            Dtype::Q4_1 => decode_of::<S, Q4_1>(panel, out),
-        }
-    }
+    unsafe { with_format!(dtype, Q => decode_of::<S, Q>(panel, out)) }
 }
 
 #[inline(always)]
@@ -287,13 +301,19 @@ unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
         let mut o = out.as_mut_ptr();
         for block in 0..out.len() / LANES / Q::BLOCK {
             let at = panel.add(block * Q::BYTES);
-            let head = Q::head::<S>(at);
-            for g in 0..Q::BLOCK / Q::GROUP {
-                let mut group = Q::group::<S>(at, g);
-                for _ in 0..Q::GROUP {
-                    S::store(o, Q::weight::<S>(head, group));
-                    group = Q::next::<S>(group);
-                    o = o.add(LANES);
+            for sub in 0..Q::BLOCK / Q::SUB {
+                let head = Q::head::<S>(at, sub);
+                let mut left = S::isplat(0);
+                // What is left over is one group more.
+                for g in 0..Q::GROUPS + usize::from(Q::REST > 0) {
+                    let last = g == Q::GROUPS;
+                    let mut group = if last { left } else { Q::group::<S>(at, sub, g) };
+                    for _ in 0..if last { Q::REST } else { Q::steps(g) } {
+                        S::store(o, Q::weight::<S>(head, group));
+                        group = Q::next::<S>(group);
+                        o = o.add(LANES);
+                    }
+                    left = Q::leave::<S>(left, group);
                 }
             }
         }

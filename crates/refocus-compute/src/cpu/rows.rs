@@ -251,13 +251,13 @@ pub(super) fn rope(
 }
 
 pub(super) fn embed(cpu: &mut Cpu, w: &Panels, ids: &[u32]) -> Result<CpuBuf> {
-    let k = w.k;
+    let (isa, k) = (cpu.isa, w.k);
     let mut out = cpu.stale(ids.len(), k)?;
     let o = Out::new(out.as_mut_slice());
     cpu.by_rows(ids.len(), k * LANES, |rows| {
         for r in rows {
             // SAFETY: row `r` belongs to this tile alone.
-            w.row(ids[r] as usize, unsafe { o.slice(r * k, k) });
+            w.row(isa, ids[r] as usize, unsafe { o.slice(r * k, k) });
         }
     });
     Ok(out)

@@ -41,12 +41,12 @@ pub(super) fn transpose(cpu: &mut Cpu, w: &Panels) -> Result<Panels> {
 
 /// Decodes a packed matrix, `[n, k]`.
 pub(super) fn unpack(cpu: &mut Cpu, w: &Panels, out: &mut CpuBuf) {
-    let k = w.k;
+    let (isa, k) = (cpu.isa, w.k);
     let o = Out::new(out.as_mut_slice());
     cpu.by_rows(w.n, k, |rows| {
         for r in rows {
             // SAFETY: row `r` belongs to this tile alone.
-            w.row(r, unsafe { o.slice(r * k, k) });
+            w.row(isa, r, unsafe { o.slice(r * k, k) });
         }
     });
 }

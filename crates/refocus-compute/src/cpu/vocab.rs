@@ -120,7 +120,7 @@ pub(super) fn ids_logits(
 pub(super) fn select(cpu: &mut Cpu, u: &Panels, ids: &[u32]) -> Result<Panels> {
     let mut rows = vec![0.0f32; ids.len() * u.k];
     for (out, &id) in rows.chunks_exact_mut(u.k.max(1)).zip(ids) {
-        u.row(id as usize, out);
+        u.row(cpu.isa, id as usize, out);
     }
     Panels::pack(&MatrixSource::from_f32("selected rows", ids.len(), u.k, &rows), &mut cpu.team)
 }

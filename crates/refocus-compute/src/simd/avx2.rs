@@ -159,12 +159,18 @@ impl Simd for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
     }
     #[inline(always)]
-    unsafe fn nibble(a: I) -> F {
+    unsafe fn unsigned<const B: u32>(a: I) -> F {
         unsafe {
-            [
-                _mm256_cvtepi32_ps(_mm256_and_si256(a[0], _mm256_set1_epi32(15))),
-                _mm256_cvtepi32_ps(_mm256_and_si256(a[1], _mm256_set1_epi32(15))),
-            ]
+            let mask = _mm256_set1_epi32((1 << B) - 1);
+            Self::to_float([_mm256_and_si256(a[0], mask), _mm256_and_si256(a[1], mask)])
+        }
+    }
+    #[inline(always)]
+    unsafe fn signed<const B: u32>(a: I) -> F {
+        unsafe {
+            let n = _mm_cvtsi32_si128(32 - B as i32);
+            let wide = |a| _mm256_sra_epi32(_mm256_sll_epi32(a, n), n);
+            Self::to_float([wide(a[0]), wide(a[1])])
         }
     }
     #[inline(always)]

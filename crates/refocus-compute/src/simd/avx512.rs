@@ -13,6 +13,19 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// What the numbers from `first` on stand for, of which `b` bits count.
+const fn levels(b: u32, signed: bool, first: i32) -> __m512 {
+    let mut out = [0.0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let q = (first + i as i32) & ((1 << b) - 1);
+        out[i] = (if signed && q >> (b - 1) == 1 { q - (1 << b) } else { q }) as f32;
+        i += 1;
+    }
+    // SAFETY: both are sixteen floats.
+    unsafe { std::mem::transmute::<[f32; 16], __m512>(out) }
+}
+
 // SAFETY (all blocks below): the instruction set and the pointers are valid by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx512 {
@@ -129,11 +142,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
-    unsafe fn nibble(a: __m512i) -> __m512 {
-        // The permutation reads only the low four bits of an index.
+    unsafe fn unsigned<const B: u32>(a: __m512i) -> __m512 {
+        // A permutation reads only the low bits of an index, four with one register and five with two.
         unsafe {
-            let table = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
-            _mm512_permutexvar_ps(a, table)
+            if B <= 4 {
+                return _mm512_permutexvar_ps(a, const { levels(B, false, 0) });
+            }
+            _mm512_permutex2var_ps(const { levels(B, false, 0) }, a, const { levels(B, false, 16) })
+        }
+    }
+    #[inline(always)]
+    unsafe fn signed<const B: u32>(a: __m512i) -> __m512 {
+        unsafe {
+            if B <= 4 {
+                return _mm512_permutexvar_ps(a, const { levels(B, true, 0) });
+            }
+            _mm512_permutex2var_ps(const { levels(B, true, 0) }, a, const { levels(B, true, 16) })
         }
     }
     #[inline(always)]

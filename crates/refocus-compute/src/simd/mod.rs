@@ -18,7 +18,8 @@ mod neon;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub(crate) use math::{erf, exp, ln, tanh};
+pub(crate) use math::{erf, exp, tanh};
+pub use math::{exp64, ln};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
@@ -178,11 +179,14 @@ pub(crate) trait Simd: Copy + 'static {
     /// Round to nearest, ties to even. Undefined value (no trap) outside i32.
     unsafe fn to_int(a: Self::F) -> Self::I;
     unsafe fn to_float(a: Self::I) -> Self::F;
-    /// The low four bits of each lane as a float 0 … 15, exact.
-    unsafe fn nibble(a: Self::I) -> Self::F;
+    /// The low `B ≤ 5` bits of each lane as a float, exact.
+    unsafe fn unsigned<const B: u32>(a: Self::I) -> Self::F;
+    /// The same in two's complement: −2^(B − 1) … 2^(B − 1) − 1.
+    unsafe fn signed<const B: u32>(a: Self::I) -> Self::F;
     /// 16 signed bytes, sign-extended.
     unsafe fn load_i8(p: *const i8) -> Self::I;
     unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// The upper halves of 16 values; the lower ones are zero.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
 
     /// The lanes as an array.

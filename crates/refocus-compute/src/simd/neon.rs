@@ -147,8 +147,13 @@ impl Simd for Neon {
         each(|i| unsafe { vcvtq_f32_s32(a[i]) })
     }
     #[inline(always)]
-    unsafe fn nibble(a: I) -> F {
-        each(|i| unsafe { vcvtq_f32_s32(vandq_s32(a[i], vdupq_n_s32(15))) })
+    unsafe fn unsigned<const B: u32>(a: I) -> F {
+        each(|i| unsafe { vcvtq_f32_s32(vandq_s32(a[i], vdupq_n_s32((1 << B) - 1))) })
+    }
+    #[inline(always)]
+    unsafe fn signed<const B: u32>(a: I) -> F {
+        let n = 32 - B as i32;
+        each(|i| unsafe { vcvtq_f32_s32(vshlq_s32(vshlq_s32(a[i], vdupq_n_s32(n)), vdupq_n_s32(-n))) })
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> I {

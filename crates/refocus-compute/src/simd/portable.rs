@@ -137,8 +137,12 @@ impl Simd for Portable {
         a.map(|x| x as f32)
     }
     #[inline(always)]
-    unsafe fn nibble(a: I) -> F {
-        a.map(|x| (x & 15) as f32)
+    unsafe fn unsigned<const B: u32>(a: I) -> F {
+        a.map(|x| (x & ((1 << B) - 1)) as f32)
+    }
+    #[inline(always)]
+    unsafe fn signed<const B: u32>(a: I) -> F {
+        a.map(|x| ((x << (32 - B)) >> (32 - B)) as f32)
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> I {
@@ -150,6 +154,6 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> F {
-        std::array::from_fn(|i| half::bf16::from_bits(unsafe { p.add(i).read_unaligned() }).to_f32())
+        std::array::from_fn(|i| f32::from_bits(u32::from(unsafe { p.add(i).read_unaligned() }) << 16))
     }
 }

@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use half::{bf16, f16};
 use refocus_compute::{
     Activation, AttnProbe, AttnSpec, Batch, Cpu, CpuBuf, CpuPage, Dropout, Dtype, Isa, Kernels, KvSeq, KvUse,
     MatrixSource, NormArgs, NormKind, Panels, Purpose, Qkv, Result, RowSet, Seg, Vocab, VocabOut,
 };
 
-use crate::support::{Rng, heads, rope_table};
+use crate::support::{Rng, heads, rope_table, stored};
 
 /// Rows that meet every tile height of every instruction set, and both sides of every threshold.
 const ROWS: usize = 103;
+/// The types of [`forward_kernels`]; [`quantised_kernels`] has the rest.
 const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_1];
 const ACTS: [Activation; 4] = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 
@@ -25,24 +25,6 @@ fn values(rng: &mut Rng, n: usize) -> Vec<f32> {
     let awkward = [0.0, -0.0, 1e-40, -3e-39, 2e4, -1.5e4, f32::MIN_POSITIVE, 87.0];
     (0..n)
         .map(|i| if rng.below(29) == 0 { awkward[i % awkward.len()] } else { 4.0 * rng.unit() as f32 })
-        .collect()
-}
-
-/// Stored bytes of a matrix `[n, k]`. From f32: what `half` makes of an f64 is rounded twice on some machines.
-fn stored(rng: &mut Rng, dtype: Dtype, n: usize, k: usize) -> Vec<u8> {
-    let scale = |rng: &mut Rng| f16::from_f32(0.02 * rng.unit() as f32).to_le_bytes();
-    (0..n * k / dtype.block())
-        .flat_map(|_| match dtype {
-            Dtype::F32 => (rng.unit() as f32).to_le_bytes().to_vec(),
-            Dtype::F16 => f16::from_f32(rng.unit() as f32).to_le_bytes().to_vec(),
-            Dtype::Bf16 => bf16::from_f32(rng.unit() as f32).to_le_bytes().to_vec(),
-            Dtype::Q8_0 | Dtype::Q4_1 => {
-                let head = dtype.block_bytes() - if dtype == Dtype::Q8_0 { 32 } else { 16 };
-                let mut block: Vec<u8> = (0..head / 2).flat_map(|_| scale(rng)).collect();
-                block.extend((head..dtype.block_bytes()).map(|_| rng.next() as u8));
-                block
-            }
-        })
         .collect()
 }
 
@@ -62,26 +44,50 @@ fn random(cpu: &mut Cpu, rng: &mut Rng, rows: usize, width: usize) -> Result<Cpu
 
 type Named = Vec<(String, Vec<u32>)>;
 
+/// Products with a random matrix `[n, k]` of a type, and its rows.
+fn products(
+    cpu: &mut Cpu,
+    rng: &mut Rng,
+    (dtype, n, k): (Dtype, usize, usize),
+    out: &mut Named,
+) -> Result<()> {
+    let w = weight(cpu, rng, dtype, n, k)?;
+    let bias = random(cpu, rng, 1, n)?;
+    for rows in [1, 2, 3, 13, ROWS] {
+        let (x, residual) = (random(cpu, rng, rows, k)?, random(cpu, rng, rows, n)?);
+        let act = Some(ACTS[rows % 4]);
+        let y = cpu.linear(&x, &[(&w, Some(&bias))], act, Some(&residual))?;
+        out.push((format!("linear {dtype:?} {rows}×{k}×{n}"), bits(&y, cpu)));
+    }
+    let ids: Vec<u32> = (0..n as u32).rev().collect();
+    let rows = cpu.embed(&w, &ids)?;
+    out.push((format!("embed {dtype:?}"), bits(&rows, cpu)));
+    Ok(())
+}
+
+/// As [`forward_kernels`] for the types that are not among its own.
+fn quantised_kernels(cpu: &mut Cpu) -> Result<Named> {
+    let rng = &mut Rng::new(17);
+    let mut out = Named::new();
+    for dtype in Dtype::ALL.into_iter().filter(|d| !DTYPES.contains(d)) {
+        let widths = if dtype.block() == 256 { [512, 768] } else { [288, 544] };
+        for (n, k) in [37, 96].into_iter().zip(widths) {
+            products(cpu, rng, (dtype, n, k), &mut out)?;
+        }
+    }
+    Ok(out)
+}
+
 /// Every kernel of the forward pass on numbers that depend on nothing but the code.
 fn forward_kernels(cpu: &mut Cpu) -> Result<Named> {
     let rng = &mut Rng::new(11);
     let mut out = Named::new();
-    let mut note = |name: String, x: CpuBuf, cpu: &mut Cpu| out.push((name, bits(&x, cpu)));
     for dtype in DTYPES {
         for (n, k) in [(37, 288), (96, 544)] {
-            let w = weight(cpu, rng, dtype, n, k)?;
-            let bias = random(cpu, rng, 1, n)?;
-            for rows in [1, 2, 3, 13, ROWS] {
-                let (x, residual) = (random(cpu, rng, rows, k)?, random(cpu, rng, rows, n)?);
-                let act = Some(ACTS[rows % 4]);
-                let y = cpu.linear(&x, &[(&w, Some(&bias))], act, Some(&residual))?;
-                note(format!("linear {dtype:?} {rows}×{k}×{n}"), y, cpu);
-            }
-            let ids: Vec<u32> = (0..n as u32).rev().collect();
-            let rows = cpu.embed(&w, &ids)?;
-            note(format!("embed {dtype:?}"), rows, cpu);
+            products(cpu, rng, (dtype, n, k), &mut out)?;
         }
     }
+    let mut note = |name: String, x: CpuBuf, cpu: &mut Cpu| out.push((name, bits(&x, cpu)));
     let x = random(cpu, rng, ROWS, 38)?;
     for a in ACTS {
         let y = cpu.act(&x, a)?;
@@ -172,7 +178,7 @@ fn attention_input(cpu: &mut Cpu, rng: &mut Rng, spec: &AttnSpec) -> Result<(Bat
 
 #[test]
 fn every_instruction_set_and_number_of_threads_gives_the_same_bits() {
-    for kernels in [forward_kernels, lstm_kernels] {
+    for kernels in [forward_kernels, quantised_kernels, lstm_kernels] {
         let want = kernels(&mut Cpu::new(Isa::Portable, 1)).unwrap();
         for isa in isas() {
             for threads in [1, 2, 3, 7] {
@@ -211,19 +217,17 @@ fn a_sequence_of_an_lstm_is_the_same_alone_and_among_others() {
 }
 
 /// FNV-1a over every bit that [`forward_kernels`] gives, rotary positions aside (their angles are the
-/// system's). Another number means other results than every version before: the rules of
-/// `docs/determinism.md` have changed, and the change log must say so.
-const WRITTEN_DOWN: u64 = 0xc11e_be8a_ca0f_309c;
-/// The same over [`lstm_kernels`].
-const WRITTEN_DOWN_LSTM: u64 = 0xc834_da41_c5f3_bfb3;
+/// system's), and over those of [`quantised_kernels`] and [`lstm_kernels`]. Another number means other
+/// results than every version before: the rules of `docs/determinism.md` have changed, and the change log
+/// must say so.
+const WRITTEN_DOWN: [u64; 3] = [0xc11e_be8a_ca0f_309c, 0x5a8d_d66d_9444_bc3e, 0xc834_da41_c5f3_bfb3];
 
 #[test]
 fn the_bits_are_those_of_other_machines() {
-    let cpu = &mut Cpu::new(Isa::detect(), 2);
-    let all = [(forward_kernels(cpu), WRITTEN_DOWN), (lstm_kernels(cpu), WRITTEN_DOWN_LSTM)];
-    for (named, written) in all {
-        let named = named.unwrap();
-        let words = named.iter().filter(|(name, _)| name != "rope").flat_map(|(_, bits)| bits);
+    for (kernels, written) in [forward_kernels, quantised_kernels, lstm_kernels].into_iter().zip(WRITTEN_DOWN)
+    {
+        let all = kernels(&mut Cpu::new(Isa::detect(), 2)).unwrap();
+        let words = all.iter().filter(|(name, _)| name != "rope").flat_map(|(_, bits)| bits);
         let hash = words
             .flat_map(|w| w.to_le_bytes())
             .fold(0xcbf2_9ce4_8422_2325, |h: u64, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -236,8 +240,8 @@ fn a_row_of_a_product_is_the_same_alone_and_among_others() {
     for isa in isas() {
         let cpu = &mut Cpu::new(isa, 2);
         let rng = &mut Rng::new(12);
-        for dtype in DTYPES {
-            let (n, k) = (37, 544);
+        for dtype in Dtype::ALL {
+            let (n, k) = (37, if dtype.block() == 256 { 512 } else { 544 });
             let w = weight(cpu, rng, dtype, n, k).unwrap();
             let x = random(cpu, rng, ROWS, k).unwrap();
             let all = cpu.linear(&x, &[(&w, None)], None, None).unwrap();

@@ -4,6 +4,7 @@
 mod bits;
 mod gradients;
 mod parity;
+mod quantised;
 mod semantics;
 mod support;
 mod tape;

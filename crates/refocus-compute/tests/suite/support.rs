@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use refocus_compute::{
-    AttnSpec, Linear, MatrixSource, Norm, NormKind, Param, ParamId, RefBuf, RefWeight, Reference, RopeTable,
+    AttnSpec, Dtype, Linear, MatrixSource, Norm, NormKind, Param, ParamId, RefBuf, RefWeight, Reference,
+    RopeTable,
 };
 
 /// xorshift64*: deterministic and enough for tests.
@@ -47,6 +49,38 @@ impl Rng {
     pub fn ids(&mut self, n: usize, limit: usize) -> Vec<u32> {
         (0..n).map(|_| self.below(limit) as u32).collect()
     }
+}
+
+/// Where the f16 scales of a stored block lie.
+pub fn scales(dtype: Dtype) -> &'static [usize] {
+    match dtype {
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => &[],
+        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => &[0],
+        Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4_K | Dtype::Q5_K => &[0, 2],
+        Dtype::Q2_K => &[80, 82],
+        Dtype::Q3_K => &[108],
+        Dtype::Q6_K => &[208],
+    }
+}
+
+/// Stored bytes of a matrix `[n, k]`. From f32: what `half` makes of an f64 is rounded twice on some machines.
+pub fn stored(rng: &mut Rng, dtype: Dtype, n: usize, k: usize) -> Vec<u8> {
+    (0..n * k / dtype.block())
+        .flat_map(|_| match dtype {
+            Dtype::F32 => (rng.unit() as f32).to_le_bytes().to_vec(),
+            Dtype::F16 => f16::from_f32(rng.unit() as f32).to_le_bytes().to_vec(),
+            Dtype::Bf16 => bf16::from_f32(rng.unit() as f32).to_le_bytes().to_vec(),
+            _ => {
+                let at = scales(dtype);
+                let halves: Vec<_> = at.iter().map(|_| f16::from_f32(0.02 * rng.unit() as f32)).collect();
+                let inside = |i: &usize| at.iter().any(|&a| (a..a + 2).contains(i));
+                let mut block = vec![0; dtype.block_bytes()];
+                (0..block.len()).filter(|i| !inside(i)).for_each(|i| block[i] = rng.next() as u8);
+                at.iter().zip(halves).for_each(|(&a, h)| block[a..a + 2].copy_from_slice(&h.to_le_bytes()));
+                block
+            }
+        })
+        .collect()
 }
 
 /// A matrix from literals.

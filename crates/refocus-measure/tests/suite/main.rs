@@ -1,5 +1,8 @@
 //! Measurements on the fixtures.
 
+mod intervals;
+mod reads;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ pub(super) fn fingerprint(c: &Checkpoint) -> LoadResult<String> {
         hash.update(bytes);
     };
     match &c.source {
-        Source::Folder { config } => {
+        Source::Folder { config, .. } => {
             let mut text = String::new();
             json::canonical(&Value::Object(config.clone()), &mut text);
             put(text.as_bytes());
@@ -42,13 +42,13 @@ pub(super) fn fingerprint(c: &Checkpoint) -> LoadResult<String> {
     for file in &c.files {
         file.check_length()?;
     }
-    for (name, e) in &c.tensors {
+    for (name, e) in c.tensors.iter().filter(|(name, _)| !c.names.repeats_embedding(name)) {
         put(name.as_bytes());
         put(e.dtype.name().as_bytes());
         for &d in &e.shape {
             put(&(d as u64).to_le_bytes());
         }
-        let bytes = &c.files[e.file].bytes()[e.range.clone()];
+        let bytes = c.stored(e);
         put(&bytes[..bytes.len().min(PIECE)]);
         put(&bytes[bytes.len().saturating_sub(PIECE)..]);
         c.files[e.file].release(e.range.clone());

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::map::Mapped;
-use super::{Entry, json, safetensors};
+use super::{Entry, Format, json, pytorch, safetensors};
 use crate::error::{LoadError, LoadResult, shorten};
 
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The whole file and the index of shards of each format, in the order in which `transformers` looks.
+const FORMATS: [(Format, &str, &str); 2] = [
+    (Format::Safetensors, "model.safetensors", "model.safetensors.index.json"),
+    (Format::PyTorch, "pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
 
 /// What a folder holds.
 pub(crate) struct Folder {
@@ -18,6 +21,7 @@ pub(crate) struct Folder {
     pub(crate) config: Map<String, Value>,
     pub(crate) files: Vec<Mapped>,
     pub(crate) tensors: BTreeMap<String, Entry>,
+    pub(crate) format: Format,
 }
 
 /// Reads configuration and headers.
@@ -30,19 +34,17 @@ pub(crate) fn open(path: &Path) -> LoadResult<Folder> {
     let Value::Object(config) = read_json(&config_path)? else {
         return Err(LoadError::format(&config_path, 0, "a configuration is a JSON object"));
     };
-    let mut folder = Folder { config_path, config, files: Vec::new(), tensors: BTreeMap::new() };
-    if path.join(WHOLE).is_file() {
-        folder.add(&path.join(WHOLE)).map_err(|e| e.or_io(&path.join(WHOLE)))?;
-    } else if path.join(INDEX).is_file() {
-        folder.add_shards(path)?;
-    } else {
-        let mut why = format!("the folder has neither {WHOLE} nor {INDEX}");
-        if path.join("pytorch_model.bin").exists() || path.join("pytorch_model.bin.index.json").exists() {
-            why.push_str(
-                "; its pytorch_model.bin cannot be read yet, save the model with safe_serialization",
-            );
-        }
+    let there = |name: &str| path.join(name).is_file();
+    let Some((format, whole, index)) = FORMATS.into_iter().find(|f| there(f.1) || there(f.2)) else {
+        let names: Vec<_> = FORMATS.iter().flat_map(|f| [f.1, f.2]).collect();
+        let why = format!("the folder has no weights: none of {}", names.join(", "));
         return Err(LoadError::NotAModel { path: path.to_owned(), why });
+    };
+    let mut folder = Folder { config_path, config, files: Vec::new(), tensors: BTreeMap::new(), format };
+    if there(whole) {
+        folder.add(&path.join(whole)).map_err(|e| e.or_io(&path.join(whole)))?;
+    } else {
+        folder.add_shards(path, index)?;
     }
     Ok(folder)
 }
@@ -66,7 +68,11 @@ impl Folder {
     fn add(&mut self, path: &Path) -> Result<(), AddError> {
         let file = Mapped::open(path).map_err(AddError::Map)?;
         let number = self.files.len();
-        for (name, entry) in safetensors::parse(path, file.bytes()).map_err(AddError::Bad)? {
+        let tensors = match self.format {
+            Format::PyTorch => pytorch::parse(&file),
+            Format::Safetensors | Format::Gguf => safetensors::parse(path, file.bytes()),
+        };
+        for (name, entry) in tensors.map_err(AddError::Bad)? {
             if let Some(other) = self.tensors.get(&name) {
                 let why = format!("it is in {} too", self.files[other.file].path().display());
                 return Err(AddError::Bad(LoadError::tensor(path, &name, why)));
@@ -77,8 +83,8 @@ impl Folder {
         Ok(())
     }
 
-    fn add_shards(&mut self, folder: &Path) -> LoadResult<()> {
-        let path = folder.join(INDEX);
+    fn add_shards(&mut self, folder: &Path, index_name: &str) -> LoadResult<()> {
+        let path = folder.join(index_name);
         let index = read_json(&path)?;
         let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
             return Err(LoadError::NoKey { path, key: "weight_map".to_owned() });
@@ -114,7 +120,7 @@ impl Folder {
                 return Err(LoadError::tensor(
                     &file,
                     name,
-                    format!("{INDEX} says that it is here, but it is not"),
+                    format!("{index_name} says that it is here, but it is not"),
                 ));
             }
         }

@@ -14,55 +14,79 @@ use super::metadata::{Keys, Kind, Meta, View};
 use super::{Entry, Stored};
 use crate::error::{LoadError, LoadResult, shorten};
 
-/// Names of the stored types by number.
-const TYPES: [(u32, &str); 33] = [
-    (0, "F32"),
-    (1, "F16"),
-    (2, "Q4_0"),
-    (3, "Q4_1"),
-    (6, "Q5_0"),
-    (7, "Q5_1"),
-    (8, "Q8_0"),
-    (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
-    (12, "Q4_K"),
-    (13, "Q5_K"),
-    (14, "Q6_K"),
-    (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (20, "IQ4_NL"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
-    (23, "IQ4_XS"),
-    (24, "I8"),
-    (25, "I16"),
-    (26, "I32"),
-    (27, "I64"),
-    (28, "F64"),
-    (29, "IQ1_M"),
-    (30, "BF16"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
-    (39, "MXFP4"),
-    (40, "NVFP4"),
+/// The stored types: number, name, values in a block, bytes of a block.
+const TYPES: [(u32, &str, usize, usize); 33] = [
+    (0, "F32", 1, 4),
+    (1, "F16", 1, 2),
+    (2, "Q4_0", 32, 18),
+    (3, "Q4_1", 32, 20),
+    (6, "Q5_0", 32, 22),
+    (7, "Q5_1", 32, 24),
+    (8, "Q8_0", 32, 34),
+    (9, "Q8_1", 32, 40),
+    (10, "Q2_K", 256, 84),
+    (11, "Q3_K", 256, 110),
+    (12, "Q4_K", 256, 144),
+    (13, "Q5_K", 256, 176),
+    (14, "Q6_K", 256, 210),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (20, "IQ4_NL", 32, 18),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (23, "IQ4_XS", 256, 136),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (30, "BF16", 1, 2),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
 ];
 
 /// Longest name of a key or tensor; the format asks for less.
 const MOST_NAME: usize = 4096;
 
-fn dtype(id: u32) -> Result<Dtype, String> {
+/// Types that can be computed with, for errors.
+pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K";
+
+fn dtype(id: u32) -> Option<Dtype> {
     match id {
-        0 => Ok(Dtype::F32),
-        1 => Ok(Dtype::F16),
-        3 => Ok(Dtype::Q4_1),
-        8 => Ok(Dtype::Q8_0),
-        30 => Ok(Dtype::Bf16),
-        _ => Err(TYPES.iter().find(|t| t.0 == id).map_or_else(|| format!("type {id}"), |t| t.1.to_owned())),
+        0 => Some(Dtype::F32),
+        1 => Some(Dtype::F16),
+        2 => Some(Dtype::Q4_0),
+        3 => Some(Dtype::Q4_1),
+        6 => Some(Dtype::Q5_0),
+        7 => Some(Dtype::Q5_1),
+        8 => Some(Dtype::Q8_0),
+        10 => Some(Dtype::Q2_K),
+        11 => Some(Dtype::Q3_K),
+        12 => Some(Dtype::Q4_K),
+        13 => Some(Dtype::Q5_K),
+        14 => Some(Dtype::Q6_K),
+        30 => Some(Dtype::Bf16),
+        _ => None,
     }
+}
+
+/// A type with the bytes of a row of `k` values. `Err` where the format does not know the type; its size
+/// is unknown then.
+fn stored(id: u32, k: usize) -> Result<(Stored, Option<usize>), String> {
+    if let Some(dtype) = dtype(id) {
+        return Ok((Stored::Known(dtype), dtype.row_bytes(k)));
+    }
+    let Some(&(_, name, block, bytes)) = TYPES.iter().find(|t| t.0 == id) else {
+        return Err(format!("type {id}"));
+    };
+    let row = k.is_multiple_of(block).then(|| (k / block).checked_mul(bytes)).flatten();
+    Ok((Stored::Other(name), row))
 }
 
 struct Cursor<'a> {
@@ -184,8 +208,13 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads the head of a whole file: its metadata and where its tensors lie.
-pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String, Entry)>)> {
+/// Reads the metadata of a file and nothing about its tensors.
+pub(crate) fn metadata(path: &Path, bytes: &[u8]) -> LoadResult<Keys> {
+    head(path, bytes).map(|(_, _, keys)| keys)
+}
+
+/// The metadata, the number of tensors, and the place where their descriptions begin.
+fn head<'a>(path: &'a Path, bytes: &'a [u8]) -> LoadResult<(Cursor<'a>, usize, Keys)> {
     let mut c = Cursor { path, bytes, at: 0 };
     if c.take(4, "the magic number")? != b"GGUF" {
         return Err(LoadError::format(path, 0, "this is no GGUF file"));
@@ -212,7 +241,12 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String,
             return Err(LoadError::format(path, at, format!("key {} is given twice", shorten(key))));
         }
     }
-    let keys = Keys::new(map);
+    Ok((c, n_tensors, Keys::new(map)))
+}
+
+/// Reads the head of a whole file: its metadata and where its tensors lie.
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> LoadResult<(Keys, Vec<(String, Entry)>)> {
+    let (mut c, n_tensors, keys) = head(path, bytes)?;
     let alignment = alignment(&keys.view(path, bytes))?;
     let mut tensors = Vec::new();
     let mut names = BTreeSet::new();
@@ -255,20 +289,27 @@ fn tensor<'a>(c: &mut Cursor<'a>) -> LoadResult<(&'a str, Entry)> {
         }
     }
     shape.reverse();
-    let dtype = dtype(c.u32(&what)?).map_err(|dtype| LoadError::TensorType {
+    let unknown = |dtype| LoadError::TensorType {
         path: c.path.to_owned(),
         tensor: shorten(name),
         dtype,
-        supported: "F32, F16, BF16, Q4_1 and Q8_0",
-    })?;
+        supported: SUPPORTED,
+    };
+    let id = c.u32(&what)?;
+    let (dtype, row) = stored(id, shape[shape.len() - 1]).map_err(unknown)?;
     let offset = c.u64(&what)?;
+    if let Stored::Known(known) = dtype
+        && !shape[shape.len() - 1].is_multiple_of(known.block())
+    {
+        let (name_of, block) = (known.name(), known.block());
+        let why = format!("shape {shape:?} of {name_of}, which stores rows in blocks of {block} values");
+        return Err(LoadError::tensor(c.path, name, why));
+    }
     let rows = shape[..shape.len() - 1].iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let bytes = dtype.row_bytes(shape[shape.len() - 1]).zip(rows).and_then(|(row, n)| row.checked_mul(n));
+    let bytes = row.zip(rows).and_then(|(row, n)| row.checked_mul(n));
     let end = bytes.and_then(|n| usize::try_from(offset).ok()?.checked_add(n));
     match end.zip(bytes) {
-        Some((end, n)) => {
-            Ok((name, Entry { file: 0, dtype: Stored::Known(dtype), shape, range: end - n..end }))
-        }
+        Some((end, n)) => Ok((name, Entry { file: 0, dtype, shape, range: end - n..end, strided: None })),
         None => Err(LoadError::tensor(
             c.path,
             name,

@@ -54,10 +54,15 @@ impl Mapped {
 
     /// Tells the system that these bytes are not needed for now. They are read again from the file if
     /// they are. A refusal does no harm and is not reported.
+    ///
+    /// Reading one byte maps up to 64 KiB around it where the file is cached, so as much is released on
+    /// both sides of the range.
     pub(crate) fn release(&self, range: Range<usize>) {
+        const AROUND: usize = 1 << 16;
         if range.is_empty() || range.end > self.map.len() {
             return;
         }
+        let range = range.start.saturating_sub(AROUND)..(range.end + AROUND).min(self.map.len());
         #[cfg(unix)]
         {
             // SAFETY: the pages belong to a shared read-only mapping of a file, so dropping them loses

@@ -216,4 +216,22 @@ impl<'a> View<'a> {
         let ints = self.bytes[range].chunks_exact(kind.least()).map(read).collect::<Option<_>>();
         ints.map(Some).ok_or_else(|| self.error(key, "an array of whole numbers is needed"))
     }
+
+    /// An array of floating-point numbers of either width.
+    pub(crate) fn floats(&self, key: &str) -> LoadResult<Option<Vec<f64>>> {
+        let (kind, range) = match self.map.get(key) {
+            None => return Ok(None),
+            Some(Meta::Array { kind: kind @ (Kind::F32 | Kind::F64), range, .. }) => (*kind, range.clone()),
+            Some(_) => return Err(self.error(key, "an array of floating-point numbers is needed")),
+        };
+        let read = |b: &[u8]| match b {
+            [a, b, c, d] => f64::from(f32::from_le_bytes([*a, *b, *c, *d])),
+            long => {
+                let mut out = [0; 8];
+                out.copy_from_slice(long);
+                f64::from_le_bytes(out)
+            }
+        };
+        Ok(Some(self.bytes[range].chunks_exact(kind.least()).map(read).collect()))
+    }
 }

@@ -1,4 +1,4 @@
-//! Checkpoints: a folder in Hugging Face layout, or a GGUF file.
+//! Checkpoints: a folder in Hugging Face layout (safetensors or PyTorch's pickles), or a GGUF file.
 //!
 //! Opening reads headers only. The configuration becomes a [`ModelSpec`], and every parameter that the
 //! specification asks for is found and its shape checked, so that a model either opens whole or not at
@@ -10,7 +10,11 @@ mod gguf;
 mod json;
 mod map;
 mod metadata;
+mod overview;
+mod parts;
+mod pytorch;
 mod safetensors;
+mod strided;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -25,6 +29,8 @@ use refocus_compute::Dtype;
 use serde_json::{Map, Value};
 
 use self::map::Mapped;
+use self::strided::Strided;
+use crate::config::gguf::ROPE_FREQS;
 use crate::config::{self, Described};
 use crate::error::{LoadError, LoadResult, shorten};
 use crate::names::Names;
@@ -32,6 +38,7 @@ use crate::spec::ModelSpec;
 
 pub(crate) use self::folder::read_json;
 pub(crate) use self::metadata::View;
+pub use self::overview::{ChatTemplate, Overview, Sizes, StoredAs};
 
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +67,42 @@ pub(crate) struct Entry {
     pub(crate) dtype: Stored,
     /// Outermost dimension first.
     pub(crate) shape: Vec<usize>,
-    /// Bytes of the file.
+    /// Bytes of the file, from the first element to the last.
     pub(crate) range: Range<usize>,
+    /// Where the elements do not lie one after another in the order of the shape.
+    pub(crate) strided: Option<Strided>,
+}
+
+impl Entry {
+    /// Bytes of all elements.
+    fn bytes(&self) -> usize {
+        match &self.strided {
+            None => self.range.len(),
+            Some(s) => s.bytes(&self.shape),
+        }
+    }
+}
+
+/// How the weights of a checkpoint are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `model.safetensors`, whole or in shards.
+    Safetensors,
+    /// `pytorch_model.bin`, whole or in shards.
+    PyTorch,
+    /// A `.gguf` file, whole or in parts.
+    Gguf,
+}
+
+impl Format {
+    /// `safetensors`, `pytorch` or `gguf`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::PyTorch => "pytorch",
+            Format::Gguf => "gguf",
+        }
+    }
 }
 
 /// Name, type and shape of a stored tensor.
@@ -92,8 +133,15 @@ pub struct TensorView<'a> {
 
 #[derive(Debug)]
 enum Source {
-    Folder { config: Map<String, Value> },
+    Folder { config: Map<String, Value>, format: Format },
     Gguf(metadata::Keys),
+}
+
+/// Reads the metadata of a GGUF file, whatever its tensors are.
+pub(crate) fn with_metadata<T>(path: &Path, read: impl FnOnce(&View<'_>) -> LoadResult<T>) -> LoadResult<T> {
+    let file = Mapped::open(path).map_err(LoadError::io(path))?;
+    let keys = gguf::metadata(path, file.bytes())?;
+    read(&keys.view(path, file.bytes()))
 }
 
 /// An open checkpoint.
@@ -111,7 +159,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and `*.safetensors`, or a `.gguf` file.
+    /// Opens a folder with `config.json` and `*.safetensors` or `pytorch_model.bin` (the former where both
+    /// are there, as `transformers` does), or a `.gguf` file (of several parts, the first). Nothing in a pickle is ever run.
     ///
     /// # Errors
     /// The path is no model; a file is truncated or contradicts itself; the configuration has an unknown
@@ -142,7 +191,7 @@ impl Checkpoint {
             path: path.to_owned(),
             files: folder.files,
             tensors: folder.tensors,
-            source: Source::Folder { config: folder.config },
+            source: Source::Folder { config: folder.config, format: folder.format },
             names: Names::unresolved(&described.spec),
             described,
         })
@@ -153,7 +202,7 @@ impl Checkpoint {
         let file = std::fs::File::open(path).map_err(LoadError::io(path))?;
         file.take(4).read_to_end(&mut magic).map_err(LoadError::io(path))?;
         if magic != b"GGUF" {
-            let tensors = path.extension().is_some_and(|e| e == "safetensors");
+            let tensors = path.extension().is_some_and(|e| e == "safetensors") || pytorch::looks_like(&magic);
             let hint = if tensors {
                 "; to open this one, give the folder that holds it and its config.json"
             } else {
@@ -164,13 +213,21 @@ impl Checkpoint {
             );
             return Err(LoadError::NotAModel { path: path.to_owned(), why });
         }
-        let file = Mapped::open(path).map_err(LoadError::io(path))?;
-        let (keys, tensors) = gguf::parse(path, file.bytes())?;
-        let tensors: BTreeMap<_, _> = tensors.into_iter().collect();
-        let described = config::from_gguf(&keys.view(path, file.bytes()), &tensors, file.bytes())?;
+        let parts::Parts { files, keys, tensors } = parts::open(path)?;
+        let divisors = match tensors.get(ROPE_FREQS) {
+            None => None,
+            Some(e) if e.dtype == Stored::Known(Dtype::F32) && e.shape.len() == 1 => {
+                Some(&files[e.file].bytes()[e.range.clone()])
+            }
+            Some(e) => {
+                let why = format!("it is {:?} of {}, a list of f32 is needed", e.shape, e.dtype.name());
+                return Err(LoadError::tensor(files[e.file].path(), ROPE_FREQS, why));
+            }
+        };
+        let described = config::from_gguf(&keys.view(path, files[0].bytes()), &tensors, divisors)?;
         Ok(Self {
             path: path.to_owned(),
-            files: vec![file],
+            files,
             tensors,
             source: Source::Gguf(keys),
             names: Names::unresolved(&described.spec),
@@ -194,13 +251,21 @@ impl Checkpoint {
         matches!(self.source, Source::Gguf(_))
     }
 
+    /// How the weights are stored.
+    pub fn format(&self) -> Format {
+        match self.source {
+            Source::Folder { format, .. } => format,
+            Source::Gguf(_) => Format::Gguf,
+        }
+    }
+
     /// All stored tensors in the order of their names, also constant buffers that the model ignores.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
         self.tensors.iter().map(|(name, e)| TensorInfo {
             name,
             dtype: e.dtype,
             shape: &e.shape,
-            bytes: e.range.len(),
+            bytes: e.bytes(),
         })
     }
 
@@ -218,11 +283,21 @@ impl Checkpoint {
                 path: file.path().to_owned(),
                 tensor: shorten(name),
                 dtype: entry.dtype.name().to_owned(),
-                supported: "F32, F16 and BF16",
+                supported: self.supported(),
             });
         };
         file.check_length()?;
-        Ok(TensorView { name, dtype, shape: &entry.shape, bytes: &file.bytes()[entry.range.clone()] })
+        Ok(TensorView { name, dtype, shape: &entry.shape, bytes: self.stored(entry) })
+    }
+
+    /// The bytes of a tensor, its elements in the order of its shape.
+    fn stored<'a>(&'a self, entry: &'a Entry) -> &'a [u8] {
+        let file = &self.files[entry.file];
+        let bytes = &file.bytes()[entry.range.clone()];
+        let Some(strided) = &entry.strided else { return bytes };
+        let ordered = strided.ordered(&entry.shape, bytes);
+        file.release(entry.range.clone());
+        ordered
     }
 
     /// Lets the system drop the pages of a tensor that has been copied elsewhere. Harmless for a tensor
@@ -233,9 +308,18 @@ impl Checkpoint {
         }
     }
 
+    /// The same for some bytes of a tensor.
+    pub(crate) fn release_part(&self, name: &str, part: Range<usize>) {
+        if let Some(Entry { file, range, strided: None, .. }) = self.tensors.get(name) {
+            self.files[*file].release(range.start + part.start..range.start + part.end);
+        }
+    }
+
     /// `sha256:…` over the configuration, the names, shapes and types of all tensors, and four KiB from
     /// head and tail of each. Order of keys and white space in `config.json` do not matter, nor does the
-    /// division into shards.
+    /// division into shards, nor whether safetensors or a pickle holds the same tensors, nor whether a tied
+    /// unembedding is stored too. A GGUF file has other names, shapes and keys, so the same weights in one
+    /// have another fingerprint.
     ///
     /// # Errors
     /// A file changed its length.
@@ -253,6 +337,19 @@ impl Checkpoint {
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Types of tensors that can be computed with in this format, for errors.
+    pub(crate) fn supported(&self) -> &'static str {
+        if self.is_gguf() { gguf::SUPPORTED } else { "F32, F16 and BF16" }
+    }
+
+    /// The `config.json` of a folder.
+    pub(crate) fn config(&self) -> Option<&Map<String, Value>> {
+        match &self.source {
+            Source::Folder { config, .. } => Some(config),
+            Source::Gguf(_) => None,
+        }
     }
 
     /// The file that holds a tensor, for errors.

@@ -175,7 +175,7 @@ fn entry(info: &Info<'_>, start: usize, length: usize) -> Result<Entry, String> 
     match values.and_then(|n| n.checked_mul(bits.into())) {
         Some(n) if n.is_multiple_of(8) && n / 8 == to - from => {
             let range = start + from as usize..start + to as usize;
-            Ok(Entry { file: 0, dtype, shape: shape.clone(), range })
+            Ok(Entry { file: 0, dtype, shape: shape.clone(), range, strided: None })
         }
         _ => Err(format!(
             "shape {shape:?} of {} does not take the {} bytes of its data_offsets",

@@ -232,17 +232,22 @@ pub(crate) fn llama_keys() -> Gguf {
         .texts("tokenizer.ggml.tokens", &["a", "b", "ab", "<s>"])
 }
 
-/// The tensors of [`llama_keys`].
+/// The tensors of [`llama_keys`]: name, shape and first value.
+pub(crate) const LLAMA_GGUF: [(&str, &[usize], usize); 11] = [
+    ("token_embd.weight", &[4, 8], 0),
+    ("blk.0.attn_norm.weight", &[8], 100),
+    ("blk.0.attn_q.weight", &[8, 8], 200),
+    ("blk.0.attn_k.weight", &[4, 8], 300),
+    ("blk.0.attn_v.weight", &[4, 8], 400),
+    ("blk.0.attn_output.weight", &[8, 8], 500),
+    ("blk.0.ffn_norm.weight", &[8], 600),
+    ("blk.0.ffn_gate.weight", &[6, 8], 700),
+    ("blk.0.ffn_up.weight", &[6, 8], 800),
+    ("blk.0.ffn_down.weight", &[8, 6], 900),
+    ("output_norm.weight", &[8], 1000),
+];
+
+/// Adds them.
 pub(crate) fn llama_tensors(gguf: Gguf) -> Gguf {
-    gguf.f32s("token_embd.weight", &[4, 8], 0)
-        .f32s("blk.0.attn_norm.weight", &[8], 100)
-        .f32s("blk.0.attn_q.weight", &[8, 8], 200)
-        .f32s("blk.0.attn_k.weight", &[4, 8], 300)
-        .f32s("blk.0.attn_v.weight", &[4, 8], 400)
-        .f32s("blk.0.attn_output.weight", &[8, 8], 500)
-        .f32s("blk.0.ffn_norm.weight", &[8], 600)
-        .f32s("blk.0.ffn_gate.weight", &[6, 8], 700)
-        .f32s("blk.0.ffn_up.weight", &[6, 8], 800)
-        .f32s("blk.0.ffn_down.weight", &[8, 6], 900)
-        .f32s("output_norm.weight", &[8], 1000)
+    LLAMA_GGUF.iter().fold(gguf, |g, (name, shape, first)| g.f32s(name, shape, *first))
 }

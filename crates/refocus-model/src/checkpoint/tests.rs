@@ -128,9 +128,13 @@ fn a_path_that_is_no_model_says_what_is_missing() {
     assert!(refused(&temp.write("notes.txt", "GG")).contains("no GGUF file"));
     assert!(refused(&temp.write("a.safetensors", "")).contains("give the folder"));
     temp.write("config.json", llama_config(json!({})).to_string());
-    assert!(refused(path).contains("neither model.safetensors nor model.safetensors.index.json"));
+    assert!(
+        refused(path).contains("no weights: none of model.safetensors, model.safetensors.index.json, pyt")
+    );
     temp.write("pytorch_model.bin", "");
-    assert!(refused(path).contains("pytorch_model.bin cannot be read yet"));
+    assert!(refused(path).contains("pytorch_model.bin: at byte 0: this is no file of torch.save"));
+    temp.write("a.bin", b"PK\x03\x04");
+    assert!(refused(&path.join("a.bin")).contains("give the folder"));
     temp.write("model.safetensors", "");
     assert!(refused(path).contains("0 bytes are too few"));
     temp.write("config.json", "[]");
@@ -237,12 +241,20 @@ fn lying_gguf_files_are_refused() {
     assert!(tensor(&[4, 0], 0, 0).contains("a dimension of 0"));
     assert!(tensor(&[1 << 40, 1 << 40], 0, 0).contains("cannot be stored"));
     assert!(tensor(&[u64::MAX], 0, 0).contains("cannot be stored"));
-    assert!(tensor(&[33], 8, 0).contains("shape [33] of q8_0"));
+    for (kind, name, block) in [(2, "q4_0", 32), (8, "q8_0", 32), (10, "q2_k", 256), (14, "q6_k", 256)] {
+        let e = tensor(&[block + 16, 2], kind, 0);
+        let row = block + 16;
+        let want =
+            format!("tensor t: shape [2, {row}] of {name}, which stores rows in blocks of {block} values");
+        assert!(e.contains(&want), "{e}");
+    }
     assert!(tensor(&[8], 0, u64::MAX - 3).contains("cannot be stored"));
     assert!(tensor(&[8], 0, 4).contains("no multiple of the alignment 32"));
     assert!(tensor(&[8], 0, 128).contains("beyond the end of the file"));
     assert!(tensor(&[33], 0, 0).contains("beyond the end of the file"));
-    assert!(tensor(&[256], 12, 0).contains("tensor t is stored as Q4_K, which is not supported"));
+    // Types that cannot be computed with have a size too; the model that needs such a tensor is refused.
+    assert!(tensor(&[33], 20, 0).contains("shape [33] of IQ4_NL"));
+    assert!(tensor(&[256], 20, 0).contains("beyond the end of the file"));
     assert!(tensor(&[8], 77, 0).contains("stored as type 77"));
     let two = |second: &str, offset: u64| {
         let gguf = Gguf::new().entry("t", &[16], 0, 0).entry(second, &[16], 0, offset);
@@ -265,7 +277,7 @@ fn no_cut_or_flipped_bit_of_gguf_panics() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         if let Ok((keys, tensors)) = gguf::parse(Path::new("f"), &bytes) {
             let tensors = tensors.into_iter().collect();
-            let _ = config::from_gguf(&keys.view(Path::new("f"), &bytes), &tensors, &bytes);
+            let _ = config::from_gguf(&keys.view(Path::new("f"), &bytes), &tensors, None);
         }
     }
 }
@@ -325,8 +337,96 @@ fn shards_are_checked_against_their_index() {
     assert!(refused(temp.path()).contains("key weight_map is missing"));
 }
 
+/// A model in three parts, as `gguf-split` names and numbers them.
+fn in_parts(temp: &Temp, edit: impl Fn(usize, Gguf) -> Gguf) -> std::path::PathBuf {
+    let u16 = |g: Gguf, key: &str, n: usize| g.key(key, 2, &(n as u16).to_le_bytes());
+    let tensors = [&["token_embd", "output_norm"][..], &["blk.0.attn"], &["blk.0.ffn"]];
+    for (i, stems) in tensors.iter().enumerate() {
+        let mut part = if i == 0 { llama_keys() } else { Gguf::new() };
+        part = u16(u16(part, "split.no", i), "split.count", 3);
+        part = part.key("split.tensors.count", 5, &11i32.to_le_bytes());
+        for (name, shape, first) in LLAMA_GGUF {
+            if stems.iter().any(|s| name.starts_with(s)) {
+                part = part.f32s(name, shape, first);
+            }
+        }
+        temp.write(&format!("m-0000{}-of-00003.gguf", i + 1), edit(i, part).build());
+    }
+    temp.path().join("m-00001-of-00003.gguf")
+}
+
+#[test]
+fn parts_of_a_gguf_are_one_model() {
+    let temp = Temp::new();
+    let first = in_parts(&temp, |_, g| g);
+    let whole = Checkpoint::open(temp.write("whole.gguf", llama_tensors(llama_keys()).build())).unwrap();
+    let parts = Checkpoint::open(&first).unwrap();
+    assert_eq!(parts.fingerprint().unwrap(), whole.fingerprint().unwrap());
+    for t in whole.tensors() {
+        assert_eq!(parts.tensor(t.name).unwrap().bytes, whole.tensor(t.name).unwrap().bytes, "{}", t.name);
+    }
+    let part = |n: usize| temp.path().join(format!("m-0000{n}-of-00003.gguf"));
+    let e = refused(&part(2));
+    assert!(e.contains("split.no = 1: open the first part, m-00001-of-00003.gguf"), "{e}");
+    fs::copy(&first, temp.path().join("renamed.gguf")).unwrap();
+    let e = refused(&temp.path().join("renamed.gguf"));
+    assert!(e.contains("split.count = 3") && e.contains("NAME-00001-of-00003.gguf is needed"), "{e}");
+    let second = fs::read(part(2)).unwrap();
+    fs::remove_file(part(2)).unwrap();
+    let e = refused(&first);
+    assert!(e.contains("split.count = 3: part 2 cannot be read, m-00002-of-00003.gguf: "), "{e}");
+    fs::write(part(2), &second[..second.len() / 2]).unwrap();
+    assert!(refused(&first).contains("m-00002-of-00003.gguf: "));
+    fs::copy(part(3), part(2)).unwrap();
+    assert!(refused(&first).contains("part 2 of 3 should be numbered 1"));
+    let huge = llama_keys().key("split.no", 10, &u64::MAX.to_le_bytes()).key(
+        "split.count",
+        10,
+        &u64::MAX.to_le_bytes(),
+    );
+    assert!(refused(&temp.write("huge.gguf", huge.build())).contains("split.count = 18446744073709551615"));
+    in_parts(&temp, |i, g| if i == 1 { g.f32s("output_norm.weight", &[8], 0) } else { g });
+    assert!(refused(&first).contains("tensor output_norm.weight: it is in "));
+    in_parts(&temp, |i, g| if i == 2 { g.f32s("more", &[8], 0) } else { g });
+    assert!(refused(&first).contains("split.tensors.count = 11: its 3 parts hold 12"));
+}
+
+/// The fingerprint is over names, shapes and values, not over how a format spells them.
+#[test]
+fn a_pickle_has_the_fingerprint_of_the_same_tensors_in_safetensors() {
+    use ::safetensors::tensor::{Dtype, TensorView as Stored};
+    let pickle = Checkpoint::open(fixture("gpt2-pickle")).unwrap();
+    let owned: Vec<_> = pickle.tensors().map(|t| pickle.tensor(t.name).unwrap()).collect();
+    let views = owned.iter().map(|t| (t.name, Stored::new(Dtype::F32, t.shape.to_vec(), t.bytes).unwrap()));
+    let temp = Temp::new();
+    temp.write("model.safetensors", ::safetensors::serialize(views, None).unwrap());
+    temp.write("config.json", fs::read(fixture("gpt2-pickle/config.json")).unwrap());
+    let folder = Checkpoint::open(temp.path()).unwrap();
+    assert_eq!(folder.fingerprint().unwrap(), pickle.fingerprint().unwrap());
+    assert!(folder.spec().tied && pickle.spec().tied);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    /// The same for pickles: the changes fall on the description as often as on the numbers.
+    #[test]
+    fn no_change_of_a_real_pickle_panics(
+        changes in prop::collection::vec((0usize..4500, any::<u8>()), 1..8),
+        old in any::<bool>(),
+    ) {
+        let temp = Temp::new();
+        let from = fixture(if old { "gpt2-pickle-old" } else { "gpt2-pickle" });
+        let mut bytes = fs::read(from.join("pytorch_model.bin")).unwrap();
+        // The directory of a zip archive stands at its end.
+        let n = bytes.len();
+        for (i, (at, byte)) in changes.into_iter().enumerate() {
+            bytes[if old || i % 2 == 0 { at } else { n - 1 - at }] = byte;
+        }
+        temp.write("pytorch_model.bin", bytes);
+        temp.write("config.json", fs::read(from.join("config.json")).unwrap());
+        read_all(temp.path());
+    }
 
     /// Opening a real file with some bytes changed, and reading all of it, gives a value or one error.
     #[test]

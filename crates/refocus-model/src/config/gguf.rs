@@ -1,12 +1,16 @@
-//! GGUF metadata to a [`ModelSpec`], for the architectures `llama`, `qwen2` and `qwen3`.
+//! GGUF metadata to a [`ModelSpec`], for the architectures `llama`, `qwen2`, `qwen3`, `gpt2` and `gptneox`.
+//!
+//! A GGUF file does not name the activation: it is that of the architecture, as the configuration of its
+//! usual models has it (SiLU; GPT-2 the tanh form of GELU; NeoX GELU itself, as Pythia was trained, where
+//! llama.cpp computes the tanh form).
 
 use std::collections::BTreeMap;
 
-use refocus_compute::{Activation, Dtype, NormKind};
+use refocus_compute::{Activation, NormKind};
 
 use super::{Described, Has, MOST_LAYERS, scale};
-use crate::checkpoint::{Entry, Stored, View};
-use crate::error::{LoadError, LoadResult, shorten};
+use crate::checkpoint::{Entry, View};
+use crate::error::{LoadError, LoadResult};
 use crate::spec::{Family, ModelSpec, Positions, RopeScaling, Wiring};
 
 /// Divisors of the rotary frequencies, one a pair of dimensions.
@@ -24,6 +28,7 @@ const READ: &[&str] = &[
     "attention.key_length",
     "attention.value_length",
     "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
     "attention.sliding_window",
     "attention.causal",
     "rope.dimension_count",
@@ -32,7 +37,9 @@ const READ: &[&str] = &[
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
+    "rope.scaling.attn_factor",
     "rope.scale_linear",
+    "use_parallel_residual",
     "expert_count",
     "expert_used_count",
     "tensor_data_layout",
@@ -75,7 +82,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads the metadata of a GGUF file.
+/// Reads the metadata of a GGUF file. `divisors` are the bytes of [`ROPE_FREQS`], where it has them.
 ///
 /// # Errors
 /// The architecture is not supported; a key is missing, unknown, or has a value that makes no sense or
@@ -83,7 +90,7 @@ impl Reader<'_> {
 pub(crate) fn from_gguf(
     view: &View<'_>,
     tensors: &BTreeMap<String, Entry>,
-    bytes: &[u8],
+    divisors: Option<&[u8]>,
 ) -> LoadResult<Described> {
     let no_key = |key: &str| LoadError::NoKey { path: view.path.to_owned(), key: key.to_owned() };
     let architecture = view.string("general.architecture")?.ok_or_else(|| no_key("general.architecture"))?;
@@ -91,8 +98,10 @@ pub(crate) fn from_gguf(
         "llama" => Family::Llama,
         "qwen2" => Family::Qwen2,
         "qwen3" => Family::Qwen3,
+        "gpt2" => Family::Gpt2,
+        "gptneox" => Family::NeoX,
         _ => {
-            let why = "supported architectures of GGUF files are llama, qwen2 and qwen3";
+            let why = "supported architectures of GGUF files are llama, qwen2, qwen3, gpt2 and gptneox";
             return Err(view.error("general.architecture", why));
         }
     };
@@ -110,6 +119,13 @@ pub(crate) fn from_gguf(
         let why = format!("{n_heads} heads are no multiple of {n_kv_heads} key/value heads");
         return Err(r.error("attention.head_count_kv", why));
     }
+    // Layer norms with biases, a plain MLP, one tensor for q, k and v.
+    let gpt = matches!(family, Family::Gpt2 | Family::NeoX);
+    if gpt && n_kv_heads != n_heads {
+        return Err(
+            r.error("attention.head_count_kv", format!("{architecture} has as many as heads, {n_heads}"))
+        );
+    }
     let d_head = match r.option("attention.key_length")? {
         Some(d) => d,
         None if d_model.is_multiple_of(n_heads) => d_model / n_heads,
@@ -117,24 +133,33 @@ pub(crate) fn from_gguf(
             return Err(r.error("attention.head_count", format!("the width {d_model} is no multiple of it")));
         }
     };
-    for key in ["attention.value_length", "rope.dimension_count"] {
-        if r.option(key)?.is_some_and(|d| d != d_head) {
-            return Err(r.error(key, format!("only {d_head}, the width of a head, is supported")));
-        }
-    }
-    if !d_head.is_multiple_of(2) {
-        return Err(r.error("attention.head_count", format!("heads of odd width {d_head} cannot be rotated")));
+    if r.option("attention.value_length")?.is_some_and(|d| d != d_head) {
+        let why = format!("only {d_head}, the width of a head, is supported");
+        return Err(r.error("attention.value_length", why));
     }
     let n_ctx = r.count("context_length")?;
-    let eps = r.view.number(&r.key("attention.layer_norm_rms_epsilon"))?;
-    let norm_eps = eps.ok_or_else(|| no_key(&r.key("attention.layer_norm_rms_epsilon")))? as f32;
+    let eps_key = if gpt { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
+    let eps = r.view.number(&r.key(eps_key))?;
+    let norm_eps = eps.ok_or_else(|| no_key(&r.key(eps_key)))? as f32;
     if !(norm_eps >= 0.0 && norm_eps.is_finite()) {
-        return Err(r.error("attention.layer_norm_rms_epsilon", "it must be a small number, not below zero"));
+        return Err(r.error(eps_key, "it must be a small number, not below zero"));
     }
     let tokens = view.len("tokenizer.ggml.tokens")?.filter(|&n| n > 0);
     let rows = tensors.get("token_embd.weight").map(|e| e.shape[0]);
     let vocab = r.option("vocab_size")?.or(tokens).or(rows).ok_or_else(|| no_key(&r.key("vocab_size")))?;
 
+    let positions = match family {
+        Family::Gpt2 => Positions::Learned { offset: 0 },
+        _ => rotary(&r, family, d_head, divisors)?,
+    };
+    let wiring = match view.flag(&r.key("use_parallel_residual"))? {
+        None if family == Family::NeoX => Wiring::Parallel { shared_norm: false },
+        Some(true) if family == Family::NeoX => Wiring::Parallel { shared_norm: false },
+        Some(true) => {
+            return Err(r.error("use_parallel_residual", format!("{architecture} has no parallel blocks")));
+        }
+        _ => Wiring::PreNorm,
+    };
     let spec = ModelSpec {
         family,
         n_layers,
@@ -146,34 +171,33 @@ pub(crate) fn from_gguf(
         d_mlp: r.count("feed_forward_length")?,
         vocab,
         n_ctx,
-        wiring: Wiring::PreNorm,
-        norm: NormKind::Rms,
+        wiring,
+        norm: if gpt { NormKind::Layer } else { NormKind::Rms },
         norm_eps,
         block_norms: true,
         final_norm: true,
-        positions: Positions::Rotary {
-            dims: d_head,
-            base: r.positive("rope.freq_base")?.unwrap_or(10000.0),
-            interleaved: false,
-            scaling: scaling(&r, d_head, tensors, bytes)?,
-        },
+        positions,
         attn_scale: vec![scale(d_head) as f32; n_layers],
         window: vec![None; n_layers],
         qk_norm: family == Family::Qwen3,
-        act: Activation::Silu,
-        gated_mlp: true,
+        act: match family {
+            Family::Gpt2 => Activation::GeluTanh,
+            Family::NeoX => Activation::Gelu,
+            _ => Activation::Silu,
+        },
+        gated_mlp: !gpt,
         tied: !tensors.contains_key("output.weight"),
         bos: id(view, "tokenizer.ggml.bos_token_id", vocab)?,
         eos: id(view, "tokenizer.ggml.eos_token_id", vocab)?.into_iter().collect(),
     };
     let bias = |name: &str| tensors.contains_key(&format!("blk.0.{name}.bias"));
     let has = Has {
-        qkv_bias: family == Family::Qwen2 || bias("attn_q"),
-        out_bias: bias("attn_output"),
-        mlp_bias: bias("ffn_up"),
+        qkv_bias: matches!(family, Family::Gpt2 | Family::Qwen2) || bias("attn_q") || bias("attn_qkv"),
+        out_bias: family == Family::Gpt2 || bias("attn_output"),
+        mlp_bias: gpt || bias("ffn_up"),
         unembed_bias: false,
         gain: true,
-        norm_bias: false,
+        norm_bias: gpt,
     };
     Ok(Described { spec, has })
 }
@@ -188,9 +212,6 @@ fn refuse(r: &Reader<'_>) -> LoadResult<()> {
     if view.string("general.type")?.is_some_and(|t| t != "model") {
         return Err(view.error("general.type", "only files of type model are supported"));
     }
-    if view.count("split.count")?.is_some_and(|n| n > 1) {
-        return Err(view.error("split.count", "a model in several GGUF files is not supported"));
-    }
     let prefix = r.key("");
     for key in view.names() {
         if let Some(inner) = key.strip_prefix(&prefix)
@@ -204,6 +225,9 @@ fn refuse(r: &Reader<'_>) -> LoadResult<()> {
             return Err(r.error(key, "it is not supported"));
         }
     }
+    if view.number(&r.key("rope.scaling.attn_factor"))?.is_some_and(|f| f != 1.0) {
+        return Err(r.error("rope.scaling.attn_factor", "only 1 is supported"));
+    }
     if view.flag(&r.key("attention.causal"))? == Some(false) {
         return Err(r.error("attention.causal", "only causal attention is supported"));
     }
@@ -214,12 +238,27 @@ fn refuse(r: &Reader<'_>) -> LoadResult<()> {
     Ok(())
 }
 
-fn scaling(
-    r: &Reader<'_>,
-    d_head: usize,
-    tensors: &BTreeMap<String, Entry>,
-    bytes: &[u8],
-) -> LoadResult<Option<RopeScaling>> {
+/// Rotary positions. Only NeoX may rotate less than a whole head.
+fn rotary(r: &Reader<'_>, family: Family, d_head: usize, divisors: Option<&[u8]>) -> LoadResult<Positions> {
+    let dims = r.option("rope.dimension_count")?.unwrap_or(d_head);
+    if dims > d_head || (dims != d_head && family != Family::NeoX) {
+        let upto = if family == Family::NeoX { "up to " } else { "" };
+        let why = format!("only {upto}{d_head}, the width of a head, is supported");
+        return Err(r.error("rope.dimension_count", why));
+    }
+    if !dims.is_multiple_of(2) {
+        let key = if dims == d_head { "attention.head_count" } else { "rope.dimension_count" };
+        return Err(r.error(key, format!("heads of odd width {dims} cannot be rotated")));
+    }
+    Ok(Positions::Rotary {
+        dims,
+        base: r.positive("rope.freq_base")?.unwrap_or(10000.0),
+        interleaved: false,
+        scaling: scaling(r, dims, divisors)?,
+    })
+}
+
+fn scaling(r: &Reader<'_>, dims: usize, divisors: Option<&[u8]>) -> LoadResult<Option<RopeScaling>> {
     let kind = r.view.string(&r.key("rope.scaling.type"))?;
     let old = r.positive("rope.scale_linear")?;
     let factor = r.positive("rope.scaling.factor")?;
@@ -233,22 +272,23 @@ fn scaling(
             return Err(r.error("rope.scaling.type", "supported rotary types are none and linear"));
         }
     };
-    let Some(e) = tensors.get(ROPE_FREQS) else {
+    let Some(bytes) = divisors else {
         return Ok(linear.map(|factor| RopeScaling::Linear { factor }));
     };
     let tensor = |why: String| LoadError::tensor(r.view.path, ROPE_FREQS, why);
     if linear.is_some() {
         return Err(tensor("it stands beside linear scaling; only one of the two is supported".to_owned()));
     }
-    if e.shape != [d_head / 2] || e.dtype != Stored::Known(Dtype::F32) {
-        let what = format!("{:?} of {}", e.shape, shorten(e.dtype.name()));
-        return Err(tensor(format!(
-            "it is {what}, half the width of a head, [{}] of f32, is needed",
-            d_head / 2
-        )));
-    }
     let read = |b: &[u8]| b.first_chunk().map_or(f32::NAN, |b| f32::from_le_bytes(*b));
-    let divisors: Vec<f32> = bytes[e.range.clone()].chunks_exact(4).map(read).collect();
+    let divisors: Vec<f32> = bytes.chunks_exact(4).map(read).collect();
+    if divisors.len() != dims / 2 {
+        let why = format!(
+            "it holds {} divisors, one for each of {} rotated pairs is needed",
+            divisors.len(),
+            dims / 2
+        );
+        return Err(tensor(why));
+    }
     if let Some(bad) = divisors.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
         return Err(tensor(format!("it holds {bad}; divisors of frequencies are finite and above zero")));
     }

@@ -11,6 +11,7 @@ pub(super) fn is_harmless(key: &str, family: Family) -> bool {
 const ANY: &[&str] = &[
     // Bookkeeping.
     "_name_or_path",
+    "_model_name_or_path",
     "name_or_path",
     "_commit_hash",
     "architectures",
@@ -81,6 +82,7 @@ const ANY: &[&str] = &[
     "seq_length",
     "decoder_start_token_id",
     "pad_token_id",
+    "unk_token_id",
     "sep_token_id",
     "prefix",
     // Generation.

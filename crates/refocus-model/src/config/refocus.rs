@@ -1,18 +1,16 @@
 //! The family of models trained here, for what no family of `transformers` can express. Every key is
 //! written and every key is needed.
 
-use serde_json::{Map, Value, json};
-
 use super::keys::Keys;
 use super::{Described, Has, Shape, activation};
 use crate::error::{LoadError, LoadResult};
-use crate::spec::{Family, ModelSpec, Positions, Wiring};
-use refocus_compute::{Activation, NormKind};
+use crate::spec::{Family, Positions};
+use refocus_compute::NormKind;
 
 /// Numbers of a constant position table, which is made when a model is loaded.
 const LARGEST: usize = 1 << 28;
 
-/// Reads what [`write`] wrote.
+/// Reads what an export wrote.
 pub(super) fn read(k: &mut Keys<'_>) -> LoadResult<Described> {
     for key in NEEDED {
         if !k.has(key) {
@@ -109,63 +107,3 @@ const NEEDED: &[&str] = &[
     "attention_scale",
     "tie_word_embeddings",
 ];
-
-/// The configuration of a specification; `None` for what has no key here: other wiring than pre-norm,
-/// windows, norms of queries and keys, a projected embedding, scaled rotation, scales that differ by layer.
-pub(crate) fn write(spec: &ModelSpec, has: Has) -> Option<Map<String, Value>> {
-    let scale = *spec.attn_scale.first()?;
-    let plain = spec.wiring == Wiring::PreNorm
-        && spec.window.iter().all(Option::is_none)
-        && spec.attn_scale.iter().all(|s| *s == scale)
-        && !spec.qk_norm
-        && spec.d_embed == spec.d_model;
-    let (word, more) = match &spec.positions {
-        Positions::Learned { offset: 0 } => ("learned", json!({})),
-        Positions::Sinusoidal => ("sinusoidal", json!({})),
-        Positions::Linear => ("linear", json!({})),
-        Positions::Alibi => ("alibi", json!({})),
-        Positions::None => ("none", json!({})),
-        Positions::Rotary { dims, base, interleaved, scaling: None } => {
-            ("rotary", json!({"rotary_dims": dims, "rotary_base": base, "rotary_interleaved": interleaved}))
-        }
-        Positions::T5 { buckets, max_distance } => {
-            ("t5", json!({"t5_buckets": buckets, "t5_max_distance": max_distance}))
-        }
-        _ => return None,
-    };
-    let keys = json!({
-        "model_type": "refocus",
-        "n_layers": spec.n_layers,
-        "d_model": spec.d_model,
-        "n_heads": spec.n_heads,
-        "n_kv_heads": spec.n_kv_heads,
-        "d_head": spec.d_head,
-        "d_mlp": spec.d_mlp,
-        "vocab_size": spec.vocab,
-        "n_ctx": spec.n_ctx,
-        "positions": word,
-        "norm": match spec.norm { NormKind::Layer => "layer", NormKind::Rms => "rms" },
-        "norm_eps": spec.norm_eps,
-        "block_norms": spec.block_norms,
-        "final_norm": spec.final_norm,
-        "activation": match spec.act {
-            Activation::Relu => "relu",
-            Activation::Gelu => "gelu",
-            Activation::GeluTanh => "gelu_pytorch_tanh",
-            Activation::Silu => "silu",
-        },
-        "gated_mlp": spec.gated_mlp,
-        "attention_scale": scale,
-        "tie_word_embeddings": spec.tied,
-        "attention_bias": has.qkv_bias,
-        "attention_out_bias": has.out_bias,
-        "mlp_bias": has.mlp_bias,
-        "unembed_bias": has.unembed_bias,
-        "norm_bias": has.norm_bias,
-        "bos_token_id": spec.bos,
-        "eos_token_id": spec.eos,
-    });
-    let (Value::Object(mut keys), Value::Object(more)) = (keys, more) else { return None };
-    keys.extend(more);
-    plain.then_some(keys)
-}

@@ -385,6 +385,73 @@ fn gguf_metadata_is_read_key_by_key() {
         .unwrap();
 }
 
+/// A GGUF fixture with one changed key.
+fn changed(name: &str, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> LoadResult<ModelSpec> {
+    let temp = Temp::new();
+    let bytes = std::fs::read(fixture(name).join("model.gguf")).unwrap();
+    let path = temp.write("m.gguf", edit(bytes));
+    Checkpoint::open(path).map(|c| c.spec().clone())
+}
+
+/// Overwrites the value of a key, `skip` bytes after its name.
+fn set(mut bytes: Vec<u8>, key: &str, value: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + 4;
+    bytes[at..at + value.len()].copy_from_slice(value);
+    bytes
+}
+
+#[test]
+fn gguf_keys_of_gpt2_and_gptneox_are_read() {
+    let s = changed("gguf-gpt2-f32", |b| b).unwrap();
+    assert_eq!(
+        (s.family, s.norm, s.positions.clone(), s.act),
+        (Family::Gpt2, NormKind::Layer, Positions::Learned { offset: 0 }, Activation::GeluTanh)
+    );
+    let s = changed("gguf-neox-f32", |b| b).unwrap();
+    assert_eq!((s.wiring, s.act, s.d_head), (Wiring::Parallel { shared_norm: false }, Activation::Gelu, 11));
+    assert_eq!(rotary(&s), (4, 10000.0, false, None));
+    let s = changed("gguf-neox-f16", |b| b).unwrap();
+    assert_eq!((s.wiring, s.norm_eps), (Wiring::PreNorm, 0.01));
+    assert_eq!(rotary(&s), (4, 500.0, false, None));
+    let parallel = changed("gguf-neox-f16", |b| set(b, "gptneox.use_parallel_residual", &[1])).unwrap();
+    assert_eq!(parallel.wiring, Wiring::Parallel { shared_norm: false });
+    let refused = |name: &str, key: &str, value: u32, why: &str| {
+        let e = changed(name, |b| set(b, key, &value.to_le_bytes())).unwrap_err().to_string();
+        assert!(e.contains(key) && e.contains(why), "{e}");
+    };
+    refused("gguf-neox-f32", "gptneox.rope.dimension_count", 3, "odd width 3");
+    refused("gguf-neox-f32", "gptneox.rope.dimension_count", 12, "only up to 11");
+    refused("gguf-gpt2-f32", "gpt2.attention.head_count", 4, "no multiple");
+    refused("gguf-gpt2-f32", "gpt2.attention.head_count", 0, "at least 1");
+    refused("gguf-qwen3-f32", "qwen3.attention.value_length", 8, "only 10");
+    let shape = |name: &str, key: &str, value: u32| {
+        changed(name, |b| set(b, key, &value.to_le_bytes())).unwrap_err().to_string()
+    };
+    let e = shape("gguf-gpt2-f32", "gpt2.context_length", 25);
+    assert!(
+        e.contains("position_embd.weight has shape [24, 21], the configuration asks for [25, 21]"),
+        "{e}"
+    );
+    let e = shape("gguf-gpt2-f32", "gpt2.block_count", 3);
+    assert!(e.contains("tensor blk.2.attn_norm.weight is missing"), "{e}");
+    let e = changed("gguf-gpt2-f32", |b| {
+        let at = b.windows(8).position(|w| w == b"attn_qkv").unwrap();
+        [&b[..at], b"attn_qk_", &b[at + 8..]].concat()
+    });
+    assert!(e.unwrap_err().to_string().contains("blk.0.attn_qkv.weight is missing"));
+    let e = gguf(|g| g.u32("llama.vocab_size", 5)).unwrap_err().to_string();
+    assert!(e.contains("token_embd.weight has shape [4, 8], the configuration asks for [5, 8]"), "{e}");
+    // Keys of other families.
+    let refused = |edit: &dyn Fn(Gguf) -> Gguf, key: &str| {
+        let e = gguf(edit).unwrap_err().to_string();
+        assert!(e.contains(key), "{e} does not name {key}");
+    };
+    refused(&|g| g.flag("llama.use_parallel_residual", true), "llama.use_parallel_residual = true");
+    refused(&|g| g.f32("llama.rope.scaling.attn_factor", 0.5), "llama.rope.scaling.attn_factor = 0.5");
+    gguf(|g| g.f32("llama.rope.scaling.attn_factor", 1.0).flag("llama.use_parallel_residual", false))
+        .unwrap();
+}
+
 #[test]
 fn gguf_rotary_divisors_are_read() {
     let with = |values: &[f32]| {

@@ -21,6 +21,8 @@ pub(super) enum Layout {
     Transposed,
     /// `[n_in, 3 · n_out]`: all of q, then k, then v, in the columns.
     Columns(usize),
+    /// `[3 · n_out, n_in]`: all of q, then k, then v.
+    Rows(usize),
     /// `[3 · n_out, n_in]`: rows by head, and inside a head q, then k, then v.
     Heads(usize),
     /// The two halves of each head interleaved, as llama.cpp rotates them.
@@ -33,7 +35,7 @@ impl Layout {
     }
 
     pub(super) fn fused(self) -> bool {
-        matches!(self, Layout::Columns(_) | Layout::Heads(_))
+        matches!(self, Layout::Columns(_) | Layout::Rows(_) | Layout::Heads(_))
     }
 
     /// The stored row (column, if transposed) of each logical row.
@@ -42,7 +44,9 @@ impl Layout {
         let d = spec.d_head as u32;
         match self {
             Layout::Plain | Layout::Transposed => None,
-            Layout::Columns(third) => Some((third as u32 * n..(third as u32 + 1) * n).collect()),
+            Layout::Columns(third) | Layout::Rows(third) => {
+                Some((third as u32 * n..(third as u32 + 1) * n).collect())
+            }
             Layout::Heads(third) => Some((0..n).map(|r| (r / d * 3 + third as u32) * d + r % d).collect()),
             Layout::Interleaved => {
                 let half = d / 2;
@@ -88,7 +92,7 @@ impl Table {
     }
 }
 
-use Layout::{Columns, Heads, Interleaved, Plain, Transposed};
+use Layout::{Columns, Heads, Interleaved, Plain, Rows, Transposed};
 use Place::{Block, Global};
 
 /// Tables of a Hugging Face folder.
@@ -107,6 +111,7 @@ pub(super) fn folder(family: Family) -> &'static Table {
 pub(super) fn gguf(family: Family) -> &'static Table {
     match family {
         Family::Llama => &GGUF_LLAMA,
+        Family::Gpt2 | Family::NeoX => &GGUF_GPT,
         _ => &GGUF_QWEN,
     }
 }
@@ -281,6 +286,29 @@ static REFOCUS: Table = Table {
         (Part::Gate, Block("mlp.gate"), Plain),
         (Part::Up, Block("mlp.up"), Plain),
         (Part::Down, Block("mlp.down"), Plain),
+    ],
+    harmless_block: &[],
+    harmless_global: &[],
+};
+
+/// The architectures gpt2 and gptneox: the converter turns GPT-2's matrices to `[n_out, n_in]` and puts
+/// NeoX's rows in the order of GPT-2's.
+static GGUF_GPT: Table = Table {
+    prefixes: &[""],
+    heads: &["output"],
+    stem: "blk.",
+    parts: &[
+        (Part::Embed, Global("token_embd"), Plain),
+        (Part::PosEmbed, Global("position_embd"), Plain),
+        (Part::FinalNorm, Global("output_norm"), Plain),
+        (Part::Ln1, Block("attn_norm"), Plain),
+        (Part::Ln2, Block("ffn_norm"), Plain),
+        (Part::Q, Block("attn_qkv"), Rows(0)),
+        (Part::K, Block("attn_qkv"), Rows(1)),
+        (Part::V, Block("attn_qkv"), Rows(2)),
+        (Part::O, Block("attn_output"), Plain),
+        (Part::Up, Block("ffn_up"), Plain),
+        (Part::Down, Block("ffn_down"), Plain),
     ],
     harmless_block: &[],
     harmless_global: &[],

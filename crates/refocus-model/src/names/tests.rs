@@ -66,11 +66,11 @@ fn llama_gguf_rows_are_put_back() {
     let permute = |rows: Vec<usize>, d: usize| -> Vec<usize> {
         rows.chunks(d).flat_map(|h| (0..d).map(|i| h[i % 2 * (d / 2) + i / 2]).collect::<Vec<_>>()).collect()
     };
-    for (name, scale) in [("gguf-llama-f32", 0), ("gguf-llama-q4_1", 0)] {
+    for name in ["gguf-llama-f32", "gguf-llama-q4_1", "gguf-llama-q2_k", "gguf-llama-q4_k_m"] {
         let c = Checkpoint::open(fixture(name).join("model.gguf")).unwrap();
         let spec = c.spec();
         for part in [Part::Q, Part::K] {
-            let m = c.matrix(part, scale).unwrap().unwrap();
+            let m = c.matrix(part, 0).unwrap().unwrap();
             let (n, _) = m.shape();
             let written = permute((0..n).collect(), spec.d_head);
             let read = m.rows.unwrap();
@@ -78,6 +78,40 @@ fn llama_gguf_rows_are_put_back() {
         }
         assert!(c.matrix(Part::V, 0).unwrap().unwrap().rows.is_none());
     }
+}
+
+#[test]
+fn gpt_gguf_holds_q_then_k_then_v() {
+    for (name, of) in [("gguf-gpt2-f32", "gpt2"), ("gguf-neox-f32", "neox")] {
+        let c = Checkpoint::open(fixture(name).join("model.gguf")).unwrap();
+        let d = c.spec().d_model;
+        let (shape, w) = stored(&c, "blk.1.attn_qkv.weight");
+        let (_, b) = stored(&c, "blk.1.attn_qkv.bias");
+        assert_eq!(shape, [3 * d, d]);
+        for (third, part) in [Part::Q, Part::K, Part::V].into_iter().enumerate() {
+            let m = rows(&c.matrix(part, 1).unwrap().unwrap());
+            let bias = c.vector(part, 1, Which::Bias).unwrap().unwrap();
+            assert_eq!(bias, b[third * d..(third + 1) * d]);
+            (0..d).for_each(|r| assert_eq!(m[r], w[(third * d + r) * d..][..d]));
+        }
+        // Matrix by matrix what the folder holds.
+        let folder = Checkpoint::open(fixture(of)).unwrap();
+        for part in [Part::Q, Part::K, Part::V, Part::O, Part::Up, Part::Down, Part::Embed] {
+            let (a, b) = (c.matrix(part, 0).unwrap().unwrap(), folder.matrix(part, 0).unwrap().unwrap());
+            assert!(rows(&a) == rows(&b), "{name}: {part:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repeated_embedding_in_gguf_is_tied() {
+    let open = |name: &str| Checkpoint::open(fixture(name).join("model.gguf")).unwrap();
+    let c = open("gguf-gpt2-f16");
+    assert!(
+        c.tensor("output.weight").is_ok() && c.spec().tied && c.matrix(Part::Unembed, 0).unwrap().is_none()
+    );
+    assert!(open("gguf-gpt2-f32").spec().tied);
+    assert!(!open("gguf-neox-f32").spec().tied && !open("gguf-llama-bf16").spec().tied);
 }
 
 #[test]

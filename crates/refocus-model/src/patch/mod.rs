@@ -23,10 +23,11 @@
 //! | `sharpen` | `factor` | attention scores are divided by it |
 //! | `exit` | `layer` | blocks from this one on are skipped; `at` may be left out |
 //!
-//! `[[decode]]` changes the final logits: `temperature` (`factor`), `unigram_prior` (`vector` of log
-//! frequencies, `alpha`), `contrast_context` (`alpha`), `contrast_layer` (`layer`, `alpha`). `[rewrite]`
-//! names a `variant` of System 2 Attention. Vectors are `"file.safetensors#tensor"`, the file beside the
-//! patch. An unknown key is an error, and so is a key that an action does not take.
+//! `[[decode]]` changes the final logits, while generating before anything that sampling does:
+//! `temperature` (`factor`), `unigram_prior` (`vector` of log frequencies, `alpha`), `contrast_context`
+//! (`alpha`), `contrast_layer` (`layer`, `alpha`). `[rewrite]` names a `variant` of System 2 Attention.
+//! Vectors are `"file.safetensors#tensor"`, the file beside the patch. An unknown key is an error, and so
+//! is a key that an action does not take.
 
 mod decode;
 mod error;

@@ -89,13 +89,12 @@ impl Patch {
                 action: first.action.name(),
                 says: summary(&e.at, first),
                 places: Some(all.len()),
-                jobs: [Support::Yes, generate(spec, first), serve(), export],
+                jobs: [Support::Yes, Support::Yes, serve(), export],
             });
         }
         for (d, &line) in self.decode.iter().zip(&self.decode_lines) {
             let (forward, generate, serve) = if d.is_pointwise() {
-                let why = "greedy decoding takes the model's own logits so far";
-                (Support::Yes, Support::NotYet(why.to_owned()), serve())
+                (Support::Yes, Support::Yes, serve())
             } else {
                 let why = "it needs a second row of logits, which nothing computes yet";
                 let not_yet = || Support::NotYet(why.to_owned());
@@ -146,17 +145,6 @@ impl Patch {
         }
         Ok(())
     }
-}
-
-/// All places of an entry share its position, so one of them tells.
-fn generate(spec: &ModelSpec, i: &Intervention) -> Support {
-    let fixed = matches!(i.position, Position::All | Position::At(_));
-    if spec.stretches() && !fixed {
-        let why = "with dynamic rotary scaling the whole sequence is computed anew for every token, so a position \
-                   counted from its end would move";
-        return Support::NotYet(why.to_owned());
-    }
-    Support::Yes
 }
 
 fn serve() -> Support {

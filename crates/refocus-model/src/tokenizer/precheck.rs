@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::error::{LoadError, LoadResult};
 
 /// Fails on a file that is no JSON, on merges that join to more than the longest token or continue a word
-/// under a prefix of their own, on templates of tokens that they do not define, and on compiled normalizers.
+/// under a prefix of their own, on templates of tokens that they do not define, on decoders that strip the end
+/// of a token that may be shorter, and on compiled normalizers.
 pub(super) fn check(path: &Path, bytes: &[u8]) -> LoadResult<()> {
     let file: File =
         serde_json::from_slice(bytes).map_err(|source| LoadError::Json { path: path.to_owned(), source })?;
@@ -24,6 +25,9 @@ pub(super) fn check(path: &Path, bytes: &[u8]) -> LoadResult<()> {
     }
     if !file.rest.values().all(templates_are_whole) {
         return refuse("a template names a token that it does not define, or a second text");
+    }
+    if file.rest.get("decoder").is_some_and(strips_the_end) {
+        return refuse("a decoder of type Strip that takes something off the end is not supported");
     }
     if file.rest.values().any(is_compiled) {
         return refuse("a normalizer of type Precompiled is not supported");
@@ -48,6 +52,12 @@ fn templates_are_whole(value: &Value) -> bool {
 
 fn is_compiled(value: &Value) -> bool {
     value.get("type").is_some_and(|t| t == "Precompiled") || inner(value).any(is_compiled)
+}
+
+fn strips_the_end(value: &Value) -> bool {
+    let strips =
+        value.get("type").is_some_and(|t| t == "Strip") && value.get("stop").is_some_and(|n| *n != 0);
+    strips || inner(value).any(strips_the_end)
 }
 
 /// The values inside a list or an object.

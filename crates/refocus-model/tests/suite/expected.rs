@@ -2,10 +2,11 @@
 //! `examples/parity.rs`, which writes `docs/parity.md`.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Eager, Isa, Kernels, Reference};
-use refocus_model::generate::{Request, greedy};
+use refocus_model::generate::{Engine, Limits, Request, complete};
 use refocus_model::{Checkpoint, Family, HostTensor, Model, SeqTensors, Site, capture};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -183,19 +184,18 @@ impl Comparison {
     }
 }
 
-/// The family's name in a configuration.
-pub fn family(f: Family) -> &'static str {
-    match f {
-        Family::Gpt2 => "gpt2",
-        Family::Opt => "opt",
-        Family::GptJ => "gptj",
-        Family::NeoX => "gpt_neox",
-        Family::Llama => "llama",
-        Family::Mistral => "mistral",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-        Family::Refocus => "refocus",
-    }
+/// Greedy continuations of some prompts, computed together.
+pub fn greedy<K: Kernels>(
+    o: &mut Eager<K>,
+    m: &Model<K>,
+    prompts: &[Vec<u32>],
+    max_new: usize,
+) -> Vec<Vec<u32>> {
+    let requests = prompts.iter().map(|p| Request::new(p.clone(), max_new)).collect();
+    let outputs =
+        complete(&mut Engine::new(o, m, None, Limits::default()), requests, |_| ControlFlow::Continue(()));
+    let samples = outputs.expect("requests that fit").into_iter().flatten();
+    samples.map(|o| o.finish.map(|_| o.tokens.iter().map(|t| t.id).collect()).expect("generates")).collect()
 }
 
 fn stored(checkpoint: &Checkpoint) -> Vec<&'static str> {
@@ -253,8 +253,7 @@ pub fn compare<K: Kernels>(case: &Case, mut kernels: K) -> Comparison {
         }
         let want: Vec<Continuation> = json(&continuations);
         let max_new = want.iter().map(|w| w.ids.len()).max().unwrap_or(0);
-        let request = Request { prompts: &seqs, max_new, stop: &[], interventions: &[] };
-        let got = greedy(&mut o, &m, &request, |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let got = greedy(&mut o, &m, &seqs, max_new);
         let equal = got.iter().zip(&want).filter(|(g, w)| **g == w.ids).count();
         c.greedy = Some((Share { equal, of: want.len() }, max_new));
     }
@@ -368,7 +367,7 @@ pub fn row(name: &str, c: &Comparison) -> Vec<String> {
     let pair = |e: &Error| format!("{:.1e} / {:.1e}", e.greatest, e.rms());
     vec![
         name.to_owned(),
-        family(c.family).to_owned(),
+        c.family.model_type().to_owned(),
         c.stored.join(" + ").to_lowercase(),
         format!("{} ({})", c.sequences, c.tokens),
         c.tensors.to_string(),

@@ -2,15 +2,20 @@
 //! that the definition implies.
 
 use refocus_tasks::flipflop::{
-    CANONICAL, FlipFlop, HALF, Invalid, LanguageError, Set, Split, from_text, id, reads, to_text, validate,
+    Alphabet, Facts, FlipFlop, Invalid, LanguageError, MAX_TOKENS, Read, Set, Split, id, reads,
 };
+
+const BINARY: Alphabet = Alphabet::BINARY;
+
+fn text(ids: &[u32]) -> String {
+    BINARY.to_text(ids).expect("text")
+}
 
 /// Deviations beyond this many standard errors are failures.
 const SIGMAS: f64 = 3.0;
 
 fn draw(set: Set, n: usize) -> Vec<Vec<u32>> {
-    let language = set.language(CANONICAL.tokens).expect("a language");
-    language.strings(1, Split::Test, 0).take(n).collect()
+    set.language().expect("a language").strings(1, Split::Test, 0).take(n).collect()
 }
 
 /// `Σ a / Σ b` over strings against its expectation. Reads of one string are not independent, so the
@@ -28,9 +33,10 @@ fn every_string_is_valid_and_survives_as_text() {
             let language = FlipFlop::ignoring(tokens, ignore).expect("a language");
             for s in language.strings(3, Split::Train, 5).take(50) {
                 assert_eq!(s.len(), tokens);
-                validate(&s).unwrap_or_else(|e| panic!("FFL({ignore}): {e}"));
-                let text = to_text(&s).expect("text");
-                assert_eq!(from_text(&text).expect("ids"), s);
+                BINARY.validate(&s).unwrap_or_else(|e| panic!("FFL({ignore}): {e}"));
+                assert_eq!(s[0], id::WRITE);
+                assert_eq!(s[tokens - 2], id::READ);
+                assert_eq!(BINARY.from_text(&text(&s)).expect("ids"), s);
             }
         }
     }
@@ -46,45 +52,61 @@ fn the_validator_knows_every_short_string() {
         let mut found = Vec::new();
         for number in 0..5u32.pow(len as u32) {
             let s: Vec<u32> = (0..len as u32).map(|i| number / 5u32.pow(i) % 5).collect();
-            if validate(&s).is_ok() {
-                found.push(to_text(&s).expect("text"));
+            if BINARY.validate(&s).is_ok() {
+                found.push(text(&s));
             }
         }
         assert_eq!(found.len(), members, "{found:?}");
     }
-    let say = |text: &str| validate(&from_text(text).expect("symbols"));
+    let say = |text: &str| BINARY.from_text(text).and_then(|ids| BINARY.validate(&ids));
+    let said = |text: &str| say(text).expect_err("not valid").to_string();
     assert_eq!(say("w0i1i0r0"), Ok(()));
     assert_eq!(say("w0i1w1r0"), Err(Invalid::Read { at: 7, written: 5 }));
     assert_eq!(say("w0i1r1r1"), Err(Invalid::Read { at: 5, written: 1 }));
     assert_eq!(say("i0r0"), Err(Invalid::First));
     assert_eq!(say("w0i0"), Err(Invalid::Last { at: 2 }));
-    assert_eq!(say("w0r"), Err(Invalid::Length(3)));
-    assert_eq!(say("w0"), Err(Invalid::Length(2)));
-    assert_eq!(say("w0rr"), Err(Invalid::Kind { at: 3 }));
-    assert_eq!(say("w010r0"), Err(Invalid::Kind { at: 2 }));
-    assert_eq!(validate(&[0, 3, 1, 5]), Err(Invalid::Symbol { at: 3, found: "id 5".to_owned() }));
-    assert_eq!(from_text("w0x"), Err(Invalid::Symbol { at: 2, found: "'x'".to_owned() }));
-    let text = Invalid::Kind { at: 2 }.to_string();
-    assert_eq!(text, "position 2: an instruction (w, r, i) is needed");
+    assert_eq!(said("w0r"), "a string has at least 4 symbols, 2 for each instruction: not 3");
+    assert_eq!(said("w0i0r"), "a string has at least 4 symbols, 2 for each instruction: not 5");
+    assert_eq!(said(""), "a string has at least 4 symbols, 2 for each instruction: not 0");
+    assert_eq!(said("w0rr"), "position 3: 'r' where a datum (0 or 1) is needed");
+    assert_eq!(said("w010r0"), "position 2: '1' where an instruction (w, r or i) is needed");
+    assert_eq!(said("w0x"), "position 2: 'x' where an instruction (w, r or i) is needed");
+    let ids = BINARY.validate(&[0, 3, 1, 5]).expect_err("not valid");
+    assert_eq!(ids.to_string(), "position 3: id 5 where a datum (0 or 1) is needed");
+    assert_eq!(ids.position(), Some(3));
 }
 
 #[test]
-fn impossible_languages_are_refused() {
-    for tokens in [0, 2, 3, 5, 513] {
-        assert_eq!(FlipFlop::ignoring(tokens, 0.8), Err(LanguageError::Length(tokens)));
+fn impossible_languages_are_refused_by_their_values() {
+    let said = |e: Result<FlipFlop, LanguageError>| e.expect_err("an error").to_string();
+    for tokens in [0, 2, 3, 5, 513, MAX_TOKENS + 2, usize::MAX] {
+        assert_eq!(
+            said(FlipFlop::ignoring(tokens, 0.8)),
+            format!(
+                "flip-flop: a string has from 4 to 1048576 symbols, 2 for each instruction: not {tokens}"
+            )
+        );
     }
-    for p in [-0.1, 1.5, f64::INFINITY] {
-        let want = LanguageError::Probability { what: "ignore", value: p };
-        assert_eq!(FlipFlop::ignoring(8, p), Err(want));
+    for p in [-0.1, 1.5, f64::INFINITY, f64::NAN] {
+        assert_eq!(
+            said(FlipFlop::ignoring(8, p)),
+            format!("flip-flop: the probability to ignore is {p}, not a number from 0 to 1")
+        );
     }
-    assert!(FlipFlop::ignoring(8, f64::NAN).is_err());
-    assert!(matches!(FlipFlop::new(8, 0.5, 0.5, 0.5), Err(LanguageError::Sum(_))));
-    assert!(matches!(FlipFlop::new(8, 1.5, -0.5, 0.0), Err(LanguageError::Probability { .. })));
+    assert_eq!(
+        said(FlipFlop::new(8, 0.5, 0.5, 0.5)),
+        "flip-flop: the probabilities to write (0.5), read (0.5) and ignore (0.5) sum to 1.5, not to 1"
+    );
+    assert!(matches!(
+        FlipFlop::new(8, 1.5, -0.5, 0.0),
+        Err(LanguageError::Probability { what: "write", value: 1.5 })
+    ));
+    assert!(FlipFlop::ignoring(MAX_TOKENS, 0.8).is_ok());
 }
 
 #[test]
 fn a_seed_gives_the_same_bytes_at_any_number_of_threads() {
-    let language = HALF.trained.language(HALF.tokens).expect("a language");
+    let language = Set::HalfIn.language().expect("a language");
     let (seed, step, n) = (11, 7, 64u32);
     let want: Vec<Vec<u32>> = language.strings(seed, Split::Train, step).take(n as usize).collect();
     for threads in [1, 2, 3, 7] {
@@ -128,34 +150,35 @@ fn seeds_steps_and_splits_differ() {
         assert!(all[..i].iter().all(|b| a != b));
     }
     // What a seed draws is part of the format of results.
-    assert_eq!(
-        to_text(&all[0]).expect("text"),
-        "w1i1i1i1i0i1i1i1r1i0i0i0i0i0i1i0i0i1i0i0i0i0w1w1i1i0i1i1r1i0i1r1"
-    );
+    assert_eq!(text(&all[0]), "w1i1i0i1i0i0i1i0r1i1i1i0i0i0i1i0i1i1i0i1i0i1i1i1i1i1i0i0i1r1r1r1");
 }
 
-/// `spec/flip-flop.md` 1.3: `(1 + 254 p_r)` reads a string are expected, 254 of them drawn.
+/// `spec/flip-flop.md` 1.3: `(1 + 254 p_r)` reads a string are expected, 254 of them drawn. The full
+/// sets, 104,000 strings of seed 1.
 #[test]
-fn reads_are_as_many_as_expected_and_as_published() {
-    for (set, n) in [(CANONICAL.trained, 1000), (CANONICAL.sparse, 2000), (CANONICAL.dense, 300)] {
-        let p = (1.0 - set.ignore) / 2.0;
-        let (mean, sd) = (1.0 + 254.0 * p, (254.0 * p * (1.0 - p)).sqrt());
-        let got = draw(set, n).iter().map(|s| reads(s).count()).sum::<usize>() as f64;
-        let error = sd * (n as f64).sqrt();
-        assert!((got - n as f64 * mean).abs() <= SIGMAS * error, "FFL({}): {got} reads", set.ignore);
+fn reads_of_the_full_sets_are_as_many_as_expected_and_as_published() {
+    let mut line = Vec::new();
+    for (set, expected) in Set::PAPER.into_iter().zip([26_400.0, 354_000.0, 345_900.0]) {
+        let language = set.language().expect("a language");
+        let (n, p) = (set.sequences(), language.probabilities().read());
+        let mean = f64::from(n) * (1.0 + 254.0 * p);
+        assert!((mean - expected).abs() < 0.5, "{}: {mean} of the table", set.name());
+        let sd = (f64::from(n) * 254.0 * p * (1.0 - p)).sqrt();
+        let mut got = 0;
+        for i in 0..n {
+            line.clear();
+            language.append_text(1, Split::Test, 0, i, &mut line).expect("text");
+            got += line.iter().filter(|&&c| c == b'r').count();
+        }
+        assert!((got as f64 - mean).abs() <= SIGMAS * sd, "{}: {got} reads, {mean} ± {sd}", set.name());
         // The paper's own sets agree with the same expectation.
-        let (sequences, published) =
-            (f64::from(set.sequences), f64::from(set.published_reads.expect("a count")));
-        assert!(
-            (published - sequences * mean).abs() <= SIGMAS * sd * sequences.sqrt(),
-            "FFL({})",
-            set.ignore
-        );
+        let published = f64::from(set.published_reads().expect("a count"));
+        assert!((published - mean).abs() <= SIGMAS * sd, "{}", set.name());
     }
 }
 
 /// A row of the table of section 1.5.
-struct Facts {
+struct Row {
     set: Set,
     n: usize,
     /// Mean and standard deviation of writes a string.
@@ -185,24 +208,24 @@ fn printed(what: &str, exact: f64, table: f64) {
 #[test]
 fn distances_writes_and_shortcuts_follow_the_definition() {
     let tables = [
-        Facts {
-            set: CANONICAL.trained,
+        Row {
+            set: Set::In,
             n: 1000,
             writes: (26.4, 4.8),
             beyond: [0.335, 0.112, 0.0042, 1.7e-5, 0.0],
             either: 0.011,
             previous: 0.60,
         },
-        Facts {
-            set: CANONICAL.sparse,
+        Row {
+            set: Set::Sparse,
             n: 1500,
             writes: (3.54, 1.6),
             beyond: [0.879, 0.772, 0.520, 0.263, 0.137],
             either: 0.63,
             previous: 0.51,
         },
-        Facts {
-            set: CANONICAL.dense,
+        Row {
+            set: Set::Dense,
             n: 300,
             writes: (115.0, 7.9),
             beyond: [0.0024, 6e-6, 0.0, 0.0, 0.0],
@@ -211,7 +234,8 @@ fn distances_writes_and_shortcuts_follow_the_definition() {
         },
     ];
     for f in tables {
-        let (ignore, p) = (f.set.ignore, (1.0 - f.set.ignore) / 2.0);
+        let p = f.set.language().expect("a language").probabilities();
+        let (ignore, p) = (p.ignore(), p.write());
         let (mean, sd) = (1.0 + 254.0 * p, (254.0 * p * (1.0 - p)).sqrt());
         printed("mean of writes", mean, f.writes.0);
         printed("deviation of writes", sd, f.writes.1);
@@ -224,7 +248,7 @@ fn distances_writes_and_shortcuts_follow_the_definition() {
         let got = (writes.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / f.n as f64).sqrt();
         assert!((got - sd).abs() <= SIGMAS * sd / (root * 2f64.sqrt()), "FFL({ignore}): deviation {got}");
 
-        let share = |count: &dyn Fn(&[u32], &refocus_tasks::flipflop::Read) -> bool| -> Vec<(f64, f64)> {
+        let share = |count: &dyn Fn(&[u32], &Read) -> bool| -> Vec<(f64, f64)> {
             let of = |s: &Vec<u32>| {
                 let hits = reads(s).filter(|r| count(s, r)).count();
                 (hits as f64, reads(s).count() as f64)
@@ -257,9 +281,28 @@ fn distances_writes_and_shortcuts_follow_the_definition() {
 /// Section 7.2: at half the length a string still has 26 reads and as many writes.
 #[test]
 fn the_half_size_sets_keep_writes_and_reads_a_string() {
-    let per_string = |tokens: usize, ignore: f64| 1.0 + (tokens / 2 - 2) as f64 * (1.0 - ignore) / 2.0;
-    let half = per_string(HALF.tokens, HALF.trained.ignore);
-    assert!((half - per_string(CANONICAL.tokens, CANONICAL.trained.ignore)).abs() < 0.3, "{half}");
-    let sparse = per_string(HALF.tokens, HALF.sparse.ignore);
-    assert!((sparse - per_string(CANONICAL.tokens, CANONICAL.sparse.ignore)).abs() < 0.1, "{sparse}");
+    let per_string = |set: Set| {
+        let language = set.language().expect("a language");
+        1.0 + (language.tokens() / 2 - 2) as f64 * language.probabilities().write()
+    };
+    assert!((per_string(Set::HalfIn) - per_string(Set::In)).abs() < 0.3);
+    assert!((per_string(Set::HalfSparse) - per_string(Set::Sparse)).abs() < 0.1);
+    assert!((per_string(Set::Long) - per_string(Set::In)).abs() < 1e-9);
+}
+
+#[test]
+fn strings_of_4_to_16384_symbols_have_as_many_writes() {
+    let language = FlipFlop::ignoring(512, 0.8).expect("a language");
+    for tokens in [256, 512, 2048, 16_384] {
+        let stretched = language.stretched(tokens).expect("a language");
+        let n = 400;
+        let counts = stretched.strings(5, Split::Test, 0).take(n).map(|s| {
+            BINARY.validate(&s).expect("valid");
+            Facts::of(&BINARY, &s).expect("valid").writes.len() as f64
+        });
+        let mean = counts.sum::<f64>() / n as f64;
+        assert!((mean - 26.4).abs() <= SIGMAS * 5.2 / (n as f64).sqrt(), "{tokens}: {mean} writes");
+    }
+    let e = language.stretched(32).expect_err("too many writes for 32 symbols");
+    assert!(matches!(e, LanguageError::Probability { .. } | LanguageError::Sum { .. }), "{e}");
 }

@@ -31,7 +31,7 @@ impl Drop for Folder {
 
 /// Twenty steps on short strings of two languages.
 fn config(model: ModelConfig) -> RunConfig {
-    let mut c = Preset::Lstm.config();
+    let mut c = Preset::Lstm.config().expect("a preset");
     c.task.tokens = 24;
     c.task.ignore = vec![0.5, 0.9];
     c.task.batch = 6;

@@ -36,7 +36,7 @@ struct Line {
 
 /// Runs the command; lines are printed as checks are done.
 pub(super) fn run(args: &Doctor, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let sequences = sequences(args.tokens.as_deref(), spec, global.seed)?;
     let (isa, threads) = (backend::isa()?, backend::threads(global));
@@ -99,7 +99,7 @@ fn line(check: &Check) -> String {
 /// The sequences of a file, or some ids that follow from the seed.
 fn sequences(path: Option<&Path>, spec: &ModelSpec, seed: u64) -> Outcome<Vec<Vec<u32>>> {
     let sequences = match path {
-        Some(path) => input::tokens(path)?,
+        Some(path) => input::ids(path)?,
         None => {
             let mut state = seed;
             let longest = spec.n_ctx.min(LENGTHS[LENGTHS.len() - 1]);

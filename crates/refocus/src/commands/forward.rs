@@ -84,7 +84,7 @@ impl Wanted {
 
 /// Runs the command. What can fail without the weights comes first.
 pub(super) fn run(args: &Forward, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let sites = captured_sites(&args.capture, spec)?;
     let patch = super::patch(&args.patch, &checkpoint, Job::Forward)?;

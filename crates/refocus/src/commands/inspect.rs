@@ -3,139 +3,217 @@
 use std::collections::BTreeMap;
 
 use refocus_compute::{Activation, NormKind};
-use refocus_model::checkpoint::TensorInfo;
-use refocus_model::{Checkpoint, Family, Kind, ModelSpec, Part, Positions, RopeScaling, Site, Which, Wiring};
+use refocus_model::checkpoint::{ChatTemplate, Overview};
+use refocus_model::tokenizer::{Named, Summary};
+use refocus_model::{Checkpoint, Kind, ModelSpec, Part, Positions, RopeScaling, Site, Which, Wiring};
 use serde::Serialize;
 
-use super::Ended;
+use super::{Ended, inspect_view};
 use crate::cli::Inspect;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::model_arg;
 use crate::printer::Printer;
-use crate::table::{Side, Table, bytes, grouped};
 
+/// What is known of every checkpoint; what is not known is `null`.
 #[derive(Serialize)]
-struct Document {
+pub(super) struct Document {
     schema: &'static str,
-    model: String,
-    /// `gguf` or `folder`.
-    format: &'static str,
-    family: &'static str,
-    n_layers: usize,
-    d_model: usize,
-    d_embed: usize,
-    n_heads: usize,
-    n_kv_heads: usize,
-    d_head: usize,
-    d_mlp: usize,
-    vocab: usize,
-    context: usize,
-    wiring: &'static str,
-    norm: &'static str,
-    norm_eps: f32,
-    activation: &'static str,
-    gated_mlp: bool,
-    tied: bool,
-    positions: String,
+    pub(super) model: String,
+    /// `safetensors`, `pytorch` or `gguf`.
+    pub(super) format: &'static str,
+    /// Of the GGUF format.
+    pub(super) format_version: Option<u32>,
+    /// Files of weights.
+    pub(super) files: Vec<FileSize>,
+    pub(super) runs: bool,
+    /// Why it does not run.
+    pub(super) why_not: Option<String>,
+    /// As the checkpoint names it.
+    pub(super) family: Option<String>,
+    pub(super) n_layers: Option<usize>,
+    pub(super) d_model: Option<usize>,
+    pub(super) n_heads: Option<usize>,
+    pub(super) n_kv_heads: Option<usize>,
+    pub(super) d_head: Option<usize>,
+    pub(super) d_mlp: Option<usize>,
+    pub(super) vocab: Option<usize>,
+    pub(super) context: Option<usize>,
+    pub(super) parameters: usize,
+    /// Stored types in the order of their names.
+    pub(super) stored: Vec<Stored>,
+    /// `null` where there is none.
+    pub(super) tokenizer: Option<Tokens>,
+    pub(super) chat_templates: Vec<ChatTemplate>,
+    /// What is known of a checkpoint that runs; these keys are absent where it does not.
+    #[serde(flatten)]
+    pub(super) details: Option<Details>,
+}
+
+/// What the specification says.
+#[derive(Serialize)]
+pub(super) struct Details {
+    pub(super) d_embed: usize,
+    pub(super) wiring: &'static str,
+    pub(super) norm: &'static str,
+    pub(super) norm_eps: f32,
+    pub(super) qk_norm: bool,
+    pub(super) activation: &'static str,
+    pub(super) gated_mlp: bool,
+    pub(super) tied: bool,
+    pub(super) positions: String,
     /// Sliding window of each layer; absent where no layer has one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    windows: Option<Vec<Option<usize>>>,
-    parameters: usize,
-    /// Stored types in the order of their names.
-    stored: Vec<Stored>,
-    tokenizer: Tokens,
-    chat_template: bool,
-    bos: Option<u32>,
-    eos: Vec<u32>,
+    pub(super) windows: Option<Vec<Option<usize>>>,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Vec<u32>,
     /// Number of sites.
-    sites: usize,
+    pub(super) sites: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    site_list: Option<Vec<SiteShape>>,
+    pub(super) site_list: Option<Vec<SiteShape>>,
     /// Kinds of sites that the model does not have.
-    absent: Vec<Absent>,
-    fingerprint: String,
+    pub(super) absent: Vec<Absent>,
+    pub(super) fingerprint: String,
 }
 
 #[derive(Serialize)]
-struct Stored {
-    dtype: &'static str,
-    tensors: usize,
-    bytes: usize,
+pub(super) struct FileSize {
+    pub(super) name: String,
+    pub(super) bytes: u64,
 }
 
 #[derive(Serialize)]
-struct Tokens {
-    /// Number of tokens; absent where the tokenizer cannot be used.
-    tokens: Option<usize>,
-    /// Why it cannot.
-    why_not: Option<String>,
+pub(super) struct Stored {
+    pub(super) dtype: String,
+    pub(super) tensors: usize,
+    pub(super) bytes: usize,
 }
 
 #[derive(Serialize)]
-struct SiteShape {
-    site: String,
+pub(super) struct Tokens {
+    /// Such as `byte-level BPE`.
+    pub(super) kind: String,
+    /// Number of tokens, added ones included.
+    pub(super) tokens: usize,
+    /// The tokens with a role: `bos`, `eos`, `unk`, `pad`.
+    pub(super) roles: BTreeMap<&'static str, Named>,
+    /// Special tokens in the order of their ids.
+    pub(super) special: Vec<Named>,
+    /// Tokens put before a text.
+    pub(super) before: Vec<String>,
+    /// Tokens put after it.
+    pub(super) after: Vec<String>,
+    /// Why it cannot be used.
+    pub(super) why_not: Option<String>,
+}
+
+impl From<Summary> for Tokens {
+    fn from(s: Summary) -> Self {
+        let Summary { kind, tokens, special, roles, before, after, why_not } = s;
+        Self { kind, tokens, roles, special, before, after, why_not }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct SiteShape {
+    pub(super) site: String,
     /// Such as `[tokens, 9, 64]`.
-    shape: String,
+    pub(super) shape: String,
 }
 
 #[derive(Serialize)]
-struct Absent {
-    site: String,
-    why: &'static str,
+pub(super) struct Absent {
+    pub(super) site: String,
+    pub(super) why: &'static str,
 }
 
-/// Runs the command. Weights are not loaded: only headers, norms and biases are read.
+/// Runs the command. Weights are not loaded and the tokenizer is not built: only headers are read, and a
+/// little of each tensor for the fingerprint.
 pub(super) fn run(args: &Inspect, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
-    let document = describe(&checkpoint, args.sites)?;
+    let path = model_arg::find(args.model.model.as_deref(), printer)?;
+    let document = match (Overview::of(&path), model_arg::open_at(&path)) {
+        (Ok(overview), Ok(checkpoint)) => {
+            describe(&path.display().to_string(), overview, &checkpoint, args.sites)?
+        }
+        // What the files say can be told although nothing can be run.
+        (Ok(overview), Err(Failure::Told(told))) => {
+            let why = told.lines().into_iter().filter(|(word, _)| *word != "hint").map(|(_, line)| line);
+            let why = why.collect::<Vec<_>>().join(": ");
+            if args.sites {
+                printer.note("the sites of a model that cannot be run are not known");
+            }
+            let model = path.display().to_string();
+            let why_not = Some(without(&model, why));
+            Document { why_not, ..common(&model, overview) }
+        }
+        (_, Err(e)) => return Err(e),
+        (Err(e), Ok(_)) => return Err(e.into()),
+    };
     if printer.is_json() {
         printer.document(&document)?;
     } else {
-        printer.text(&text(&document, checkpoint.spec(), printer.colours()))?;
+        printer.text(&inspect_view::text(&document, printer.colours()))?;
     }
     Ok(Ended::Well)
 }
 
-fn describe(checkpoint: &Checkpoint, list: bool) -> Outcome<Document> {
+/// A reason without the path that the document names already.
+fn without(model: &str, why: String) -> String {
+    why.strip_prefix(model).and_then(|w| w.strip_prefix(": ")).map(str::to_owned).unwrap_or(why)
+}
+
+/// What the files say.
+fn common(model: &str, o: Overview) -> Document {
+    let sizes = o.sizes;
+    Document {
+        schema: "refocus.model-inspect/2",
+        model: model.to_owned(),
+        format: o.format,
+        format_version: o.version,
+        files: o.files.into_iter().map(|(name, bytes)| FileSize { name, bytes }).collect(),
+        runs: false,
+        why_not: None,
+        family: o.architecture,
+        n_layers: sizes.n_layers,
+        d_model: sizes.d_model,
+        n_heads: sizes.n_heads,
+        n_kv_heads: sizes.n_kv_heads,
+        d_head: sizes.d_head,
+        d_mlp: sizes.d_mlp,
+        vocab: sizes.vocab,
+        context: sizes.context,
+        parameters: o.values,
+        stored: o
+            .stored
+            .into_iter()
+            .map(|s| Stored { dtype: s.dtype, tensors: s.tensors, bytes: s.bytes })
+            .collect(),
+        tokenizer: o.tokenizer.map(|mut s| {
+            s.why_not = s.why_not.map(|why| without(model, why));
+            Tokens::from(s)
+        }),
+        chat_templates: o.templates,
+        details: None,
+    }
+}
+
+/// What the specification says beside it.
+fn describe(model: &str, overview: Overview, checkpoint: &Checkpoint, list: bool) -> Outcome<Document> {
     let spec = checkpoint.spec();
     let sites = Site::all(spec);
-    let none = !checkpoint.is_gguf() && !checkpoint.path().join("tokenizer.json").exists();
-    let tokenizer = match checkpoint.tokenizer() {
-        Ok(t) => Tokens { tokens: Some(t.len()), why_not: None },
-        Err(_) if none => {
-            Tokens { tokens: None, why_not: Some("the folder has no tokenizer.json".to_owned()) }
-        }
-        Err(e) => Tokens { tokens: None, why_not: Some(e.to_string()) },
-    };
-    Ok(Document {
-        schema: "refocus.model-inspect/1",
-        model: checkpoint.path().display().to_string(),
-        format: if checkpoint.is_gguf() { "gguf" } else { "folder" },
-        family: family(spec.family),
-        n_layers: spec.n_layers,
-        d_model: spec.d_model,
+    let details = Details {
         d_embed: spec.d_embed,
-        n_heads: spec.n_heads,
-        n_kv_heads: spec.n_kv_heads,
-        d_head: spec.d_head,
-        d_mlp: spec.d_mlp,
-        vocab: spec.vocab,
-        context: spec.n_ctx,
         wiring: wiring(spec),
         norm: match spec.norm {
             NormKind::Layer => "LayerNorm",
             NormKind::Rms => "RMSNorm",
         },
         norm_eps: spec.norm_eps,
+        qk_norm: spec.qk_norm,
         activation: activation(spec.act),
         gated_mlp: spec.gated_mlp,
         tied: spec.tied,
         positions: positions(spec),
         windows: spec.window.iter().any(Option::is_some).then(|| spec.window.clone()),
-        parameters: parameters(checkpoint)?,
-        stored: stored(checkpoint),
-        tokenizer,
-        chat_template: checkpoint.chat_template()?.is_some(),
         bos: spec.bos,
         eos: spec.eos.clone(),
         sites: sites.len(),
@@ -150,6 +228,21 @@ fn describe(checkpoint: &Checkpoint, list: bool) -> Outcome<Document> {
             })
             .collect(),
         fingerprint: checkpoint.fingerprint()?,
+    };
+    Ok(Document {
+        runs: true,
+        family: Some(spec.family.model_type().to_owned()),
+        n_layers: Some(spec.n_layers),
+        d_model: Some(spec.d_model),
+        n_heads: Some(spec.n_heads),
+        n_kv_heads: Some(spec.n_kv_heads),
+        d_head: Some(spec.d_head),
+        d_mlp: Some(spec.d_mlp),
+        vocab: Some(spec.vocab),
+        context: Some(spec.n_ctx),
+        parameters: parameters(checkpoint)?,
+        details: Some(details),
+        ..common(model, overview)
     })
 }
 
@@ -159,39 +252,14 @@ fn parameters(checkpoint: &Checkpoint) -> Outcome<usize> {
     let blocks = (0..spec.n_layers).flat_map(|layer| Part::BLOCK.map(|part| (part, layer)));
     let mut n = 0;
     for (part, layer) in Part::GLOBAL.map(|part| (part, 0)).into_iter().chain(blocks) {
-        if part.exists(spec) && !part.is_norm() {
-            let [rows, cols] = part.shape(spec);
-            n += rows * cols;
-        }
+        let [rows, cols] = part.shape(spec);
         for which in [Which::Weight, Which::Bias] {
-            n += checkpoint.vector(part, layer, which)?.map_or(0, |v| v.len());
+            if checkpoint.location(part, layer, which)?.is_some() {
+                n += if which == Which::Weight { rows * cols } else { rows };
+            }
         }
     }
     Ok(n)
-}
-
-fn stored(checkpoint: &Checkpoint) -> Vec<Stored> {
-    let mut by_type: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
-    for TensorInfo { dtype, bytes, .. } in checkpoint.tensors() {
-        let (tensors, sum) = by_type.entry(dtype.name()).or_default();
-        *tensors += 1;
-        *sum += bytes;
-    }
-    by_type.into_iter().map(|(dtype, (tensors, bytes))| Stored { dtype, tensors, bytes }).collect()
-}
-
-fn family(family: Family) -> &'static str {
-    match family {
-        Family::Gpt2 => "gpt2",
-        Family::Opt => "opt",
-        Family::GptJ => "gptj",
-        Family::NeoX => "gpt_neox",
-        Family::Llama => "llama",
-        Family::Mistral => "mistral",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-        Family::Refocus => "refocus",
-    }
 }
 
 fn wiring(spec: &ModelSpec) -> &'static str {
@@ -250,77 +318,4 @@ fn shape(site: Site, spec: &ModelSpec) -> String {
     let sizes: Vec<_> =
         std::iter::once("tokens".to_owned()).chain(rest.iter().map(usize::to_string)).collect();
     format!("[{}]", sizes.join(", "))
-}
-
-fn text(d: &Document, spec: &ModelSpec, colour: bool) -> String {
-    let mut t = Table::pairs();
-    t.pair("model", d.model.as_str());
-    t.pair("family", format!("{} ({})", d.family, if d.format == "gguf" { "GGUF file" } else { "folder" }));
-    t.pair("blocks", format!("{}, {}, {} (ε {})", d.n_layers, d.wiring, d.norm, d.norm_eps));
-    let embed = if d.d_embed == d.d_model { String::new() } else { format!(", embedding {}", d.d_embed) };
-    t.pair("width", format!("{}{embed}", d.d_model));
-    let kv = match d.n_kv_heads {
-        n if n == d.n_heads => String::new(),
-        n => format!(", {n} for keys and values"),
-    };
-    let norm = if spec.qk_norm { ", normed queries and keys" } else { "" };
-    t.pair("heads", format!("{} of {}{kv}{norm}", d.n_heads, d.d_head));
-    let gated = if d.gated_mlp { ", gated" } else { "" };
-    t.pair("mlp", format!("{}, {}{gated}", d.d_mlp, d.activation));
-    let tied = if d.tied { "tied" } else { "untied" };
-    t.pair("vocabulary", format!("{} tokens, unembedding {tied}", grouped(d.vocab)));
-    t.pair("positions", d.positions.as_str());
-    if let Some(w) = &d.windows {
-        t.pair("windows", windows(w));
-    }
-    t.pair("context", format!("{} tokens", grouped(d.context)));
-    t.pair("parameters", grouped(d.parameters));
-    for (i, s) in d.stored.iter().enumerate() {
-        let name = if i == 0 { "stored" } else { "" };
-        let plural = if s.tensors == 1 { "" } else { "s" };
-        t.pair(name, format!("{} {}, {} tensor{plural}", s.dtype, bytes(s.bytes), s.tensors));
-    }
-    t.pair(
-        "tokenizer",
-        match (&d.tokenizer.tokens, &d.tokenizer.why_not) {
-            (Some(n), _) => format!("{} tokens", grouped(*n)),
-            (None, why) => format!("none: {}", why.as_deref().unwrap_or("not found")),
-        },
-    );
-    t.pair("chat template", if d.chat_template { "yes" } else { "no" });
-    let ids = |ids: &[u32]| match ids {
-        [] => "none".to_owned(),
-        _ => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
-    };
-    t.pair("first, last id", format!("{}; {}", ids(&Vec::from_iter(d.bos)), ids(&d.eos)));
-    t.pair("sites", format!("{} (--sites lists them)", grouped(d.sites)));
-    for (i, a) in d.absent.iter().enumerate() {
-        t.pair(if i == 0 { "absent sites" } else { "" }, format!("{}: {}", a.site, a.why));
-    }
-    t.pair("fingerprint", d.fingerprint.as_str());
-    let mut out = t.render(colour);
-    if let Some(list) = &d.site_list {
-        let mut t = Table::new(&[("site", Side::Left), ("shape", Side::Left)]);
-        list.iter().for_each(|s| t.row([&s.site, &s.shape].map(String::clone)));
-        out.push('\n');
-        out.push_str(&t.render(colour));
-    }
-    out
-}
-
-/// `5 in layers 1 to 3`.
-fn windows(all: &[Option<usize>]) -> String {
-    let mut out: Vec<String> = Vec::new();
-    let mut at = 0;
-    for run in all.chunk_by(|a, b| a == b) {
-        let last = at + run.len() - 1;
-        let what = run[0].map_or_else(|| "none".to_owned(), |w| w.to_string());
-        out.push(match run.len() {
-            n if n == all.len() => format!("{what} in every layer"),
-            1 => format!("{what} in layer {at}"),
-            _ => format!("{what} in layers {at} to {last}"),
-        });
-        at = last + 1;
-    }
-    out.join(", ")
 }

@@ -75,7 +75,7 @@ struct GridDocument {
 
 /// Runs the command.
 pub(super) fn run(args: &Lens, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(Some(&args.model))?;
+    let checkpoint = model_arg::open(Some(&args.model), printer)?;
     let patch = super::patch(&args.patch, &checkpoint, Job::Forward)?;
     if patch.as_ref().is_some_and(|p| !p.decode.is_empty()) {
         return Err(Failure::new(

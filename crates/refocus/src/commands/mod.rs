@@ -1,19 +1,26 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
+mod convert;
 mod doctor;
+mod flipflop;
+mod flipflop_validate;
 mod forward;
 mod generate;
 mod inspect;
+mod inspect_view;
 mod lens;
 mod lens_view;
 mod patch;
+mod tasks;
 mod train;
 
 use std::process::ExitCode;
 
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
-use crate::cli::{Cli, Command, ModelCommand, PatchArg, PatchCommand, TrainCommand};
+use crate::cli::{
+    Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, TasksCommand, TrainCommand,
+};
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
@@ -44,7 +51,13 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Lens(args)) => lens::run(args, global, printer),
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
+        Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
+        Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
+        Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
+        Command::Tasks(TasksCommand::Validate(args)) => tasks::validate(args, printer),
+        Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
     }
 }

@@ -44,7 +44,7 @@ struct Cell {
 
 /// Runs the command.
 pub(super) fn check(args: &Check, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref())?;
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let patch = Patch::load(&args.patch, checkpoint.spec())?;
     let fingerprint = checkpoint.fingerprint()?;
     let guard = match (&patch.guard, patch.check_guard(&fingerprint)) {

@@ -1,10 +1,8 @@
 //! `train flipflop`.
 
-use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use refocus_train::{Preset, Progress, Run, RunConfig, TrainError, checkpoint_path, load};
+use refocus_train::{Preset, Run, RunConfig, TrainError, checkpoint_path, load};
 use serde::Serialize;
 
 use super::Ended;
@@ -46,7 +44,7 @@ fn configure(args: &TrainFlipflop, global: &Global) -> Outcome<RunConfig> {
         PresetName::Cpu => Preset::Cpu,
         PresetName::Paper => Preset::Paper,
     }
-    .config();
+    .config()?;
     (config.seed, config.data_seed) = (global.seed, global.seed);
     if let Some(steps) = args.steps {
         config.optimizer.steps = steps;
@@ -89,18 +87,21 @@ pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer)
     if run.resumed() > 0 && run.resumed() < steps {
         printer.note(&format!("going on after step {} of {steps}", run.resumed()));
     }
-    let mut line = Line::new(printer, run.resumed(), steps);
+    let bar = printer.steps_bar(run.resumed(), steps);
     loop {
         match run.advance() {
-            Ok(Some(progress)) => line.show(&progress),
+            Ok(Some(progress)) => {
+                bar.set_message(format!("loss {:.4}", progress.report.loss));
+                bar.set_position(progress.report.step.into());
+            }
             Ok(None) => break,
             Err(e) => {
-                drop(line);
+                bar.finish_and_clear();
                 return Err(lost(dir, e));
             }
         }
     }
-    drop(line);
+    bar.finish_and_clear();
     let model = run.save_model()?;
     report(&run, dir, model.as_deref(), printer)?;
     Ok(Ended::Well)
@@ -166,74 +167,4 @@ fn report<K: refocus_compute::Kernels>(
         None => t.pair("model", format!("in {}", checkpoint_path(dir).display())),
     };
     printer.text(&t.render(printer.colours()))
-}
-
-/// A line on standard error that says how far the run is.
-struct Line {
-    live: bool,
-    first: u32,
-    steps: u32,
-    begun: Instant,
-    shown: Option<Instant>,
-}
-
-impl Line {
-    fn new(printer: &Printer, first: u32, steps: u32) -> Self {
-        Self { live: printer.is_live(), first, steps, begun: Instant::now(), shown: None }
-    }
-
-    fn show(&mut self, p: &Progress) {
-        let now = Instant::now();
-        let due = self
-            .shown
-            .map_or(now - self.begun > Duration::from_secs(2), |s| now - s > Duration::from_millis(200));
-        if !self.live || !due {
-            return;
-        }
-        self.shown = Some(now);
-        let done = f64::from(p.report.step - self.first);
-        let left = f64::from(self.steps - p.report.step) * (now - self.begun).as_secs_f64() / done;
-        let text = format!(
-            "\r\x1b[Kstep {} of {}  loss {:.4}  {} left",
-            p.report.step,
-            self.steps,
-            p.report.loss,
-            clock(left)
-        );
-        write(&text);
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if self.shown.is_some() {
-            write("\r\x1b[K");
-        }
-    }
-}
-
-fn write(text: &str) {
-    let mut err = io::stderr().lock();
-    // Nothing can be done about a closed standard error.
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-}
-
-/// Seconds as `1 h 05 min`, `2 min 10 s` or `9 s`.
-fn clock(seconds: f64) -> String {
-    let s = seconds.round() as u64;
-    match (s / 3600, s / 60 % 60, s % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s:02} s"),
-        (h, m, _) => format!("{h} h {m:02} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::clock;
-
-    #[test]
-    fn times_are_told_in_two_units() {
-        assert_eq!([8.6, 130.0, 3900.0].map(clock), ["9 s", "2 min 10 s", "1 h 05 min"]);
-    }
 }

@@ -16,9 +16,17 @@ fn long_help() {
     refocus("model lens --help").assert().success().stdout_eq(file!["help/model-lens.txt"]);
     refocus("model generate --help").assert().success().stdout_eq(file!["help/model-generate.txt"]);
     refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
+    refocus("model convert --help").assert().success().stdout_eq(file!["help/model-convert.txt"]);
     refocus("train flipflop --help").assert().success().stdout_eq(file!["help/train-flipflop.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
+    refocus("tasks --help").assert().success().stdout_eq(file!["help/tasks.txt"]);
+    refocus("tasks list --help").assert().success().stdout_eq(file!["help/tasks-list.txt"]);
+    refocus("tasks show --help").assert().success().stdout_eq(file!["help/tasks-show.txt"]);
+    refocus("tasks validate --help").assert().success().stdout_eq(file!["help/tasks-validate.txt"]);
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
+    refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
+    refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
+    refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
 }
 
 #[test]

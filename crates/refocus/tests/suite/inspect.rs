@@ -1,6 +1,6 @@
 use snapbox::str;
 
-use crate::support::refocus;
+use crate::support::{Tmp, refocus, root};
 
 #[test]
 fn a_folder() {
@@ -9,7 +9,8 @@ fn a_folder() {
         .success()
         .stdout_eq(str![[r#"
 model           fixtures/gpt2
-family          gpt2 (folder)
+family          gpt2 (safetensors)
+file            model.safetensors, 41.9 kB
 blocks          2, pre-norm, LayerNorm (ε 0.00001)
 width           21
 heads           3 of 7
@@ -19,8 +20,8 @@ positions       learned
 context         24 tokens
 parameters      9,841
 stored          f32 39.4 kB, 28 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  100; 100
 sites           40 (--sites lists them)
 absent sites    blocks.*.attn.hook_rot_q: this model has no rotary positions
@@ -36,7 +37,8 @@ fingerprint     sha256:dbb72419a39b0b15187dcc86d96a78ba601defd0570d3d4b9e175af46
 fn a_gguf_file() {
     refocus("model inspect fixtures/gguf-llama-q4_1/model.gguf").assert().success().stdout_eq(str![[r#"
 model           fixtures/gguf-llama-q4_1/model.gguf
-family          llama (GGUF file)
+family          llama (gguf v3)
+file            model.gguf, 53.2 kB
 blocks          2, pre-norm, RMSNorm (ε 0.00001)
 width           64
 heads           4 of 16, 2 for keys and values
@@ -48,8 +50,10 @@ parameters      69,888
 stored          f32 1.3 kB, 5 tensors
                 q4_1 38.4 kB, 14 tensors
                 q8_0 8.6 kB, 1 tensor
-tokenizer       127 tokens
-chat template   yes
+tokenizer       byte-level BPE, smollm words, 127 tokens, 3 special ones
+                bos <|im_start|> (1), eos <|im_end|> (2), pad <|im_end|> (2), unk <|endoftext|> (0)
+                adds nothing
+chat template   default, takes a system message
 first, last id  1; 2
 sites           45 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -62,7 +66,8 @@ fingerprint     sha256:4990a173f34386e074f3c4111615a0b998ecde87dc05ca971ff7c8ebf
 fn what_is_particular_to_a_family_is_shown() {
     refocus("model inspect fixtures/gptj").assert().success().stdout_eq(str![[r#"
 model           fixtures/gptj
-family          gptj (folder)
+family          gptj (safetensors)
+file            model.safetensors, 47.6 kB
 blocks          2, parallel, one norm, LayerNorm (ε 0.00001)
 width           21
 heads           3 of 7
@@ -72,8 +77,8 @@ positions       rotary over 4 of 7 dimensions, base 10000, neighbouring pairs
 context         24 tokens
 parameters      11,307
 stored          f32 45.2 kB, 25 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  100; 100
 sites           37 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -86,7 +91,8 @@ fingerprint     sha256:f1384318a337286ad9638346441833cf0d1753f91e0bb5d8e0feb78b1
 "#]]);
     refocus("model inspect fixtures/opt-350m").assert().success().stdout_eq(str![[r#"
 model           fixtures/opt-350m
-family          opt (folder)
+family          opt (safetensors)
+file            model.safetensors, 38.2 kB
 blocks          2, post-norm, LayerNorm (ε 0.00001)
 width           20, embedding 11
 heads           4 of 5
@@ -96,8 +102,8 @@ positions       learned, rows from 2
 context         22 tokens
 parameters      8,663
 stored          f32 34.7 kB, 36 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  2; 2
 sites           38 (--sites lists them)
 absent sites    blocks.*.attn.hook_rot_q: this model has no rotary positions
@@ -110,7 +116,8 @@ fingerprint     sha256:a8f4982a13d8118d9dd877022ad49f65b229849314072f3e436f6f427
 "#]]);
     refocus("model inspect fixtures/qwen2-window").assert().success().stdout_eq(str![[r#"
 model           fixtures/qwen2-window
-family          qwen2 (folder)
+family          qwen2 (safetensors)
+file            model.safetensors, 45.6 kB
 blocks          2, pre-norm, RMSNorm (ε 0.000001)
 width           24
 heads           4 of 6, 2 for keys and values
@@ -121,8 +128,8 @@ windows         none in layer 0, 5 in layer 1
 context         64 tokens
 parameters      10,752
 stored          f32 43.0 kB, 26 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  65; 66
 sites           45 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -131,7 +138,8 @@ fingerprint     sha256:e8ed592ff5001b209565a3e4f54f18f5fd7391d4f1f887e2fddd9880d
 "#]]);
     refocus("model inspect fixtures/llama-dynamic").assert().success().stdout_eq(str![[r#"
 model           fixtures/llama-dynamic
-family          llama (folder)
+family          llama (safetensors)
+file            model.safetensors, 38.9 kB
 blocks          2, pre-norm, RMSNorm (ε 0.00001)
 width           18
 heads           3 of 6
@@ -141,8 +149,8 @@ positions       rotary over 6 of 6 dimensions, base 10000, dynamic scaling by 2 
 context         6 tokens
 parameters      9,198
 stored          f32 36.8 kB, 21 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  1; 2
 sites           45 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -151,7 +159,8 @@ fingerprint     sha256:ad213cc66e538a0336673730cfb16d9886a7e51bbc93178297674eaf8
 "#]]);
     refocus("model inspect fixtures/llama2-sharded").assert().success().stdout_eq(str![[r#"
 model           fixtures/llama2-sharded
-family          llama (folder)
+family          llama (safetensors)
+files           3, 38.9 kB
 blocks          2, pre-norm, RMSNorm (ε 0.00001)
 width           18
 heads           3 of 6
@@ -161,8 +170,8 @@ positions       rotary over 6 of 6 dimensions, base 10000
 context         64 tokens
 parameters      9,198
 stored          f32 36.8 kB, 21 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  1; 2
 sites           45 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -175,7 +184,8 @@ fingerprint     sha256:e84cf508dc06923015c472941b786a53a91b44f334a6e097bc7700356
 fn sites_are_listed_with_their_shapes() {
     refocus("model inspect fixtures/qwen3 --sites").assert().success().stdout_eq(str![[r#"
 model           fixtures/qwen3
-family          qwen3 (folder)
+family          qwen3 (safetensors)
+file            model.safetensors, 41.5 kB
 blocks          2, pre-norm, RMSNorm (ε 0.000001)
 width           18
 heads           4 of 10, 2 for keys and values, normed queries and keys
@@ -185,8 +195,8 @@ positions       rotary over 10 of 10 dimensions, base 1000000
 context         64 tokens
 parameters      9,760
 stored          f32 39.0 kB, 24 tensors
-tokenizer       none: the folder has no tokenizer.json
-chat template   no
+tokenizer       none
+chat template   none
 first, last id  65; 66
 sites           45 (--sites lists them)
 absent sites    hook_pos_embed: this model has no learned positions
@@ -249,30 +259,27 @@ fn one_json_document() {
         .success()
         .stdout_eq(str![[r#"
 {
-  "schema": "refocus.model-inspect/1",
+  "schema": "refocus.model-inspect/2",
   "model": "fixtures/mistral",
-  "format": "folder",
+  "format": "safetensors",
+  "format_version": null,
+  "files": [
+    {
+      "name": "model.safetensors",
+      "bytes": 48464
+    }
+  ],
+  "runs": true,
+  "why_not": null,
   "family": "mistral",
   "n_layers": 2,
   "d_model": 24,
-  "d_embed": 24,
   "n_heads": 4,
   "n_kv_heads": 2,
   "d_head": 6,
   "d_mlp": 38,
   "vocab": 53,
   "context": 64,
-  "wiring": "pre-norm",
-  "norm": "RMSNorm",
-  "norm_eps": 0.00001,
-  "activation": "silu",
-  "gated_mlp": true,
-  "tied": false,
-  "positions": "rotary over 6 of 6 dimensions, base 10000",
-  "windows": [
-    5,
-    5
-  ],
   "parameters": 11592,
   "stored": [
     {
@@ -281,11 +288,21 @@ fn one_json_document() {
       "bytes": 46368
     }
   ],
-  "tokenizer": {
-    "tokens": null,
-    "why_not": "the folder has no tokenizer.json"
-  },
-  "chat_template": false,
+  "tokenizer": null,
+  "chat_templates": [],
+  "d_embed": 24,
+  "wiring": "pre-norm",
+  "norm": "RMSNorm",
+  "norm_eps": 0.00001,
+  "qk_norm": false,
+  "activation": "silu",
+  "gated_mlp": true,
+  "tied": false,
+  "positions": "rotary over 6 of 6 dimensions, base 10000",
+  "windows": [
+    5,
+    5
+  ],
   "bos": 1,
   "eos": [
     2
@@ -314,4 +331,146 @@ fn every_fixture_can_be_inspected() {
             refocus(&format!("model inspect {}", model.display())).assert().success().stderr_eq("");
         }
     }
+}
+
+/// A copy of a fixture with a changed configuration.
+fn changed(tmp: &Tmp, name: &str, from: &str, to: &str) {
+    let folder = root().join("fixtures").join(name);
+    let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
+    assert!(config.contains(from), "{config}");
+    tmp.write("config.json", &config.replace(from, to));
+    std::fs::copy(folder.join("model.safetensors"), tmp.path("model.safetensors")).expect("copy");
+}
+
+#[test]
+fn a_model_that_cannot_be_run_is_described_with_the_reason() {
+    let tmp = Tmp::new("inspect-family");
+    changed(&tmp, "llama2", "\"model_type\": \"llama\"", "\"model_type\": \"phi3\"");
+    tmp.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}");
+    tmp.refocus("model inspect [TMP]").assert().success().stdout_eq(str![[r#"
+model          [TMP]
+family         phi3 (safetensors)
+cannot be run  [TMP]/config.json: model_type = "phi3": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2 and qwen3
+file           model.safetensors, 38.9 kB
+blocks         2
+width          18
+heads          3
+mlp            38
+vocabulary     67 tokens
+context        64 tokens
+parameters     9,198
+stored         f32 36.8 kB, 21 tensors
+tokenizer      none
+chat template  default, takes tools, no system message
+
+"#]]).stderr_eq("");
+    tmp.refocus("model inspect [TMP] --json").assert().success().stdout_eq(str![[r#"
+{
+  "schema": "refocus.model-inspect/2",
+  "model": "[TMP]",
+  "format": "safetensors",
+  "format_version": null,
+  "files": [
+    {
+      "name": "model.safetensors",
+      "bytes": 38888
+    }
+  ],
+  "runs": false,
+  "why_not": "[TMP]/config.json: model_type = \"phi3\": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2 and qwen3",
+  "family": "phi3",
+  "n_layers": 2,
+  "d_model": 18,
+  "n_heads": 3,
+  "n_kv_heads": 3,
+  "d_head": null,
+  "d_mlp": 38,
+  "vocab": 67,
+  "context": 64,
+  "parameters": 9198,
+  "stored": [
+    {
+      "dtype": "f32",
+      "tensors": 21,
+      "bytes": 36792
+    }
+  ],
+  "tokenizer": null,
+  "chat_templates": [
+    {
+      "name": "default",
+      "system": false,
+      "tools": true
+    }
+  ]
+}
+
+"#]]).stderr_eq("");
+
+    let tmp = Tmp::new("inspect-rotary");
+    changed(&tmp, "llama-linear", "\"linear\"", "\"yarn\"");
+    let output = tmp.refocus("model inspect [TMP]").assert().success();
+    let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(text.contains("supported rotary types are default, linear, dynamic and llama3"), "{text}");
+}
+
+#[test]
+fn a_tensor_type_and_a_tokenizer_that_are_not_supported_are_named() {
+    let tmp = Tmp::new("inspect-gguf");
+    let bytes = std::fs::read(root().join("fixtures/gguf-llama-q4_1/model.gguf")).expect("model");
+    // 20 is IQ4_NL, which refocus does not compute with; its blocks are smaller.
+    let mut other = bytes.clone();
+    let name = b"blk.0.ffn_up.weight";
+    let at = other.windows(name.len()).position(|w| w == name).expect("tensor") + name.len();
+    // After the name: dimensions, two sizes, the type.
+    other[at + 4 + 16..at + 4 + 16 + 4].copy_from_slice(&20u32.to_le_bytes());
+    let pre = b"smollm";
+    let at = other.windows(pre.len()).position(|w| w == pre).expect("splitting");
+    other[at..at + pre.len()].copy_from_slice(b"unseen");
+    std::fs::write(tmp.path("model.gguf"), other).expect("write");
+    tmp.refocus("model inspect [TMP]/model.gguf").assert().success().stdout_eq(str![[r#"
+model          [TMP]/model.gguf
+family         llama (gguf v3)
+cannot be run  tensor blk.0.ffn_up.weight is stored as IQ4_NL, which is not supported (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are)
+file           model.gguf, 53.2 kB
+blocks         2
+width          64
+heads          4, 2 for keys and values
+mlp            96
+vocabulary     127 tokens
+context        1,024 tokens
+parameters     69,888
+stored         f32 1.3 kB, 5 tensors
+               iq4_nl 3.5 kB, 1 tensor
+               q4_1 34.6 kB, 13 tensors
+               q8_0 8.6 kB, 1 tensor
+tokenizer      byte-level BPE, unseen words, 127 tokens, 3 special ones
+               cannot be used: tokenizer.ggml.pre = "unseen": supported are gpt-2, smollm, llama-bpe and qwen2
+               bos <|im_start|> (1), eos <|im_end|> (2), pad <|im_end|> (2), unk <|endoftext|> (0)
+               adds nothing
+chat template  default, takes a system message
+
+"#]]).stderr_eq("");
+    // A broken file is not described.
+    std::fs::write(tmp.path("half.gguf"), &bytes[..bytes.len() / 2]).expect("write");
+    tmp.refocus("model inspect [TMP]/half.gguf").assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [TMP]/half.gguf: tensor blk.0.attn_k.weight: its bytes 20672..21952 lie beyond the end of the file (21728 bytes follow the header)
+
+"#]]);
+}
+
+#[test]
+fn tokenizer_and_templates_of_a_folder_are_those_of_the_file_it_was_made_from() {
+    let tmp = Tmp::new("inspect-converted");
+    tmp.refocus("model convert fixtures/gguf-llama-q8_0/model.gguf --out [TMP]/out --quiet")
+        .assert()
+        .success();
+    let rows = |model: &str| {
+        let output = tmp.refocus(&format!("model inspect {model}")).assert().success();
+        let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+        let from = text.find("tokenizer").expect("tokenizer");
+        let rows = text[from..text.find("first, last").expect("ends")].to_owned();
+        rows.split_once('\n').map(|(_, rest)| rest.to_owned()).expect("rows")
+    };
+    assert_eq!(rows("[TMP]/out"), rows("fixtures/gguf-llama-q8_0/model.gguf"));
 }

@@ -2,12 +2,20 @@
 //!
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
+mod convert;
 mod doctor;
+mod flipflop;
+mod formats;
 mod forward;
 mod generate;
 mod help;
+mod hub;
 mod inspect;
 mod patch;
 mod refusals;
+#[path = "../../../refocus-hub/tests/suite/server.rs"]
+#[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
+mod server;
 mod support;
+mod tasks;
 mod train;

@@ -42,19 +42,18 @@ line  forward      generate     serve        export       entry
    2  yes          yes          not yet [1]  not yet [2]  zero blocks.*.attn.hook_z, head 2 (2 places)
    7  yes          yes          not yet [1]  no [3]       block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
   14  yes          yes          not yet [1]  not yet [2]  exit before block 2
-  18  yes          not yet [4]  not yet [1]  no [5]       temperature 0.7
-  22  not yet [6]  not yet [6]  not yet [6]  no [5]       contrast_context times -0.5
-  26  no [7]       not yet [8]  not yet [8]  no [9]       rewrite the context (extractive)
+  18  yes          yes          not yet [1]  no [4]       temperature 0.7
+  22  not yet [5]  not yet [5]  not yet [5]  no [4]       contrast_context times -0.5
+  26  no [6]       not yet [7]  not yet [7]  no [8]       rewrite the context (extractive)
 
 [1] `serve` does not exist yet
 [2] it can be baked in, but `patch export` does not exist yet
 [3] weights act at every position
-[4] greedy decoding takes the model's own logits so far
-[5] weights hold no change of the final logits
-[6] it needs a second row of logits, which nothing computes yet
-[7] a forward pass takes its input as it is
-[8] rewriting does not exist yet
-[9] weights hold no change of the prompt
+[4] weights hold no change of the final logits
+[5] it needs a second row of logits, which nothing computes yet
+[6] a forward pass takes its input as it is
+[7] rewriting does not exist yet
+[8] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
 }
@@ -188,12 +187,11 @@ fn the_fingerprint_that_inspect_prints_is_the_guard() {
     tmp.refocus("patch check fixtures/opt --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
 [TMP]/p.toml fits fixtures/opt, the model it was made for
 
-line  forward  generate     serve        export  entry
-   3  yes      not yet [1]  not yet [2]  no [3]  temperature 2
+line  forward  generate  serve        export  entry
+   3  yes      yes       not yet [1]  no [2]  temperature 2
 
-[1] greedy decoding takes the model's own logits so far
-[2] `serve` does not exist yet
-[3] weights hold no change of the final logits
+[1] `serve` does not exist yet
+[2] weights hold no change of the final logits
 
 "#]]);
 }

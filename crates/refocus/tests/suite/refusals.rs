@@ -8,7 +8,7 @@ use crate::support::{Tmp, refocus, refocus_args, refused};
 fn no_model() {
     refused(refocus("model inspect")).stderr_eq(str![[r#"
 error: no MODEL is given
-hint: a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file
+hint: a model is a folder in Hugging Face layout (config.json and *.safetensors), a .gguf file, or a hub id org/name[@revision]
 
 "#]]);
 }
@@ -17,21 +17,12 @@ hint: a model is a folder in Hugging Face layout (config.json and *.safetensors)
 fn a_path_that_is_not_there() {
     refused(refocus("model inspect fixtures/gpt3")).stderr_eq(str![[r#"
 error: fixtures/gpt3: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file
+hint: a model is a folder in Hugging Face layout (config.json and *.safetensors), a .gguf file, or a hub id org/name[@revision]
 
 "#]]);
     refused(refocus("model inspect nothing/there/model.gguf")).stderr_eq(str![[r#"
 error: nothing/there/model.gguf: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file
-
-"#]]);
-}
-
-#[test]
-fn a_hub_id_says_what_to_do() {
-    refused(refocus("model inspect openai-community/gpt2@main")).stderr_eq(str![[r#"
-error: openai-community/gpt2@main: there is no such file or folder
-hint: refocus cannot fetch models from the hub yet; run `hf download openai-community/gpt2 --revision main --local-dir DIR` and give DIR
+hint: a model is a folder in Hugging Face layout (config.json and *.safetensors), a .gguf file, or a hub id org/name[@revision]
 
 "#]]);
 }
@@ -77,7 +68,7 @@ fn a_configuration_with_an_unknown_key() {
         tmp.path("model.safetensors"),
     )
     .expect("copy");
-    refused(tmp.refocus("model inspect [TMP]")).stderr_eq(str![[r#"
+    refused(tmp.refocus("model forward [TMP] --text a")).stderr_eq(str![[r#"
 error: [TMP]/config.json: attn_logit_softcap = 30.0: this key is unknown here and may change the numbers
 
 "#]]);
@@ -101,8 +92,9 @@ fn models_are_found_by_name() {
     cmd("model forward model --tokens - --top 1").stdin("[[1]]").assert().success();
     cmd("model forward model.gguf --tokens - --top 1").stdin("[[1]]").assert().success();
     refused(cmd("model forward modell --text a")).stderr_eq(str![[r#"
-error: modell: there is no such file or folder, nor one of that name in REFOCUS_MODELS (fixtures/gguf-llama-q4_1)
-hint: a model is a folder in Hugging Face layout (config.json and *.safetensors) or a .gguf file
+error: modell: there is no such file or folder, nor one of that name in REFOCUS_MODELS (fixtures/gguf-llama-q4_1), and it cannot be had from the hub
+cause: modell is not in the cache [..]refocus-no-cache/hub, and HF_HUB_OFFLINE forbids asking the hub
+hint: check the spelling, or fetch it once with HF_HUB_OFFLINE=0
 
 "#]]);
 }
@@ -110,8 +102,7 @@ hint: a model is a folder in Hugging Face layout (config.json and *.safetensors)
 #[test]
 fn text_without_a_tokenizer() {
     refused(refocus("model forward fixtures/gpt2 --text a")).stderr_eq(str![[r#"
-error: fixtures/gpt2/tokenizer.json: cannot be read
-cause: No such file or directory (os error 2)
+error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 hint: token ids can be given with --tokens instead
 
 "#]]);

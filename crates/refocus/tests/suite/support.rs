@@ -32,6 +32,15 @@ fn command<'a>(args: impl Iterator<Item = &'a str>, redactions: Redactions) -> C
         .current_dir(root())
         .env("COLUMNS", "100")
         .env_remove("REFOCUS_MODELS")
+        .env_remove("REFOCUS_DATA")
+        // No test asks a hub unless it brings one, or reads the cache of this machine.
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", std::env::temp_dir().join("refocus-no-cache"))
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE")
+        .env_remove("HF_TOKEN")
+        .env_remove("HUGGING_FACE_HUB_TOKEN")
+        .env_remove("HF_TOKEN_PATH")
         .env_remove("RUST_BACKTRACE")
         .stdin("")
 }

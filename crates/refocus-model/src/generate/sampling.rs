@@ -1,0 +1,344 @@
+//! How the next token follows from a row of logits.
+
+use refocus_compute::{Philox, Purpose, exp64, unit_f64};
+
+const PURPOSE: Purpose = Purpose::new("sample");
+/// Of a sort by size only this many are sorted at first, then eight times as many.
+const FIRST_SORTED: usize = 64;
+
+/// How a token is chosen. The order is that of `transformers`: bias and penalties, what a constraint
+/// forbids, temperature, top-k, top-p, min-p; each renormalises what the one before it left.
+///
+/// A token is a pure function of logits, seed, sample and position, so the same seed gives the same text
+/// whatever runs beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the highest logit, ties to the lower id.
+    pub temperature: f32,
+    /// Only the `k` highest logits, ties to the lower id.
+    pub top_k: Option<usize>,
+    /// Only the fewest most likely tokens that have at least this probability together; 1 keeps all.
+    pub top_p: f32,
+    /// Only tokens with at least this share of the highest probability; 0 keeps all.
+    pub min_p: f32,
+    /// Names the random numbers.
+    pub seed: u64,
+    /// Added to logits, `(id, bias)`.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Subtracted once from the logit of every token that was generated before.
+    pub presence_penalty: f32,
+    /// Subtracted as often as the token was generated before.
+    pub frequency_penalty: f32,
+}
+
+impl Default for Sampling {
+    /// Greedy.
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+            logit_bias: Vec::new(),
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
+    }
+}
+
+impl Sampling {
+    /// What is wrong with the numbers, for a vocabulary of this size.
+    pub(super) fn check(&self, vocab: usize) -> Result<(), String> {
+        let wrong = |what: String| Err(what);
+        if !self.temperature.is_finite() || self.temperature < 0.0 {
+            return wrong(format!("the temperature is {}, it must be 0 or above", self.temperature));
+        }
+        if self.top_k == Some(0) {
+            return wrong("top-k is 0, it must be 1 or above".to_owned());
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong(format!("top-p is {}, it must be above 0 and at most 1", self.top_p));
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return wrong(format!("min-p is {}, it must be from 0 to 1", self.min_p));
+        }
+        for (name, x) in [("presence", self.presence_penalty), ("frequency", self.frequency_penalty)] {
+            if !x.is_finite() {
+                return wrong(format!("the {name} penalty is {x}"));
+            }
+        }
+        for (id, bias) in &self.logit_bias {
+            if *id as usize >= vocab {
+                return wrong(format!("the bias is for token {id}, the vocabulary has {vocab}"));
+            }
+            if !bias.is_finite() {
+                return wrong(format!("the bias of token {id} is {bias}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the highest logit of the model is the answer, whatever the others are.
+    pub(super) fn is_plain(&self) -> bool {
+        self.temperature == 0.0
+            && self.logit_bias.is_empty()
+            && self.presence_penalty == 0.0
+            && self.frequency_penalty == 0.0
+    }
+
+    /// Bias and penalties; `generated` are the tokens so far without the prompt.
+    pub(super) fn bias(&self, logits: &mut [f32], generated: &[u32]) {
+        for &(id, bias) in &self.logit_bias {
+            logits[id as usize] += bias;
+        }
+        if self.presence_penalty == 0.0 && self.frequency_penalty == 0.0 {
+            return;
+        }
+        let mut seen = generated.to_vec();
+        seen.sort_unstable();
+        for same in seen.chunk_by(|a, b| a == b) {
+            logits[same[0] as usize] -= self.presence_penalty + self.frequency_penalty * same.len() as f32;
+        }
+    }
+
+    /// The next token; what must not be chosen is −∞. `None` where everything is.
+    pub(super) fn choose(&self, logits: &[f32], sample: u32, position: u32) -> Option<u32> {
+        let best = best(logits)?;
+        if self.temperature == 0.0 {
+            return Some(best);
+        }
+        let kept = self.kept(logits, logits[best as usize]);
+        let total: f64 = kept.iter().map(|k| k.1).sum();
+        let words = Philox::new(self.seed, PURPOSE).at(0, sample, position);
+        let mut left = unit_f64(words[0], words[1]) * total;
+        for &(id, weight) in &kept {
+            left -= weight;
+            if left < 0.0 {
+                return Some(id);
+            }
+        }
+        // Rounding may leave a hair.
+        kept.last().map(|k| k.0)
+    }
+
+    /// What the limits leave, in the order of ids, with weights relative to the most likely one.
+    fn kept(&self, logits: &[f32], highest: f32) -> Vec<(u32, f64)> {
+        let t = f64::from(self.temperature);
+        let weight = |id: u32| exp64((f64::from(logits[id as usize]) - f64::from(highest)) / t);
+        let better = |a: &(u32, f64), b: &(u32, f64)| {
+            logits[b.0 as usize].total_cmp(&logits[a.0 as usize]).then(a.0.cmp(&b.0))
+        };
+        let possible = (0..logits.len() as u32).filter(|&id| logits[id as usize] > f32::NEG_INFINITY);
+        let mut kept: Vec<(u32, f64)> = match self.top_k {
+            Some(k) if k < logits.len() => {
+                let mut all: Vec<_> = possible.map(|id| (id, 0.0)).collect();
+                if k < all.len() {
+                    all.select_nth_unstable_by(k - 1, better);
+                    all.truncate(k);
+                }
+                all.sort_unstable_by_key(|k| k.0);
+                all.iter().map(|&(id, _)| (id, weight(id))).collect()
+            }
+            _ => possible.map(|id| (id, weight(id))).collect(),
+        };
+        if self.top_p < 1.0 {
+            let enough = f64::from(self.top_p) * kept.iter().map(|k| k.1).sum::<f64>();
+            let mut sorted = FIRST_SORTED;
+            let n = loop {
+                if sorted < kept.len() {
+                    kept.select_nth_unstable_by(sorted - 1, better);
+                }
+                let head = sorted.min(kept.len());
+                kept[..head].sort_unstable_by(better);
+                let mut sum = 0.0;
+                let reached = kept[..head].iter().position(|k| {
+                    sum += k.1;
+                    sum >= enough
+                });
+                match reached {
+                    Some(i) => break i + 1,
+                    None if head == kept.len() => break head,
+                    None => sorted *= 8,
+                }
+            };
+            kept.truncate(n);
+            kept.sort_unstable_by_key(|k| k.0);
+        }
+        if self.min_p > 0.0 {
+            // The most likely one has weight 1.
+            kept.retain(|k| k.1 >= f64::from(self.min_p));
+        }
+        kept
+    }
+}
+
+/// The id of the highest logit, ties to the lower id; `None` where all are −∞.
+fn best(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<usize> = None;
+    for (i, &x) in logits.iter().enumerate() {
+        if x > best.map_or(f32::NEG_INFINITY, |b| logits[b]) {
+            best = Some(i);
+        }
+    }
+    best.map(|b| b as u32)
+}
+
+/// The `n` highest logits, best first, ties to the lower id.
+pub(super) fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    let better = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if n < all.len() {
+        all.select_nth_unstable_by(n, better);
+        all.truncate(n);
+    }
+    all.sort_unstable_by(better);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Probabilities after all limits, written down plainly in f64.
+    fn plain(logits: &[f32], s: &Sampling) -> Vec<f64> {
+        let n = logits.len();
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        order.truncate(s.top_k.unwrap_or(n));
+        let scaled: Vec<f64> = logits.iter().map(|&l| f64::from(l) / f64::from(s.temperature)).collect();
+        let top = order.iter().map(|&i| scaled[i]).fold(f64::NEG_INFINITY, f64::max);
+        let softmax = |order: &[usize]| -> Vec<f64> {
+            let sum: f64 = order.iter().map(|&i| (scaled[i] - top).exp()).sum();
+            order.iter().map(|&i| (scaled[i] - top).exp() / sum).collect()
+        };
+        if s.top_p < 1.0 {
+            let p = softmax(&order);
+            let mut sum = 0.0;
+            let cut = p.iter().position(|p| {
+                sum += p;
+                sum >= f64::from(s.top_p)
+            });
+            order.truncate(cut.map_or(order.len(), |i| i + 1));
+        }
+        let p = softmax(&order);
+        let likely = p.iter().filter(|&&x| x >= f64::from(s.min_p) * p[0]).count();
+        order.truncate(likely);
+        let mut out = vec![0.0; n];
+        order.iter().zip(softmax(&order)).for_each(|(&i, p)| out[i] = p);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_what_a_plain_sort_keeps(
+            logits in proptest::collection::vec(-8i8..8, 1..200),
+            temperature in 1u8..40,
+            top_k in proptest::option::of(1usize..40),
+            top_p in 1u8..=20,
+            min_p in 0u8..10,
+        ) {
+            // Coarse logits make many ties; odd fractions keep sums away from the limits.
+            let logits: Vec<f32> = logits.iter().map(|&x| f32::from(x) * 0.37).collect();
+            let s = Sampling {
+                temperature: f32::from(temperature) * 0.1,
+                top_k,
+                top_p: if top_p == 20 { 1.0 } else { f32::from(top_p) * 0.049_7 },
+                min_p: f32::from(min_p) * 0.031,
+                ..Sampling::default()
+            };
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let kept = s.kept(&logits, highest);
+            let total: f64 = kept.iter().map(|k| k.1).sum();
+            let want = plain(&logits, &s);
+            prop_assert_eq!(kept.len(), want.iter().filter(|p| **p > 0.0).count());
+            for (id, weight) in kept {
+                prop_assert!((weight / total - want[id as usize]).abs() < 1e-12);
+            }
+        }
+
+        #[test]
+        fn without_temperature_the_highest_wins(logits in proptest::collection::vec(-8i8..8, 1..200)) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let want = (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b });
+            prop_assert_eq!(Sampling::default().choose(&logits, 0, 0), Some(want as u32));
+            prop_assert_eq!(top(&logits, 1)[0].0, want as u32);
+        }
+    }
+
+    /// 20,000 draws at seed 11 beside the distribution: chi-square below its 99.9 % quantile.
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits: Vec<f32> = (0..12).map(|i| ((i * 7) % 12) as f32 * 0.3).collect();
+        for (top_k, top_p, min_p, degrees, quantile) in [
+            (None, 1.0, 0.0, 11, 31.26),
+            (Some(5), 1.0, 0.0, 4, 18.47),
+            (None, 0.85, 0.0, 6, 22.46),
+            (None, 1.0, 0.15, 8, 26.12),
+        ] {
+            let s = Sampling { temperature: 1.3, top_k, top_p, min_p, seed: 11, ..Sampling::default() };
+            let want = plain(&logits, &s);
+            let n = 20_000;
+            let mut counts = vec![0u32; logits.len()];
+            for i in 0..n {
+                counts[s.choose(&logits, i % 7, i / 7).expect("a token") as usize] += 1;
+            }
+            let mut chi = 0.0;
+            for (&c, &p) in counts.iter().zip(&want) {
+                let expected = p * f64::from(n);
+                if p == 0.0 {
+                    assert_eq!(c, 0);
+                } else {
+                    chi += (f64::from(c) - expected).powi(2) / expected;
+                }
+            }
+            assert_eq!(want.iter().filter(|p| **p > 0.0).count() - 1, degrees);
+            assert!(chi < quantile, "{top_k:?} {top_p} {min_p}: chi-square {chi}");
+        }
+    }
+
+    #[test]
+    fn seed_sample_and_position_name_the_draw() {
+        let logits = vec![0.0f32; 1000];
+        let at = |seed, sample, position| {
+            Sampling { temperature: 1.0, seed, ..Sampling::default() }.choose(&logits, sample, position)
+        };
+        assert_eq!(at(1, 2, 3), at(1, 2, 3));
+        let others = [at(2, 2, 3), at(1, 3, 3), at(1, 2, 4)];
+        assert!(others.iter().all(|o| *o != at(1, 2, 3)), "{others:?}");
+    }
+
+    #[test]
+    fn penalties_count_what_was_generated() {
+        let s = Sampling {
+            presence_penalty: 1.0,
+            frequency_penalty: 0.5,
+            logit_bias: vec![(3, 2.0)],
+            ..Sampling::default()
+        };
+        let mut logits = [0.0; 4];
+        s.bias(&mut logits, &[1, 2, 1]);
+        assert_eq!(logits, [0.0, -2.0, -1.5, 2.0]);
+    }
+
+    #[test]
+    fn where_nothing_is_possible_nothing_is_chosen() {
+        let s = Sampling { temperature: 1.0, ..Sampling::default() };
+        assert_eq!(s.choose(&[f32::NEG_INFINITY; 3], 0, 0), None);
+        assert_eq!(s.choose(&[f32::NEG_INFINITY, -1.0, f32::NEG_INFINITY], 0, 0), Some(1));
+    }
+
+    #[test]
+    fn wrong_numbers_are_named() {
+        let check = |s: Sampling| s.check(10).expect_err("refused");
+        assert!(check(Sampling { temperature: -1.0, ..Sampling::default() }).contains("temperature"));
+        assert!(check(Sampling { temperature: f32::NAN, ..Sampling::default() }).contains("temperature"));
+        assert!(check(Sampling { top_k: Some(0), ..Sampling::default() }).contains("top-k"));
+        assert!(check(Sampling { top_p: 0.0, ..Sampling::default() }).contains("top-p"));
+        assert!(check(Sampling { min_p: 1.5, ..Sampling::default() }).contains("min-p"));
+        assert!(check(Sampling { logit_bias: vec![(10, 1.0)], ..Sampling::default() }).contains("token 10"));
+        assert!(check(Sampling { logit_bias: vec![(1, f32::NAN)], ..Sampling::default() }).contains("NaN"));
+    }
+}

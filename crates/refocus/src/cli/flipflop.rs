@@ -1,0 +1,199 @@
+//! Flags of `refocus flipflop`.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand, ValueEnum};
+use refocus_tasks::flipflop::{Family, Set, WORDINGS};
+
+const EXAMPLES: &str = "\
+Examples:
+  The paper's sparse test set, FFL(0.98), 100,000 strings:
+    refocus flipflop generate --set sparse > sparse.txt
+  Ten short strings as token ids (w 0, r 1, i 2, then the data):
+    refocus flipflop generate --p-ignore 0.6 --length 32 --count 10 --form ids
+  Four registers of 16 symbols:
+    refocus flipflop generate --p-ignore 0.8 --length 300 --registers 4 --symbols 16
+  Eight overwritten writes just before the last read, with what each read depends on:
+    refocus flipflop generate --p-ignore 0.8 --family decoy --burst 8 --gap 2 --facts
+  As many reads and writes as at length 512, but 16,384 symbols long:
+    refocus flipflop generate --p-ignore 0.8 --length 16384 --stretch-from 512";
+
+const CHECKS: &str = "\
+Examples:
+  refocus flipflop validate strings.txt
+  refocus flipflop generate --set dense | refocus flipflop validate -";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlipflopCommand {
+    /// Draw strings of the flip-flop language, one a line.
+    ///
+    /// A string alternates instructions and data: `w` writes the datum after it, `i` ignores it, and the
+    /// datum after `r` is the one written last. The first instruction writes, the last reads, the others
+    /// are drawn. String number I depends on the settings, --seed and I alone, so a set can be drawn in
+    /// parts and on any number of machines.
+    #[command(after_long_help = EXAMPLES)]
+    Generate(Box<FlipflopGenerate>),
+    /// Check that every line is a string of the flip-flop language.
+    ///
+    /// Names the first line and column that is wrong, and exits with 1.
+    #[command(after_long_help = CHECKS)]
+    Validate(FlipflopValidate),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopGenerate {
+    /// Draw a set with a name, with its length and number of strings.
+    ///
+    /// in, sparse and dense are the paper's test sets FFL(0.8), FFL(0.98) and FFL(0.1); half-in,
+    /// half-sparse and half-dense have half the length and as many writes; rare and rare-b3 are the
+    /// paper's two mixtures to train on; piecewise (many writes, then hardly any), decoy and long (16,384
+    /// symbols) are not in the paper.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Set::ALL.map(Set::name)))]
+    #[arg(hide_possible_values = true, conflicts_with_all = LANGUAGE)]
+    pub(crate) set: Option<String>,
+    /// Probability to ignore; reads and writes share the rest equally unless told otherwise.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) p_ignore: Option<f64>,
+    /// Probability to write.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) p_write: Option<f64>,
+    /// Probability to read.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) p_read: Option<f64>,
+    /// Symbols of a string, instructions and data together [default: 512].
+    #[arg(long, value_name = "T")]
+    pub(crate) length: Option<usize>,
+    /// Take the probabilities as those of strings of T symbols, and read and write less often in longer
+    /// ones, so that a string has as many reads and writes.
+    #[arg(long, value_name = "T")]
+    pub(crate) stretch_from: Option<usize>,
+    /// How many strings [default: 10, or as many as the set has].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+    /// Number of the first string.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub(crate) first: u32,
+    /// Registers; with several, each instruction names one: wa0.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub(crate) registers: usize,
+    /// Symbols that data are made of, 2 to 256; 2*2 makes every datum two bits.
+    #[arg(long, value_name = "M[*W]", default_value = "2", value_parser = symbols)]
+    pub(crate) symbols: (usize, usize),
+    /// How strings are written.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    pub(crate) form: Form,
+    /// Words of the natural form.
+    #[arg(long, value_name = "NAME", default_value = "light")]
+    #[arg(value_parser = PossibleValuesParser::new(WORDINGS.map(|w| w.name)))]
+    pub(crate) wording: String,
+    /// Print a JSON object a line: the string, its writes, and of each read where it is asked, its answer,
+    /// distances in instructions and the number of stale writes.
+    #[arg(long)]
+    pub(crate) facts: bool,
+    #[command(flatten)]
+    pub(crate) family: FamilyArgs,
+}
+
+/// Flags that say which language: a set has them already.
+const LANGUAGE: [&str; 16] = [
+    "p_ignore",
+    "p_write",
+    "p_read",
+    "length",
+    "stretch_from",
+    "registers",
+    "symbols",
+    "family",
+    "mix",
+    "tail_ignore",
+    "tail_from",
+    "burst",
+    "gap",
+    "run",
+    "changes",
+    "rate",
+];
+
+/// How strings deviate from the paper's.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Families")]
+pub(crate) struct FamilyArgs {
+    /// How strings deviate from the paper's.
+    ///
+    /// ffl: not at all. mixture: each string with one of the --mix. piecewise: from --tail-from on, other
+    /// probabilities. decoy: --burst writes of other data, one write, --gap ignores, the last read.
+    /// read-run: reads come --run in a row. churn: the stored datum changes --changes times, at random
+    /// places. write-flip: a write changes the datum with probability --rate. anti-correlated: an ignore's
+    /// datum differs from the stored one with probability --rate. markov: a datum differs from the one
+    /// before with probability --rate.
+    #[arg(long, value_name = "NAME", default_value = "ffl")]
+    #[arg(value_parser = PossibleValuesParser::new(Family::NAMES), hide_possible_values = true)]
+    pub(crate) family: String,
+    /// mixture: probabilities to ignore, such as 0.9,0.98,0.1.
+    #[arg(long, value_name = "P,…", value_delimiter = ',')]
+    pub(crate) mix: Vec<f64>,
+    /// piecewise: probability to ignore in the tail [default: 0.984].
+    #[arg(long, value_name = "P")]
+    pub(crate) tail_ignore: Option<f64>,
+    /// piecewise: share of the string before the tail [default: 0.75].
+    #[arg(long, value_name = "X")]
+    pub(crate) tail_from: Option<f64>,
+    /// decoy: writes that are overwritten [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(crate) burst: Option<usize>,
+    /// decoy: ignores before the last read [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(crate) gap: Option<usize>,
+    /// read-run: reads in a row [default: 4].
+    #[arg(long, value_name = "N")]
+    pub(crate) run: Option<usize>,
+    /// churn: changes of the stored datum in a string.
+    #[arg(long, value_name = "N")]
+    pub(crate) changes: Option<usize>,
+    /// write-flip, anti-correlated, markov: probability.
+    #[arg(long, value_name = "P")]
+    pub(crate) rate: Option<f64>,
+}
+
+/// How strings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// One character a symbol, without spaces.
+    Text,
+    /// Token ids with spaces between them: w 0, r 1, i 2, data from 3 on, then registers.
+    Ids,
+    /// English sentences about a light that is turned on and off.
+    Natural,
+}
+
+impl Form {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Form::Text => "text",
+            Form::Ids => "ids",
+            Form::Natural => "natural",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopValidate {
+    /// File with one string a line; `-` for standard input.
+    pub(crate) file: PathBuf,
+    /// Registers that instructions name.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub(crate) registers: usize,
+    /// Symbols that data are made of, 2 to 64; 2*2 for data of two bits.
+    #[arg(long, value_name = "M[*W]", default_value = "2", value_parser = symbols)]
+    pub(crate) symbols: (usize, usize),
+}
+
+/// `M`, or `M*W`.
+fn symbols(text: &str) -> Result<(usize, usize), String> {
+    let number = |part: &str| part.trim().parse().map_err(|_| format!("'{part}' is not a number"));
+    match text.split_once('*') {
+        None => Ok((number(text)?, 1)),
+        Some((symbols, width)) => Ok((number(symbols)?, number(width)?)),
+    }
+}
