@@ -7,7 +7,7 @@ use refocus_model::template::{Chat, ChatTemplate};
 use refocus_model::{Checkpoint, ModelSpec, RunError, Tokenizer};
 use serde_json::{Value, json};
 
-use crate::cli::{Input, Prompt};
+use crate::cli::{ChatArgs, Input, Prompt};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 
@@ -23,8 +23,13 @@ pub(crate) fn read(input: &Input, checkpoint: &Checkpoint, printer: &Printer) ->
 }
 
 /// As [`read`], for what is to be continued: a text, ids, or messages in the model's chat template.
-pub(crate) fn read_prompt(prompt: &Prompt, checkpoint: &Checkpoint, printer: &Printer) -> Outcome<Sequences> {
-    let Some(text) = rendered(prompt, checkpoint)? else {
+pub(crate) fn read_prompt(
+    prompt: &Prompt,
+    chat: &ChatArgs,
+    checkpoint: &Checkpoint,
+    printer: &Printer,
+) -> Outcome<Sequences> {
+    let Some(text) = rendered(prompt, chat, checkpoint)? else {
         return text_or_tokens(prompt.text.as_deref(), prompt.tokens.as_deref(), checkpoint, printer);
     };
     let tokenizer = checkpoint.tokenizer()?;
@@ -35,16 +40,16 @@ pub(crate) fn read_prompt(prompt: &Prompt, checkpoint: &Checkpoint, printer: &Pr
 }
 
 /// The text that the model's chat template makes of messages, `None` where there are none.
-pub(crate) fn rendered(prompt: &Prompt, checkpoint: &Checkpoint) -> Outcome<Option<String>> {
+pub(crate) fn rendered(prompt: &Prompt, chat: &ChatArgs, checkpoint: &Checkpoint) -> Outcome<Option<String>> {
     let messages = match (&prompt.message, &prompt.messages) {
         (Some(text), _) => {
-            let system = prompt.system.iter().map(|s| json!({"role": "system", "content": s}));
+            let system = chat.system.iter().map(|s| json!({"role": "system", "content": s}));
             system.chain([json!({"role": "user", "content": text})]).collect()
         }
         (None, Some(path)) => list(path, "messages, objects with role and content")?,
         (None, None) => return Ok(None),
     };
-    let tools = prompt.tools.as_deref().map(|path| list(path, "descriptions of tools")).transpose()?;
+    let tools = chat.tools.as_deref().map(|path| list(path, "descriptions of tools")).transpose()?;
     let tokenizer = checkpoint.tokenizer()?;
     let Some(template) = ChatTemplate::of(checkpoint, &tokenizer)? else {
         let text = format!("{}: the model brings no chat template", checkpoint.path().display());

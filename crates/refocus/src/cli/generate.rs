@@ -8,7 +8,7 @@ use super::{ModelArg, PatchArg};
 
 /// What is continued.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["text", "tokens", "message", "messages"])]
+#[group(id = "prompt", required = true, multiple = false)]
 pub(crate) struct Prompt {
     /// Text to continue; the model's special tokens are added.
     #[arg(long, value_name = "STR")]
@@ -22,14 +22,20 @@ pub(crate) struct Prompt {
     /// File with a JSON list of messages to answer, objects with role and content; `-` for standard input.
     #[arg(long, value_name = "FILE", help_heading = "Chat")]
     pub(crate) messages: Option<PathBuf>,
+}
+
+/// What else the chat template gets.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Chat")]
+pub(crate) struct ChatArgs {
     /// System message before --message.
-    #[arg(long, value_name = "STR", requires = "message", help_heading = "Chat")]
+    #[arg(long, value_name = "STR", requires = "message")]
     pub(crate) system: Option<String>,
     /// File with a JSON list of descriptions of tools that the model may call.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "tokens"], help_heading = "Chat")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "tokens"])]
     pub(crate) tools: Option<PathBuf>,
     /// Print the prompt that the chat template makes, and generate nothing.
-    #[arg(long, conflicts_with_all = ["text", "tokens"], help_heading = "Chat")]
+    #[arg(long, conflicts_with_all = ["text", "tokens"])]
     pub(crate) show_prompt: bool,
 }
 
@@ -79,6 +85,8 @@ pub(crate) struct Generate {
     /// sampling.
     #[arg(long, value_name = "N")]
     pub(crate) logprobs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[command(flatten)]
     pub(crate) constraint: Constraint,
 }

@@ -371,8 +371,7 @@ fn stop_strings() {
 "#]]);
     refused(refocus("model generate fixtures/gpt2 --tokens - --stop x").stdin("[[1]]")).stderr_eq(str![[
         r#"
-error: fixtures/gpt2/tokenizer.json: cannot be read
-cause: No such file or directory (os error 2)
+error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 hint: --stop and constraints are about text and need the model's tokenizer
 
 "#
@@ -387,7 +386,7 @@ fn flags_that_do_not_go_together() {
 error: the following required arguments were not provided:
   --temperature <T>
 
-Usage: refocus model generate --temperature <T> --top-k <K> <--text <STR>|--tokens <FILE>> <MODEL>
+Usage: refocus model generate --temperature <T> --top-k <K> <--text <STR>|--tokens <FILE>|--message <STR>|--messages <FILE>> <MODEL>
 
 For more information, try '--help'.
 
@@ -395,7 +394,7 @@ For more information, try '--help'.
     run("--choices a,b --regex a").stderr_eq(str![[r#"
 error: the argument '--choices <A,B,…>' cannot be used with '--regex <RE>'
 
-Usage: refocus model generate --choices <A,B,…> <--text <STR>|--tokens <FILE>> <MODEL>
+Usage: refocus model generate --choices <A,B,…> <--text <STR>|--tokens <FILE>|--message <STR>|--messages <FILE>> <MODEL>
 
 For more information, try '--help'.
 
@@ -407,7 +406,7 @@ error: the argument '--ignore-eos' cannot be used with:
   --regex <RE>
   --json-schema <FILE>
 
-Usage: refocus model generate --ignore-eos <--text <STR>|--tokens <FILE>> <MODEL>
+Usage: refocus model generate --ignore-eos <--text <STR>|--tokens <FILE>|--message <STR>|--messages <FILE>> <MODEL>
 
 For more information, try '--help'.
 

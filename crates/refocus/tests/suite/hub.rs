@@ -57,7 +57,7 @@ note: fetching 2 files of org/tiny, 39.4 kB, commit 1111111111111111111111111111
     let text = text.replace(tmp.path("").to_str().expect("UTF-8"), "[TMP]/");
     let path = format!("model           [TMP]/hf/hub/models--org--tiny/snapshots/{FIRST}\n");
     assert!(text.starts_with(&path), "{text}");
-    assert!(text.contains("llama (folder)"), "{text}");
+    assert!(text.contains("llama (safetensors)"), "{text}");
 
     server.take();
     inspect(&tmp, &server.url(), "org/tiny").assert().success().stdout_eq(text.as_str()).stderr_eq("");
@@ -110,7 +110,7 @@ hint: check the spelling, or fetch it once with HF_HUB_OFFLINE=0
 "#]]);
     refused(refocus("model inspect org/na--me")).stderr_eq(str![[r#"
 error: org/na--me: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json and *.safetensors), a .gguf file, or a hub id org/name[@revision]; it is no hub id either, since 'na--me' has '--' or '..' in it
+hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id org/name[@revision]; it is no hub id either, since 'na--me' has '--' or '..' in it
 
 "#]]);
     refused(inspect(&tmp, &url, "org/tiny@v2")).stderr_eq(str![[r#"

@@ -445,7 +445,7 @@ stored         f32 1.3 kB, 5 tensors
                q4_1 34.6 kB, 13 tensors
                q8_0 8.6 kB, 1 tensor
 tokenizer      byte-level BPE, unseen words, 127 tokens, 3 special ones
-               cannot be used: tokenizer.ggml.pre = "unseen": supported are gpt-2, smollm, llama-bpe and qwen2
+               cannot be used: tokenizer.ggml.pre = "unseen": how it splits words is not known (gpt-2, smollm, llama-bpe, qwen2, tekken, gpt-4o and others are)
                bos <|im_start|> (1), eos <|im_end|> (2), pad <|im_end|> (2), unk <|endoftext|> (0)
                adds nothing
 chat template  default, takes a system message

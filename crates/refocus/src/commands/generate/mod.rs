@@ -32,8 +32,8 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let spec = checkpoint.spec();
     let patch = super::patch(&args.patch, &checkpoint, Job::Generate)?;
-    if args.prompt.show_prompt {
-        let text = input::rendered(&args.prompt, &checkpoint)?.unwrap_or_default();
+    if args.chat.show_prompt {
+        let text = input::rendered(&args.prompt, &args.chat, &checkpoint)?.unwrap_or_default();
         if printer.is_json() {
             printer.document(&json!({"schema": "refocus.model-generate-prompt/1", "prompt": text}))?;
         } else {
@@ -41,7 +41,8 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
         }
         return Ok(Ended::Well);
     }
-    let Sequences { ids: prompts, tokenizer } = input::read_prompt(&args.prompt, &checkpoint, printer)?;
+    let Sequences { ids: prompts, tokenizer } =
+        input::read_prompt(&args.prompt, &args.chat, &checkpoint, printer)?;
     let needs_text = !args.stop.is_empty() || constrained(args);
     let tokenizer = match tokenizer {
         // Why there is none is an error here.
