@@ -13,14 +13,14 @@ fn a_run_goes_on_where_it_was_and_its_model_opens() {
     let all = format!("{SMALL} --steps 8");
     let first = tmp.refocus(&all).assert().success().stderr_eq("");
     first.stdout_eq(str![[r#"
-run         [TMP]/run
-parameters  5,360
-steps       8
-loss        [..] nats
-in          [..] errors in [..] reads (ignoring 0.6)
-sparse      [..] errors in [..] reads (ignoring 0.96)
-dense       [..] errors in [..] reads (ignoring 0.1)
-model       [TMP]/run/model
+run          [TMP]/run
+parameters   5,360
+steps        8
+loss         [..] nats
+half-in      [..] errors in [..] reads (ignoring 0.6)
+half-sparse  [..] errors in [..] reads (ignoring 0.96)
+half-dense   [..] errors in [..] reads (ignoring 0.1)
+model        [TMP]/run/model
 
 "#]]);
     let curve = std::fs::read(tmp.path("run/curve.csv")).expect("a curve");
@@ -94,7 +94,7 @@ hint: `refocus train flipflop --preset NAME --show` lists the fields
 
 "#]]);
     wrong("--set task.tokens=17").stderr_eq(str![[r#"
-error: flip-flop strings have an even number of symbols, at least 4 and at most 2^32: not 17
+error: flip-flop: a string has from 4 to 1048576 symbols, 2 for each instruction: not 17
 
 "#]]);
     wrong("--set dropout.mlp=1.5").stderr_eq(str![[r#"
