@@ -378,6 +378,17 @@ fn generation_ends_with_the_context() {
     assert!(wrong.contains("blocks.7"), "{wrong}");
 }
 
+/// A server submits from other threads than the one that steps.
+#[test]
+fn requests_and_events_may_cross_threads() {
+    fn send<T: Send>() {}
+    fn share<T: Send + Sync>() {}
+    send::<Request>();
+    send::<Event>();
+    send::<Output>();
+    share::<refocus_model::generate::Grammars>();
+}
+
 #[test]
 fn stop_ids_and_stop_strings_end_a_text() {
     let mut l = open(TEXT);
