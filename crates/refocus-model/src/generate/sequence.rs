@@ -122,14 +122,21 @@ impl<'a, P> Sequence<'a, P> {
     fn choose(&mut self, row: Row) -> Result<(Token, bool), GenerateError> {
         let r = &self.job.request;
         let position = self.ids.len();
-        let not_a_number = || {
-            let what = "logits".to_owned();
-            RunError::NotANumber { what, seq: self.job.id.0 as usize, position: position - 1 }
+        let seq = self.job.id.0 as usize;
+        let usable = |lse: f32| {
+            let broken = |what: &str| {
+                let what = what.to_owned();
+                Err(GenerateError::from(RunError::NotANumber { what, seq, position: position - 1 }))
+            };
+            match lse {
+                _ if lse.is_nan() => broken("logits"),
+                // A logit is infinite, or the sum of their exponentials is.
+                f32::INFINITY => broken("the softmax of the logits"),
+                f32::NEG_INFINITY => Err(GenerateError::Nothing { position }),
+                _ => Ok(lse),
+            }
         };
-        let mut lse = row.lse;
-        if lse.is_nan() || lse == f32::INFINITY {
-            return Err(not_a_number().into());
-        }
+        let mut lse = usable(row.lse)?;
         let wanted = r.logprobs.unwrap_or(0);
         let (id, logit, mut top) = match row.logits {
             Logits::Top(top) => {
@@ -138,10 +145,7 @@ impl<'a, P> Sequence<'a, P> {
             }
             Logits::All(mut logits) => {
                 if !r.changes.decode.is_empty() {
-                    lse = adjust(&r.changes.decode, &mut logits);
-                    if lse.is_nan() || lse == f32::INFINITY {
-                        return Err(not_a_number().into());
-                    }
+                    lse = usable(adjust(&r.changes.decode, &mut logits))?;
                 }
                 let mut warped = logits.clone();
                 r.sampling.bias(&mut warped, &self.ids[r.prompt.len()..]);

@@ -163,7 +163,7 @@ fn highest(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b }) as u32
 }
 
-/// Changes of all kinds for a model of two blocks and more.
+/// Changes of all kinds; for a model of one block those that it can have.
 fn patches(m: &Model<Cpu>) -> Vec<Changes> {
     let d = m.spec.d_model;
     let direction: Arc<[f32]> = (0..d).map(|i| ((i * 5) % 7) as f32 - 3.0).collect();
@@ -174,7 +174,7 @@ fn patches(m: &Model<Cpu>) -> Vec<Changes> {
     let gate = Some(Gate { top1_prob_above: 0.02, lens_layer: 0 });
     let prior: Arc<[f32]> = (0..m.spec.vocab).map(|i| -((i % 11) as f32)).collect();
     let of = |interventions, decode| Changes { interventions, decode };
-    vec![
+    let mut all = vec![
         of(vec![at(1, Kind::ResidPost, Position::Last, add(), None)], vec![]),
         of(vec![at(0, Kind::Z, Position::All, Action::Zero, None)], vec![]),
         of(vec![at(0, Kind::ResidPost, Position::FromEnd(2), add(), None)], vec![]),
@@ -191,7 +191,14 @@ fn patches(m: &Model<Cpu>) -> Vec<Changes> {
             vec![at(0, Kind::Z, Position::Last, Action::Zero, None)],
             vec![Decode::Temperature(0.6), Decode::UnigramPrior { log_frequency: prior, alpha: 0.3 }],
         ),
-    ]
+    ];
+    if m.spec.n_layers < 2 {
+        let plain = |i: &Arc<Intervention>| {
+            i.site.layer == 0 && i.when.is_none() && !matches!(i.action, Action::Exit(_))
+        };
+        all.retain(|c| c.interventions.iter().all(plain));
+    }
+    all
 }
 
 #[test]
@@ -376,6 +383,17 @@ fn generation_ends_with_the_context() {
     let changes = Arc::new(Changes { interventions: vec![Arc::new(what)], decode: vec![] });
     let wrong = refuse(&mut engine, Request { changes, ..Request::new(vec![1], 1) });
     assert!(wrong.contains("blocks.7"), "{wrong}");
+}
+
+/// A server submits from other threads than the one that steps.
+#[test]
+fn requests_and_events_may_cross_threads() {
+    fn send<T: Send>() {}
+    fn share<T: Send + Sync>() {}
+    send::<Request>();
+    send::<Event>();
+    send::<Output>();
+    share::<refocus_model::generate::Grammars>();
 }
 
 #[test]
