@@ -80,7 +80,7 @@ mod tests {
         for (order, want) in
             [(0.0, 1.0), (0.5, 3.5), (2.0 / 3.0, 4.666_666_666_666_666), (0.9, 6.9), (1.0, 9.0)]
         {
-            let got = quantile(&mut values.to_vec(), order).unwrap();
+            let got = quantile(&mut values.to_vec(), order).expect("finite values");
             assert!((got - want).abs() < 1e-12, "{order}: {got}");
         }
         assert_eq!(quantile(&mut [], 0.5), None);
@@ -94,7 +94,7 @@ mod tests {
             let mut always = vec![0.0; c];
             always[1] = 5.0;
             let all = vec![shares(&always); 30 * c];
-            let t = thresholds(&all).unwrap();
+            let t = thresholds(&all).expect("finite values");
             let classes: Vec<usize> = (0..all.len()).map(|i| i % c).collect();
             let sum: f64 = credits(&all, &t, &classes).iter().sum();
             assert!((sum / all.len() as f64 - 1.0 / c as f64).abs() < 1e-12);
@@ -107,7 +107,7 @@ mod tests {
         let logit = |i: usize| if i.is_multiple_of(2) { vec![9.0, 0.0] } else { vec![7.0, 0.0] };
         let all: Vec<Vec<f64>> = (0..100).map(|i| shares(&logit(i))).collect();
         let classes: Vec<usize> = (0..100).map(|i| i % 2).collect();
-        let t = thresholds(&all).unwrap();
+        let t = thresholds(&all).expect("finite values");
         assert_eq!(credits(&all, &t, &classes).iter().sum::<f64>(), 100.0);
     }
 

@@ -55,6 +55,8 @@ pub fn slots(offsets: &[Range<usize>], labels: &[Range<usize>]) -> Result<Vec<us
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
+
     use super::*;
 
     #[test]
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn tokens_that_merge_over_the_border_are_refused() {
-        let e = slots(&[0..1, 1..5], &[2..5]).unwrap_err();
+        let e = slots(&[0..1, 1..5], &[2..5]).expect_err("a label inside a token");
         assert_eq!(e.to_string(), "label 0 begins at byte 2, inside the token of bytes 1..5");
         assert_eq!(slots(&[0..0, 0..4], &[0..4]), Err(SlotError::Nothing { label: 0, byte: 0 }));
         assert_eq!(slots(&[0..2], &[2..4]), Err(SlotError::Nothing { label: 0, byte: 2 }));

@@ -1,4 +1,5 @@
-//! A model as a folder in Hugging Face layout, which `transformers` loads.
+//! A model as a folder in Hugging Face layout. `transformers` loads all families but
+//! [`crate::Family::Refocus`], whose folders only refocus reads.
 //!
 //! Weights come from any [`ParamSource`] and are written one tensor at a time; the configuration is the
 //! checkpoint's own or follows from the specification; the tokenizer's files come along. The folder is
