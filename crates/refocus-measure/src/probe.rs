@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
-use refocus_model::{Mode, Model, Plan, Readout, Reading, RunError, forward};
+use refocus_model::{LoadResult, Mode, Model, Plan, Reading, Readout, RunError, Tokenizer, forward};
 
 use crate::error::MeasureError;
 
@@ -44,6 +44,37 @@ impl Answer {
 pub struct NoQuestion(pub usize);
 
 impl Question {
+    /// The question that a text asks. The model's special tokens are put before it. The prompt has the
+    /// tokens that end within it and are the same with either answer, so an answer that shares a token with
+    /// the text before it is asked for from that token on.
+    ///
+    /// `evidence` are bytes of the prompt; every token that holds one of them counts.
+    ///
+    /// # Errors
+    /// The texts cannot be encoded. What makes no question of it is left for [`ask`] to refuse.
+    pub fn of_text(
+        tokenizer: &Tokenizer,
+        prompt: &str,
+        right: &str,
+        wrong: &str,
+        evidence: Range<usize>,
+    ) -> LoadResult<Self> {
+        let (right, offsets) = with_answer(tokenizer, prompt, right)?;
+        let (wrong, _) = with_answer(tokenizer, prompt, wrong)?;
+        let alike = right.iter().zip(&wrong).take_while(|(a, b)| a == b).count();
+        let within = offsets.iter().take_while(|bytes| bytes.end <= prompt.len()).count();
+        let n = alike.min(within);
+        let holds = |bytes: &Range<usize>| bytes.start < evidence.end && evidence.start < bytes.end;
+        let first = offsets[..n].iter().position(holds).unwrap_or(0);
+        let end = offsets[..n].iter().rposition(holds).map_or(first, |last| last + 1);
+        Ok(Self {
+            prompt: right[..n].to_vec(),
+            right: right[n..].to_vec(),
+            wrong: wrong[n..].to_vec(),
+            evidence: first as u32..end as u32,
+        })
+    }
+
     /// Whether the first tokens tell the continuations apart. If not, both are scored whole.
     pub fn parts_at_once(&self) -> bool {
         self.right.first() != self.wrong.first()
@@ -70,7 +101,21 @@ impl Question {
     }
 }
 
-/// Where one questions after another can be asked together: batches of at most `budget` tokens, or of one
+/// Tokens of a prompt with its answer, without what is put after a text, and their bytes.
+fn with_answer(
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    answer: &str,
+) -> LoadResult<(Vec<u32>, Vec<Range<usize>>)> {
+    let text = format!("{prompt}{answer}");
+    let (mut ids, mut offsets) = tokenizer.encode_with_offsets(&text, true)?;
+    let n = offsets.iter().rposition(|bytes| !bytes.is_empty()).map_or(0, |last| last + 1);
+    ids.truncate(n);
+    offsets.truncate(n);
+    Ok((ids, offsets))
+}
+
+/// Where questions, one after another, can be asked together: batches of at most `budget` tokens, or of one
 /// question.
 pub fn batches(questions: &[Question], budget: usize) -> Vec<Range<usize>> {
     let (mut out, mut start, mut tokens) = (Vec::new(), 0, 0);
@@ -124,11 +169,7 @@ impl Scored {
 ///
 /// # Errors
 /// A question that is none, NaN in a result, or what [`Plan::compile`] and [`forward`] report.
-pub fn ask<O: Ops>(
-    o: &mut O,
-    m: &Model<O::K>,
-    questions: &[Question],
-) -> Result<Vec<Answer>, MeasureError> {
+pub fn ask<O: Ops>(o: &mut O, m: &Model<O::K>, questions: &[Question]) -> Result<Vec<Answer>, MeasureError> {
     if let Some(i) = questions.iter().position(|q| !q.is_sound()) {
         return Err(NoQuestion(i).into());
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
+pub(crate) use self::flipflop::{
+    FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopProbe, FlipflopValidate, Form, ProbeForm,
+};
 
 const AFTER: &str = "\
 Exit codes:
