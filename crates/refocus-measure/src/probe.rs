@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
-use refocus_model::{LoadResult, Mode, Model, Plan, Reading, Readout, RunError, Tokenizer, forward};
+use refocus_model::{LoadError, Mode, Model, Plan, Reading, Readout, RunError, Tokenizer, forward};
 
 use crate::error::MeasureError;
 
@@ -58,7 +58,7 @@ impl Question {
         right: &str,
         wrong: &str,
         evidence: Range<usize>,
-    ) -> LoadResult<Self> {
+    ) -> Result<Self, LoadError> {
         let (right, offsets) = with_answer(tokenizer, prompt, right)?;
         let (wrong, _) = with_answer(tokenizer, prompt, wrong)?;
         let alike = right.iter().zip(&wrong).take_while(|(a, b)| a == b).count();
@@ -106,7 +106,7 @@ fn with_answer(
     tokenizer: &Tokenizer,
     prompt: &str,
     answer: &str,
-) -> LoadResult<(Vec<u32>, Vec<Range<usize>>)> {
+) -> Result<(Vec<u32>, Vec<Range<usize>>), LoadError> {
     let text = format!("{prompt}{answer}");
     let (mut ids, mut offsets) = tokenizer.encode_with_offsets(&text, true)?;
     let n = offsets.iter().rposition(|bytes| !bytes.is_empty()).map_or(0, |last| last + 1);
