@@ -94,6 +94,14 @@ impl Printer {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 
+    /// A bar for things that are done one after another, hidden as [`bytes_bar`](Self::bytes_bar).
+    pub(crate) fn count_bar(&self, all: u64) -> ProgressBar {
+        let target = if self.redraws { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template("{wide_msg} {pos} of {len}, {eta} left");
+        ProgressBar::with_draw_target(Some(all), target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+
     /// An error, its causes, and what to do.
     pub(crate) fn failure(&self, told: &Told) {
         for (word, line) in told.lines() {
