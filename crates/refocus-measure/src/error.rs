@@ -8,6 +8,9 @@ pub enum MeasureError {
     /// The model could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A question that cannot be asked.
+    #[error(transparent)]
+    Question(#[from] crate::probe::NoQuestion),
     /// Attribution needs a residual stream that is a plain sum.
     #[error(
         "direct logit attribution needs pre-norm or parallel blocks: here a norm stands on the residual \

@@ -7,6 +7,7 @@ mod error;
 pub mod intervals;
 mod lens;
 mod patching;
+pub mod probe;
 mod reads;
 mod slots;
 

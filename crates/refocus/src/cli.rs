@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) use self::convert::{Convert, WeightType};
-pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
+pub(crate) use self::flipflop::{
+    FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopProbe, FlipflopValidate, Form, ProbeForm,
+};
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};

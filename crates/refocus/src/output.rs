@@ -72,6 +72,15 @@ impl Drop for Pending {
     }
 }
 
+/// Writes a JSON document, whole or not at all.
+pub(crate) fn write_document(path: &Path, document: &impl Serialize) -> Outcome<()> {
+    let mut text = serde_json::to_vec_pretty(document)?;
+    text.push(b'\n');
+    let mut out = Pending::create(path)?;
+    out.file.write_all(&text).map_err(|e| out.failed(e))?;
+    out.finish()
+}
+
 /// One tensor in the header of a safetensors file.
 #[derive(Serialize)]
 struct Header<'a> {

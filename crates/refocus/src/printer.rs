@@ -92,13 +92,9 @@ impl Printer {
         )
     }
 
-    /// A bar for steps, of which the first are there already; hidden as [`Printer::bytes_bar`] is.
-    pub(crate) fn steps_bar(&self, done: u32, total: u32) -> ProgressBar {
-        let bar = self.bar(total.into(), "step {pos} of {len}  {msg}  {eta} left");
-        bar.set_position(done.into());
-        // The time left follows from the steps taken from here on.
-        bar.reset_eta();
-        bar
+    /// A bar for things that are done one after another, hidden as [`bytes_bar`](Self::bytes_bar).
+    pub(crate) fn count_bar(&self, all: u64) -> ProgressBar {
+        self.bar(all, "{wide_msg} {pos} of {len}, {eta} left")
     }
 
     fn bar(&self, total: u64, template: &str) -> ProgressBar {

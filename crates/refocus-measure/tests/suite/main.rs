@@ -1,6 +1,7 @@
 //! Measurements on the fixtures.
 
 mod intervals;
+mod probe;
 mod reads;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The language in words (figure 2c and appendix B.2.1 of the paper), to ask language models.
 
+use std::ops::Range;
+
 use super::{Alphabet, Facts, Invalid, id};
 
 /// Symbols of the string that the paper shows before the question.
@@ -51,6 +53,8 @@ pub struct Asked {
     pub wrong: &'static str,
     /// Bytes of the sentence whose bit is asked for.
     pub written: (usize, usize),
+    /// Bytes of the word in it that says which bit it is.
+    pub datum: (usize, usize),
 }
 
 /// A string in words.
@@ -66,6 +70,15 @@ impl Wording {
     /// The wording of this name.
     pub fn named(name: &str) -> Option<Self> {
         WORDINGS.into_iter().find(|w| w.name == name)
+    }
+
+    /// Bytes of a write's sentence that differ from the other one's, in whole words.
+    fn telling(&self, bit: usize) -> Range<usize> {
+        let [own, other] = [self.write[bit], self.write[1 - bit]].map(|s| s.split(' '));
+        let alike = own.clone().zip(other.clone()).take_while(|(a, b)| a == b).map(|(a, _)| a.len() + 1);
+        let start = alike.sum();
+        let tail = own.rev().zip(other.rev()).take_while(|(a, b)| a == b).map(|(a, _)| a.len() + 1);
+        start..self.write[bit].len() - tail.sum::<usize>()
     }
 
     /// A string of the paper's language in words.
@@ -96,11 +109,13 @@ impl Wording {
         }
         let asked = |r: &super::Read| {
             let answer = self.answers[r.value as usize];
+            let word = self.telling(r.value as usize);
             Asked {
                 end: spans[r.at / 2].1 - answer.len(),
                 answer,
                 wrong: self.answers[1 - r.value as usize],
                 written: spans[r.write_at / 2],
+                datum: (spans[r.write_at / 2].0 + word.start, spans[r.write_at / 2].0 + word.end),
             }
         };
         let reads = facts.reads.iter().map(asked).collect();
@@ -117,7 +132,9 @@ impl Wording {
         let Verbalised { text, mut reads } = self.verbalise(ids)?;
         for r in &mut reads {
             r.end += whole.len();
-            r.written = (r.written.0 + whole.len(), r.written.1 + whole.len());
+            for span in [&mut r.written, &mut r.datum] {
+                *span = (span.0 + whole.len(), span.1 + whole.len());
+            }
         }
         whole.push_str(&text);
         Ok(Verbalised { text: whole, reads })

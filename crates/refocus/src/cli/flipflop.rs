@@ -24,6 +24,12 @@ Examples:
   refocus flipflop validate strings.txt
   refocus flipflop generate --set dense | refocus flipflop validate -";
 
+const PROBES: &str = "\
+Examples:
+  refocus flipflop probe MODEL
+  refocus flipflop probe MODEL --lengths 10,50 --p-ignore 0.1,0.9 --count 100 --forms demonstration,symbols
+  refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlipflopCommand {
     /// Draw strings of the flip-flop language, one a line.
@@ -39,6 +45,61 @@ pub(crate) enum FlipflopCommand {
     /// Names the first line and column that is wrong, and exits with 1.
     #[command(after_long_help = CHECKS)]
     Validate(FlipflopValidate),
+    /// Ask a language model for the last written bit, in words and in symbols.
+    ///
+    /// Draws strings of the flip-flop language, puts them into words about a light that is turned on and
+    /// off, and asks for the final read. An answer is right if the model gives it a higher log-probability
+    /// than the other one: by their first tokens where these differ, else by the whole answers. Texts are
+    /// given raw, without a chat template. Beside the model's accuracy stand those of copying the datum of
+    /// the instruction just before the read, whatever that is, and of always giving the point's more
+    /// frequent answer; and how much the model attends from the place of the answer to the word of the last
+    /// write that decides it.
+    #[command(after_long_help = PROBES)]
+    Probe(FlipflopProbe),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopProbe {
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
+    /// looked for in REFOCUS_MODELS.
+    pub(crate) model: PathBuf,
+    /// Symbols of a string, instructions and data together.
+    #[arg(long, value_name = "T,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100, 200])]
+    pub(crate) lengths: Vec<usize>,
+    /// Probabilities to ignore; reads and writes share the rest equally.
+    #[arg(long, value_name = "P,…", value_delimiter = ',', default_values_t = [0.1, 0.6, 0.9])]
+    pub(crate) p_ignore: Vec<f64>,
+    /// How strings are put to the model.
+    #[arg(long, value_name = "FORM,…", value_delimiter = ',', value_enum)]
+    #[arg(default_values_t = [ProbeForm::Demonstration, ProbeForm::Words, ProbeForm::Symbols])]
+    pub(crate) forms: Vec<ProbeForm>,
+    /// Strings of each form, length and probability.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Keep the result here, point by point; with the same settings again, only what is missing is done.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// How a string is put to a language model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProbeForm {
+    /// In words, after another string of 16 symbols in words.
+    Demonstration,
+    /// In words alone.
+    Words,
+    /// As characters: w0i1r.
+    Symbols,
+}
+
+impl ProbeForm {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ProbeForm::Demonstration => "demonstration",
+            ProbeForm::Words => "words",
+            ProbeForm::Symbols => "symbols",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

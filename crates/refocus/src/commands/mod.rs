@@ -3,6 +3,7 @@
 mod convert;
 mod doctor;
 mod flipflop;
+mod flipflop_probe;
 mod flipflop_validate;
 mod forward;
 mod generate;
@@ -58,6 +59,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Tasks(TasksCommand::Validate(args)) => tasks::validate(args, printer),
         Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
+        Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
     }
 }

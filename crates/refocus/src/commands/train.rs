@@ -87,11 +87,13 @@ pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer)
     if run.resumed() > 0 && run.resumed() < steps {
         printer.note(&format!("going on after step {} of {steps}", run.resumed()));
     }
-    let bar = printer.steps_bar(run.resumed(), steps);
+    let bar = printer.count_bar(steps.into()).with_position(run.resumed().into());
+    // The time left follows from the steps taken from here on.
+    bar.reset_eta();
     loop {
         match run.advance() {
             Ok(Some(progress)) => {
-                bar.set_message(format!("loss {:.4}", progress.report.loss));
+                bar.set_message(format!("loss {:.4}, step", progress.report.loss));
                 bar.set_position(progress.report.step.into());
             }
             Ok(None) => break,

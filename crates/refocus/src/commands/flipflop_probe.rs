@@ -1,0 +1,389 @@
+//! `flipflop probe`.
+
+use std::path::Path;
+
+use refocus_compute::{Cpu, Eager};
+use refocus_measure::intervals::wilson;
+use refocus_measure::probe::{Answer, Question, ask, batches};
+use refocus_model::{Model, ModelSpec, Tokenizer};
+use refocus_tasks::flipflop::{Alphabet, DEMONSTRATION, FlipFlop, Split, WORDINGS, id, reads};
+use serde::{Deserialize, Serialize};
+
+use super::Ended;
+use crate::cli::{FlipflopProbe, Global, ProbeForm};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::table::{Side, Table};
+use crate::{backend, model_arg, output};
+
+const SCHEMA: &str = "refocus.flipflop-probe/1";
+/// Tokens of a batch, where one question has not more.
+const BATCH: usize = 2048;
+
+/// What the numbers depend on. A file with others is another measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Settings {
+    fingerprint: String,
+    seed: u64,
+    count: u32,
+    lengths: Vec<usize>,
+    p_ignore: Vec<f64>,
+    forms: Vec<String>,
+    wording: String,
+    demonstration: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    schema: String,
+    model: String,
+    settings: Settings,
+    points: Vec<Point>,
+    skipped: Vec<Skipped>,
+}
+
+/// A form, length and probability.
+#[derive(Debug, Serialize, Deserialize)]
+struct Point {
+    form: String,
+    length: usize,
+    p_ignore: f64,
+    strings: u64,
+    right: u64,
+    accuracy: f64,
+    /// Wilson, 95 %.
+    interval: [f64; 2],
+    copy_last: f64,
+    majority: f64,
+    rule: f64,
+    /// Mean of the log-probability of the right answer minus that of the wrong one, nats.
+    margin: f64,
+    /// Tokens of the answers 0 and 1 that are scored, by those of the first string.
+    answers: [Vec<u32>; 2],
+    answer_tokens: [Vec<String>; 2],
+    attention: Vec<Attention>,
+}
+
+/// Attention on the last write, over some strings of a point.
+#[derive(Debug, Serialize, Deserialize)]
+struct Attention {
+    /// `all`, `right`, `wrong`: by the model's answer.
+    of: String,
+    strings: u64,
+    /// Over strings, layers and heads.
+    mean: f64,
+    /// The head that attends most on average.
+    head: String,
+    head_mean: f64,
+    /// `[layers][heads]`, means over strings.
+    heads: Vec<Vec<f64>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Skipped {
+    form: String,
+    length: usize,
+    p_ignore: f64,
+    why: String,
+}
+
+/// One string as it is asked.
+struct Asked {
+    question: Question,
+    bit: u32,
+    copy_last: bool,
+    rule: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let mut grid = Vec::new();
+    for &form in &args.forms {
+        for &length in &args.lengths {
+            for &p in &args.p_ignore {
+                let language = FlipFlop::ignoring(length, p)?;
+                if grid.iter().any(|(f, l, q, _)| (*f, *l, *q) == (form, length, p)) {
+                    let text = format!("{}, length {length}, p {p} is asked for twice", form.name());
+                    return Err(Failure::new(text));
+                }
+                grid.push((form, length, p, language));
+            }
+        }
+    }
+    let checkpoint = model_arg::open(Some(&args.model), printer)?;
+    let tokenizer = checkpoint.tokenizer().map_err(|e| {
+        Failure::from(e).hint("the probe asks in text: it needs a model that brings its tokenizer")
+    })?;
+    let settings = Settings {
+        fingerprint: checkpoint.fingerprint()?,
+        seed: global.seed,
+        count: args.count,
+        lengths: args.lengths.clone(),
+        p_ignore: args.p_ignore.clone(),
+        forms: args.forms.iter().map(|f| f.name().to_owned()).collect(),
+        wording: WORDINGS[0].name.to_owned(),
+        demonstration: DEMONSTRATION,
+    };
+    let mut document = Document {
+        schema: SCHEMA.to_owned(),
+        model: checkpoint.path().display().to_string(),
+        points: match &args.out {
+            Some(path) => kept(path, &settings)?,
+            None => Vec::new(),
+        },
+        settings,
+        skipped: Vec::new(),
+    };
+    let mut todo = Vec::new();
+    for (form, length, p, language) in grid {
+        let is_done = |d: &Point| d.form == form.name() && d.length == length && d.p_ignore == p;
+        if document.points.iter().any(is_done) {
+            continue;
+        }
+        let asked = strings(&tokenizer, form, &language, args.count, global.seed)?;
+        match too_long(&asked, checkpoint.spec()) {
+            Some(why) => {
+                printer.note(&format!("skipped {}, length {length}, p {p}: {why}", form.name()));
+                document.skipped.push(Skipped { form: form.name().to_owned(), length, p_ignore: p, why });
+            }
+            None => todo.push((form, length, p, asked)),
+        }
+    }
+    if todo.is_empty() && document.points.is_empty() {
+        return Err(Failure::new("no point fits into the model's context").hint("give shorter --lengths"));
+    }
+    if let (Some(path), false) = (&args.out, document.points.is_empty()) {
+        printer.note(&format!("{}: {} points are there already", path.display(), document.points.len()));
+    }
+    if !todo.is_empty() {
+        let mut cpu = backend::cpu(global, printer)?;
+        let model = Model::load(&checkpoint, &mut cpu)?;
+        let o = &mut Eager::new(cpu);
+        let tokens = |asked: &[Asked]| asked.iter().map(|a| a.question.tokens() as u64).sum::<u64>();
+        let bar = printer.count_bar(todo.iter().map(|t| tokens(&t.3)).sum());
+        for (form, length, p, asked) in todo {
+            bar.set_message(format!("{}, length {length}, p {p}: tokens", form.name()));
+            let answers = answers(o, &model, &asked, |n| bar.inc(n))?;
+            document.points.push(point((form, length, p), &asked, &answers, &model.spec, &tokenizer));
+            if let Some(path) = &args.out {
+                output::write_document(path, &document)?;
+            }
+        }
+        bar.finish_and_clear();
+    }
+    if printer.is_json() {
+        printer.document(&document)?;
+    } else {
+        printer.text(&shown(&document, printer.colours()))?;
+    }
+    Ok(Ended::Well)
+}
+
+/// The points of a file that an earlier run with the same settings left.
+fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Point>> {
+    let name = path.display();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            // A place that cannot be written to is found before the work is done.
+            drop(output::Pending::create(path)?);
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(Failure::because(format!("{name}: cannot be read"), e)),
+    };
+    let old: Document = serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::because(format!("{name}: not a result of `flipflop probe`"), e).hint("give another --out")
+    })?;
+    if old.schema != SCHEMA {
+        return Err(Failure::new(format!("{name}: its schema is {:?}, not {SCHEMA}", old.schema)));
+    }
+    let [had, now] = [serde_json::to_value(&old.settings)?, serde_json::to_value(settings)?];
+    for (field, value) in now.as_object().into_iter().flatten() {
+        if had[field] != *value {
+            let text = format!("{name}: made with {field} {}, not {value}", had[field]);
+            return Err(Failure::new(text).hint("give another --out, or the settings of that file"));
+        }
+    }
+    Ok(old.points)
+}
+
+/// Strings of a point as questions.
+fn strings(
+    tokenizer: &Tokenizer,
+    form: ProbeForm,
+    language: &FlipFlop,
+    count: u32,
+    seed: u64,
+) -> Outcome<Vec<Asked>> {
+    let shown = FlipFlop::of(
+        *language.alphabet(),
+        DEMONSTRATION,
+        language.probabilities(),
+        language.family().clone(),
+    )?;
+    let mut out = Vec::new();
+    for i in 0..count {
+        let (mut ids, mut before) = (Vec::new(), Vec::new());
+        language.append(seed, Split::Test, 0, i, &mut ids);
+        let Some(read) = reads(&ids).last() else { continue };
+        let encode = |prompt: &str, right: &str, wrong: &str, datum| {
+            Question::of_text(tokenizer, prompt, right, wrong, datum)
+        };
+        let question = match form {
+            ProbeForm::Symbols => {
+                let text = Alphabet::BINARY.to_text(&ids)?;
+                let (right, wrong) = if read.value == 0 { ("0", "1") } else { ("1", "0") };
+                encode(&text[..=read.at], right, wrong, read.write_at..read.write_at + 1)?
+            }
+            ProbeForm::Words | ProbeForm::Demonstration => {
+                let words = if form == ProbeForm::Words {
+                    WORDINGS[0].verbalise(&ids)?
+                } else {
+                    shown.append(seed, Split::Demonstration, 0, i, &mut before);
+                    WORDINGS[0].demonstrate(&before, &ids)?
+                };
+                let Some(a) = words.reads.last() else { continue };
+                encode(&words.text[..a.end], a.answer, a.wrong, a.datum.0..a.datum.1)?
+            }
+        };
+        let last = ids.len() - 2;
+        let told = ids[..last].chunks_exact(2).rev().find(|pair| pair[0] != id::IGNORE);
+        out.push(Asked {
+            question,
+            bit: read.value,
+            copy_last: ids[last - 1] == read.answer,
+            rule: told.is_some_and(|pair| pair[1] == read.answer),
+        });
+    }
+    Ok(out)
+}
+
+fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {
+    let longest = asked.iter().map(|a| a.question.longest()).max().unwrap_or(0);
+    (longest > spec.n_ctx && !spec.stretches())
+        .then(|| format!("the longest text has {longest} tokens, the context {}", spec.n_ctx))
+}
+
+fn answers(o: &mut Eager<Cpu>, m: &Model<Cpu>, asked: &[Asked], done: impl Fn(u64)) -> Outcome<Vec<Answer>> {
+    let questions: Vec<Question> = asked.iter().map(|a| a.question.clone()).collect();
+    let mut out = Vec::with_capacity(questions.len());
+    for part in batches(&questions, BATCH) {
+        let part = &questions[part];
+        out.extend(ask(o, m, part)?);
+        done(part.iter().map(|q| q.tokens() as u64).sum());
+    }
+    Ok(out)
+}
+
+/// Six decimals: they are read from a file as they were written.
+fn rounded(x: f64) -> f64 {
+    (x * 1e6).round() / 1e6
+}
+
+fn point(
+    (form, length, p_ignore): (ProbeForm, usize, f64),
+    asked: &[Asked],
+    answers: &[Answer],
+    spec: &ModelSpec,
+    tokenizer: &Tokenizer,
+) -> Point {
+    let n = asked.len() as u64;
+    let is_right = |a: &&Answer| a.margin() > 0.0;
+    let right = answers.iter().filter(is_right).count() as u64;
+    let share = |k: u64| rounded(k as f64 / n as f64);
+    let count = |f: &dyn Fn(&&Asked) -> bool| asked.iter().filter(f).count() as u64;
+    let ones = count(&|a| a.bit == 1);
+    let interval = wilson(right, n).map_or([0.0, 1.0], |i| [rounded(i.low), rounded(i.high)]);
+    let mut ids = [Vec::new(), Vec::new()];
+    if let Some(first) = asked.first() {
+        let q = &first.question;
+        let scored = |ids: &[u32]| if q.parts_at_once() { ids[..1].to_vec() } else { ids.to_vec() };
+        ids[first.bit as usize] = scored(&q.right);
+        ids[1 - first.bit as usize] = scored(&q.wrong);
+    }
+    let of = |name: &str, some: Vec<&Answer>| attention(name, &some, spec);
+    Point {
+        form: form.name().to_owned(),
+        length,
+        p_ignore,
+        strings: n,
+        right,
+        accuracy: share(right),
+        interval,
+        copy_last: share(count(&|a| a.copy_last)),
+        majority: share(ones.max(n - ones)),
+        rule: share(count(&|a| a.rule)),
+        margin: rounded(answers.iter().map(|a| f64::from(a.margin())).sum::<f64>() / n as f64),
+        answer_tokens: ids.clone().map(|ids| ids.iter().map(|&id| tokenizer.token(id)).collect()),
+        answers: ids,
+        attention: vec![
+            of("all", answers.iter().collect()),
+            of("right", answers.iter().filter(is_right).collect()),
+            of("wrong", answers.iter().filter(|a| !is_right(a)).collect()),
+        ],
+    }
+}
+
+fn attention(of: &str, answers: &[&Answer], spec: &ModelSpec) -> Attention {
+    let heads = spec.n_heads;
+    let mut sums = vec![0.0f64; if answers.is_empty() { 0 } else { spec.n_layers * heads }];
+    for a in answers {
+        for (sum, &x) in sums.iter_mut().zip(&a.mass) {
+            *sum += f64::from(x);
+        }
+    }
+    let n = answers.len().max(1) as f64;
+    let means: Vec<f64> = sums.iter().map(|s| rounded(s / n)).collect();
+    let best = (0..means.len()).reduce(|b, i| if means[i] > means[b] { i } else { b });
+    Attention {
+        of: of.to_owned(),
+        strings: answers.len() as u64,
+        mean: rounded(sums.iter().sum::<f64>() / n / sums.len().max(1) as f64),
+        head: best.map_or_else(String::new, |i| format!("{}.{}", i / heads, i % heads)),
+        head_mean: best.map_or(0.0, |i| means[i]),
+        heads: means.chunks(heads).map(<[f64]>::to_vec).collect(),
+    }
+}
+
+/// For people.
+fn shown(document: &Document, colour: bool) -> String {
+    let columns = ["T", "p_i", "strings", "accuracy", "95 %", "copy-last", "majority", "rule", "margin"];
+    let attention = ["attention", "top head", "its mass", "right", "wrong"];
+    let mut head = vec![("form", Side::Left)];
+    head.extend(columns.into_iter().chain(attention).map(|c| (c, Side::Right)));
+    let mut table = Table::new(&head);
+    for p in &document.points {
+        let mass = |i: usize| p.attention.get(i).filter(|a| a.strings > 0);
+        let mean = |i: usize| mass(i).map_or_else(|| "-".to_owned(), |a| format!("{:.4}", a.mean));
+        table.row([
+            p.form.clone(),
+            p.length.to_string(),
+            p.p_ignore.to_string(),
+            p.strings.to_string(),
+            format!("{:.3}", p.accuracy),
+            format!("{:.3}–{:.3}", p.interval[0], p.interval[1]),
+            format!("{:.3}", p.copy_last),
+            format!("{:.3}", p.majority),
+            format!("{:.3}", p.rule),
+            format!("{:+.3}", p.margin),
+            mean(0),
+            mass(0).map_or_else(String::new, |a| a.head.clone()),
+            mass(0).map_or_else(String::new, |a| format!("{:.3}", a.head_mean)),
+            mean(1),
+            mean(2),
+        ]);
+    }
+    let mut text = table.render(colour);
+    text.push_str(
+        "\nattention: mass on the last write's word, mean over heads; right, wrong: the same by answer\n",
+    );
+    let mut said = Vec::new();
+    for p in &document.points {
+        if !said.contains(&&p.form) {
+            said.push(&p.form);
+            let [zero, one] = p.answer_tokens.clone().map(|t| format!("{t:?}"));
+            text.push_str(&format!("{}: {zero} against {one}, raw text\n", p.form));
+        }
+    }
+    text
+}
