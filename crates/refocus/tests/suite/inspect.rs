@@ -350,7 +350,7 @@ fn a_model_that_cannot_be_run_is_described_with_the_reason() {
     tmp.refocus("model inspect [TMP]").assert().success().stdout_eq(str![[r#"
 model          [TMP]
 family         phi3 (safetensors)
-cannot be run  [TMP]/config.json: model_type = "phi3": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2 and qwen3
+cannot be run  [TMP]/config.json: model_type = "phi3": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2, qwen3 and refocus
 file           model.safetensors, 38.9 kB
 blocks         2
 width          18
@@ -377,7 +377,7 @@ chat template  default, takes tools, no system message
     }
   ],
   "runs": false,
-  "why_not": "[TMP]/config.json: model_type = \"phi3\": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2 and qwen3",
+  "why_not": "[TMP]/config.json: model_type = \"phi3\": supported are gpt2, opt, gptj, gpt_neox, llama, mistral, qwen2, qwen3 and refocus",
   "family": "phi3",
   "n_layers": 2,
   "d_model": 18,
