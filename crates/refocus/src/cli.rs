@@ -1,12 +1,14 @@
 //! The flags, each defined once.
 
 mod flipflop;
+mod overthinking;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) use self::flipflop::{FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopValidate, Form};
+pub(crate) use self::overthinking::{Overthinking, StudyMode};
 
 const AFTER: &str = "\
 Exit codes:
@@ -65,6 +67,16 @@ pub(crate) enum Command {
     /// Look at one model: what it is, what it computes.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Find the layers where false demonstrations lead a model astray.
+    ///
+    /// Each pair of prompts shows the same texts, once with their true labels and once with false ones. At
+    /// every label, and after every layer, the model is asked which label follows. Shown are the accuracy
+    /// that false demonstrations cost, the layer where it goes, and what answering from an earlier layer
+    /// gets back. What the model answered is kept in --out: the same command goes on where it was stopped.
+    ///
+    /// (Halawi, Denain & Steinhardt, "Overthinking the Truth", ICLR 2024.)
+    #[command(after_long_help = overthinking::EXAMPLES)]
+    Overthinking(Box<Overthinking>),
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),

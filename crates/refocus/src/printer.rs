@@ -94,6 +94,16 @@ impl Printer {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 
+    /// A bar for things that are done one after the other, with the time left, hidden as
+    /// [`Printer::bytes_bar`].
+    pub(crate) fn count_bar(&self, of: usize, what: &str) -> ProgressBar {
+        let target = if self.redraws { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style =
+            ProgressStyle::with_template(&format!("{{wide_msg}} {{pos}} of {{len}} {what}, {{eta}} left"));
+        ProgressBar::with_draw_target(Some(of as u64), target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+
     /// An error, its causes, and what to do.
     pub(crate) fn failure(&self, told: &Told) {
         for (word, line) in told.lines() {

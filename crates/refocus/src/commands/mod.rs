@@ -8,6 +8,8 @@ mod generate;
 mod inspect;
 mod lens;
 mod lens_view;
+mod overthinking;
+mod overthinking_view;
 mod patch;
 mod tasks;
 
@@ -46,6 +48,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Lens(args)) => lens::run(args, global, printer),
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
+        Command::Overthinking(args) => overthinking::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
