@@ -44,8 +44,8 @@ pub(super) fn table(document: &Document, colours: bool) -> String {
                 estimate(&s.gap),
                 s.critical_layer.map_or_else(none, |l| l.to_string()),
                 exit.map_or_else(none, |e| e.layer.to_string()),
-                exit.map_or_else(none, |e| format!("{} ({:+.3})", share(e.tp), e.tp_gain.value)),
-                exit.map_or_else(none, |e| format!("{} ({:+.3})", share(e.fp), e.fp_gain.value)),
+                exit.map_or_else(none, |e| format!("{} ({})", share(e.tp), signed(e.tp_gain.value))),
+                exit.map_or_else(none, |e| format!("{} ({})", share(e.fp), signed(e.fp_gain.value))),
             ]);
             for c in &s.claims {
                 claims.row([
@@ -80,5 +80,11 @@ fn share(x: f64) -> String {
 }
 
 fn estimate(e: &Estimate) -> String {
-    format!("{:+.3} [{:+.3}, {:+.3}]", e.value, e.low, e.high)
+    format!("{} [{}, {}]", signed(e.value), signed(e.low), signed(e.high))
+}
+
+/// With its sign; what rounds to nothing has no minus.
+fn signed(x: f64) -> String {
+    let text = format!("{x:+.3}");
+    if text == "-0.000" { "+0.000".to_owned() } else { text }
 }

@@ -16,6 +16,7 @@ fn long_help() {
     refocus("model lens --help").assert().success().stdout_eq(file!["help/model-lens.txt"]);
     refocus("model generate --help").assert().success().stdout_eq(file!["help/model-generate.txt"]);
     refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
+    refocus("overthinking --help").assert().success().stdout_eq(file!["help/overthinking.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
     refocus("tasks --help").assert().success().stdout_eq(file!["help/tasks.txt"]);
     refocus("tasks list --help").assert().success().stdout_eq(file!["help/tasks-list.txt"]);
