@@ -132,7 +132,7 @@ fn pass<O: Ops>(
     let mut want = vec![Vocab::Ids(labels)];
     want.extend(paper.then_some(Vocab::LogSumExp));
     let some = Some(rows.clone());
-    let mut readouts = vec![
+    let readouts = [
         Readout::Lens { sites: early, rows: some.clone(), want },
         if paper {
             Readout::Raw { site: last, rows: some }
@@ -140,7 +140,6 @@ fn pass<O: Ops>(
             Readout::Lens { sites: vec![last], rows: some, want: at_last.clone() }
         },
     ];
-    readouts.shrink_to_fit();
     let plan = Plan::compile(&m.spec, &batch, &readouts, &[], PlanMode::default())?;
     let got = forward(o, m, &ids, &plan, KvUse::None)?;
     let final_answers = match &got[1] {

@@ -5,13 +5,11 @@ use std::ops::Range;
 
 use refocus_measure::slots;
 use refocus_model::{ModelSpec, Tokenizer};
-use refocus_tasks::classify::{Budget, Dataset, Draw, Prompt, Setting, Task, draw, prompt, shown};
+use refocus_tasks::classify::{BETWEEN, Budget, Dataset, Draw, Prompt, Setting, Task, draw, prompt, shown};
 
 use super::error::StudyError;
 use super::work::{Kind, Line};
 
-/// What is between demonstrations.
-const BETWEEN: &str = "\n\n";
 /// Draws of one pair.
 const TRIES: u32 = 50;
 /// Pairs are numbered below this, so that a pair drawn again has a number that no other pair has.

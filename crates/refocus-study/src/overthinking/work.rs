@@ -157,6 +157,13 @@ impl Work {
     }
 }
 
+/// The two lines of a pair, each with the index of its prompt.
+#[derive(Default)]
+struct Halves<'a> {
+    honest: Option<(usize, &'a Line)>,
+    wrong: Option<(usize, &'a Line)>,
+}
+
 impl TaskWork {
     fn new(path: &Path, lines: &[&(usize, Line)], spec: &ModelSpec) -> Result<Self, StudyError> {
         let first = &lines[0].1;
@@ -168,7 +175,7 @@ impl TaskWork {
             settings: Vec::new(),
         };
         let mut index: HashMap<Asked, usize> = HashMap::new();
-        let mut halves: HashMap<(&str, u32), (Option<usize>, Option<usize>, &Line)> = HashMap::new();
+        let mut halves: HashMap<(&str, u32), Halves> = HashMap::new();
         for (number, line) in lines {
             let bad = |why: String| StudyError::Line { path: path.to_owned(), line: *number, why };
             task.check(line, spec).map_err(bad)?;
@@ -181,28 +188,26 @@ impl TaskWork {
             if !task.settings.iter().any(|s| s.name == line.setting) {
                 task.settings.push(SettingWork { name: line.setting.clone(), pairs: Vec::new() });
             }
-            let half = halves.entry((&line.setting, line.pair)).or_insert((None, None, line));
-            if half.2.truth != line.truth {
-                return Err(bad(format!("pair {} has two truths", line.pair)));
-            }
-            let mine = if line.kind == Kind::True { &mut half.0 } else { &mut half.1 };
-            if mine.replace(at).is_some() {
+            let halves = halves.entry((&line.setting, line.pair)).or_default();
+            let half = if line.kind == Kind::True { &mut halves.honest } else { &mut halves.wrong };
+            if half.replace((at, line)).is_some() {
                 return Err(bad(format!("pair {} of {} is there twice", line.pair, line.setting)));
-            }
-            if line.kind == Kind::False {
-                half.2 = line;
             }
         }
         for setting in &mut task.settings {
-            for ((_, pair), half) in halves.iter().filter(|((name, _), _)| *name == setting.name) {
-                let (Some(true_prompt), Some(false_prompt)) = (half.0, half.1) else {
-                    let why = format!(
-                        "task {}, setting {}, pair {pair}: one of the two prompts is missing",
-                        task.task, setting.name
-                    );
-                    return Err(StudyError::Prompts { path: path.to_owned(), why });
+            for ((_, pair), halves) in halves.iter().filter(|((name, _), _)| *name == setting.name) {
+                let which = format!("task {}, setting {}, pair {pair}", task.task, setting.name);
+                let bad =
+                    |why: &str| StudyError::Prompts { path: path.to_owned(), why: format!("{which}: {why}") };
+                let (Some((true_prompt, honest)), Some((false_prompt, wrong))) =
+                    (halves.honest, halves.wrong)
+                else {
+                    return Err(bad("one of the two prompts is missing"));
                 };
-                let (truth, shown) = (half.2.truth.clone(), half.2.shown.clone());
+                if honest.truth != wrong.truth {
+                    return Err(bad("its prompts differ in truth"));
+                }
+                let (truth, shown) = (wrong.truth.clone(), wrong.shown.clone());
                 setting.pairs.push(Pair { pair: *pair, true_prompt, false_prompt, truth, shown });
             }
             setting.pairs.sort_by_key(|p| p.pair);
@@ -223,7 +228,7 @@ impl TaskWork {
         }
         if line.truth.len() != k || line.shown.len() != k {
             let (truth, shown) = (line.truth.len(), line.shown.len());
-            return Err(format!("{k} slots, but {truth} classes in truth and {shown} in shown"));
+            return Err(format!("{k} slots, but {truth} in truth and {shown} in shown"));
         }
         if let Some(class) = line.truth.iter().chain(&line.shown).find(|x| **x as usize >= c) {
             return Err(format!("class {class} where there are {c}"));
@@ -249,4 +254,76 @@ impl TaskWork {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(setting: &str, pair: u32, kind: Kind, shown: [u32; 2]) -> Line {
+        let mut ids = vec![7, 8, 9, 7, 8];
+        ids[2] = 10 + shown[0];
+        Line {
+            task: "t".into(),
+            setting: setting.into(),
+            pair,
+            kind,
+            ids,
+            slots: vec![1, 4],
+            truth: vec![0, 1],
+            shown: shown.to_vec(),
+            label_ids: vec![10, 11],
+        }
+    }
+
+    fn spec() -> ModelSpec {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        refocus_model::Checkpoint::open(folder).expect("the fixture").spec().clone()
+    }
+
+    fn work(lines: &[Line]) -> Result<Work, StudyError> {
+        let lines: Vec<(usize, Line)> = lines.iter().cloned().enumerate().map(|(i, l)| (i + 1, l)).collect();
+        Work::new(Path::new("f"), &lines, &spec())
+    }
+
+    #[test]
+    fn a_prompt_that_settings_share_is_asked_once() {
+        let all = [
+            line("permuted", 0, Kind::True, [0, 1]),
+            line("permuted", 0, Kind::False, [1, 0]),
+            line("half", 0, Kind::True, [0, 1]),
+            line("half", 0, Kind::False, [1, 1]),
+        ];
+        let w = work(&all).expect("work");
+        // What the last slot shows comes after the last position that is read here.
+        assert_eq!((w.n_prompts(), w.tasks[0].settings.len()), (2, 2));
+        let pair = &w.tasks[0].settings[1].pairs[0];
+        assert_eq!((pair.true_prompt, pair.false_prompt, &pair.shown[..]), (0, 1, &[1, 1][..]));
+    }
+
+    #[test]
+    fn lines_that_do_not_fit_are_refused() {
+        let honest = line("permuted", 3, Kind::True, [0, 1]);
+        let wrong = line("permuted", 3, Kind::False, [1, 0]);
+        let told = |lines: &[Line]| work(lines).expect_err("refused").to_string();
+        assert_eq!(
+            told(std::slice::from_ref(&honest)),
+            "f: task t, setting permuted, pair 3: one of the two prompts is missing"
+        );
+        assert_eq!(told(&[honest.clone(), honest.clone()]), "f: line 2: pair 3 of permuted is there twice");
+        let other = Line { truth: vec![1, 1], ..wrong.clone() };
+        assert!(told(&[honest.clone(), other]).ends_with("its prompts differ in truth"));
+        for (bad, why) in [
+            (Line { slots: vec![4, 1], ..wrong.clone() }, "slots do not ascend"),
+            (Line { slots: vec![1, 5], ..wrong.clone() }, "slots do not ascend"),
+            (Line { shown: vec![0, 2], ..wrong.clone() }, "class 2 where there are 2"),
+            (Line { truth: vec![0], ..wrong.clone() }, "1 in truth"),
+            (Line { label_ids: vec![10, 10], ..wrong.clone() }, "label ids differ"),
+            (Line { ids: vec![300; 5], ..wrong.clone() }, "id 300"),
+            (Line { ids: vec![1; 513], ..wrong }, "513 ids"),
+        ] {
+            let text = told(&[honest.clone(), bad]);
+            assert!(text.starts_with("f: line 2: ") && text.contains(why), "{text}");
+        }
+    }
 }

@@ -87,14 +87,14 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
     std::fs::remove_file(tmp.path("run/summary.json")).expect("remove");
     std::fs::remove_file(tmp.path("run/blocks/00-00001.bin")).expect("remove");
     tmp.refocus(&format!("{RUN} --threads 2")).assert().success().stderr_eq(str![[r#"
-note: 16 of 24 prompts were answered before
+note: 16 of 21 prompts were answered before
 note: everything else is in [TMP]/run/summary.json
 
 "#]]);
     assert_eq!((bytes("summary.json"), bytes("blocks/00-00001.bin")), (whole, block.clone()));
     // The same command again runs nothing.
     tmp.refocus(RUN).assert().success().stderr_eq(str![[r#"
-note: 24 of 24 prompts were answered before
+note: 21 of 21 prompts were answered before
 note: everything else is in [TMP]/run/summary.json
 
 "#]]);
