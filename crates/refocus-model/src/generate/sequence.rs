@@ -91,7 +91,11 @@ impl<'a, P> Sequence<'a, P> {
     /// Goes on with logits after its last token.
     pub(super) fn advance(&mut self, row: Row, events: &mut Vec<Event>) {
         let done = self.choose(row).and_then(|(token, stays)| {
-            if stays { self.take(token, events) } else { self.finish(Finish::Stop, events) }
+            if stays {
+                self.take(token, events)
+            } else {
+                self.finish(Finish::Stop, events)
+            }
         });
         if let Err(e) = done {
             self.fail(e, events);
