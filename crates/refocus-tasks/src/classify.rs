@@ -15,5 +15,5 @@ pub use self::builtin::{builtin, builtin_all, builtin_keys};
 pub use self::data::{Dataset, Example};
 pub use self::draw::{Budget, Draw, Fit, Setting, Slot, draw, shown};
 pub use self::error::TaskError;
-pub use self::prompt::{Prompt, prompt};
+pub use self::prompt::{BETWEEN, Prompt, prompt};
 pub use self::task::{Class, Columns, Format, Source, Task};

@@ -3,6 +3,7 @@
 mod convert;
 mod flipflop;
 mod generate;
+mod overthinking;
 mod tasks;
 mod train;
 
@@ -15,6 +16,7 @@ pub(crate) use self::flipflop::{
     FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopProbe, FlipflopValidate, Form, ProbeForm,
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
+pub(crate) use self::overthinking::{Overthinking, StudyMode};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
@@ -75,6 +77,16 @@ pub(crate) enum Command {
     /// Look at one model: what it is, what it computes.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Find the layers where false demonstrations lead a model astray.
+    ///
+    /// Each pair of prompts shows the same texts, once with their true labels and once with false ones. At
+    /// every label, and after every layer, the model is asked which label follows. Shown are the accuracy
+    /// that false demonstrations cost, the layer where it goes, and what answering from an earlier layer
+    /// gets back. What the model answered is kept in --out: the same command goes on where it was stopped.
+    ///
+    /// (Halawi, Denain & Steinhardt, "Overthinking the Truth", ICLR 2024.)
+    #[command(after_long_help = overthinking::EXAMPLES)]
+    Overthinking(Box<Overthinking>),
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),

@@ -41,6 +41,11 @@ impl Pending {
         Ok(Self { target, temporary: Some(temporary), file: BufWriter::with_capacity(1 << 20, file) })
     }
 
+    /// Adds bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
+        self.file.write_all(bytes).map_err(|e| self.failed(e))
+    }
+
     /// Writes everything to the disk and moves the file to its place.
     pub(crate) fn finish(mut self) -> Outcome<()> {
         let result =

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn sst2_has_at_least_twelve_formats_of_which_one_is_inverted() {
-        let formats: Vec<Task> = (1..=12).map(|i| builtin(&format!("sst2.{i}")).expect("a shipped task")).collect();
+        let formats: Vec<Task> =
+            (1..=12).map(|i| builtin(&format!("sst2.{i}")).expect("a shipped task")).collect();
         assert_eq!(formats.iter().filter(|t| t.inverted).count(), 1);
         let mut shapes: Vec<_> = formats.iter().map(|t| &t.format).collect();
         shapes.dedup();

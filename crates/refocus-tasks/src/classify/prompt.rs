@@ -7,7 +7,7 @@ use super::draw::Slot;
 use super::task::Task;
 
 /// Between the instruction and the demonstrations, and between these.
-pub(super) const BETWEEN: &str = "\n\n";
+pub const BETWEEN: &str = "\n\n";
 
 /// A prompt of K demonstrations.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@ mod inspect;
 mod inspect_view;
 mod lens;
 mod lens_view;
+mod overthinking;
+mod overthinking_view;
 mod patch;
 mod tasks;
 mod train;
@@ -53,6 +55,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
         Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
+        Command::Overthinking(args) => overthinking::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),

@@ -110,11 +110,7 @@ pub(super) fn list(args: &TasksList, printer: &Printer) -> Outcome<Ended> {
 pub(super) fn show(args: &TasksShow, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let task = task(&args.task)?.swap_remove(0);
     let data = rows(&task, args.data.as_deref())?;
-    let setting = Setting::parse(&args.setting).ok_or_else(|| {
-        let all: Vec<String> = Setting::ALL.iter().map(|s| s.name()).collect();
-        Failure::new(format!("there is no setting {}", args.setting))
-            .hint(format!("one of {}", all.join(", ")))
-    })?;
+    let setting = setting(&args.setting)?;
     // Without a tokenizer there is no budget: texts of any length are shown.
     let tokens = vec![0; data.examples.len()];
     let budget = Budget { demos: args.demos, mean_text_tokens: 0 };
@@ -217,7 +213,7 @@ fn entry(task: &Task, variants: usize, data: Option<&Dataset>) -> ListEntry {
 }
 
 /// A task file with its variants, or a shipped task: `x.toml` or anything with a separator is a path.
-fn task(arg: &str) -> Outcome<Vec<Task>> {
+pub(super) fn task(arg: &str) -> Outcome<Vec<Task>> {
     let path = Path::new(arg);
     if path.extension().is_some_and(|e| e == "toml") || path.components().count() > 1 {
         let text = std::fs::read_to_string(path)
@@ -228,7 +224,16 @@ fn task(arg: &str) -> Outcome<Vec<Task>> {
         .map_err(|e| Failure::from(e).hint("`refocus tasks list` shows all; a file ends in .toml"))
 }
 
-fn rows(task: &Task, data: Option<&Path>) -> Outcome<Dataset> {
+/// The setting of a name.
+pub(super) fn setting(name: &str) -> Outcome<Setting> {
+    Setting::parse(name).ok_or_else(|| {
+        let all: Vec<String> = Setting::ALL.iter().map(|s| s.name()).collect();
+        Failure::new(format!("there is no setting {name}")).hint(format!("one of {}", all.join(", ")))
+    })
+}
+
+/// The rows of a task.
+pub(super) fn rows(task: &Task, data: Option<&Path>) -> Outcome<Dataset> {
     let folder = data_folder(data);
     Dataset::read(task, folder.as_deref()).map_err(|e| match e {
         TaskError::Rows { .. } if folder.is_none() => {

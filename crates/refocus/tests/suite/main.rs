@@ -11,6 +11,7 @@ mod generate;
 mod help;
 mod hub;
 mod inspect;
+mod overthinking;
 mod patch;
 mod refusals;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]

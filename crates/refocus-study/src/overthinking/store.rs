@@ -1,0 +1,167 @@
+//! What the model answered, kept block by block in the output folder, so that a run that was stopped goes on
+//! where it was.
+//!
+//! A folder belongs to one configuration, written down in `config.json`. A block is written beside its place
+//! and moved there when it is complete.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::ask::{Answers, Shape};
+use super::error::StudyError;
+use super::work::hex;
+
+const MAGIC: &[u8; 8] = b"rfocovt1";
+const HASH: usize = 32;
+/// Prompts of a block.
+pub(super) const BLOCK: usize = 16;
+
+/// Everything that a run's numbers depend on, by name, in the order in which differences are told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration(pub Map<String, Value>);
+
+impl Configuration {
+    fn text(&self) -> String {
+        // A map of plain values can always be written.
+        let mut text = serde_json::to_string_pretty(&self.0).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// SHA-256 of its text.
+    pub fn hash(&self) -> String {
+        hex(&Sha256::digest(self.text().as_bytes()))
+    }
+}
+
+/// A folder of answers.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    key: [u8; HASH],
+}
+
+impl Store {
+    /// Opens a folder for a configuration, or makes it.
+    ///
+    /// # Errors
+    /// It holds a run of another configuration, or something that is no run, or cannot be read or written.
+    pub fn open(dir: &Path, configuration: &Configuration) -> Result<Self, StudyError> {
+        std::fs::create_dir_all(dir.join("blocks")).map_err(StudyError::written(dir))?;
+        let path = dir.join("config.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let bad = |e| StudyError::Stored {
+                    path: path.clone(),
+                    why: format!("not the configuration of a run: {e}"),
+                };
+                same(dir, &serde_json::from_str(&text).map_err(bad)?, &configuration.0)?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                replace(&path, configuration.text().as_bytes())?;
+            }
+            Err(e) => return Err(StudyError::read(&path)(e)),
+        }
+        let key = Sha256::digest(configuration.text().as_bytes()).into();
+        Ok(Self { dir: dir.to_owned(), key })
+    }
+
+    fn path(&self, task: usize, block: usize) -> PathBuf {
+        self.dir.join("blocks").join(format!("{task:02}-{block:05}.bin"))
+    }
+
+    /// A block of `prompts` prompts, if it was finished.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub fn load(
+        &self,
+        task: usize,
+        block: usize,
+        shape: Shape,
+        prompts: usize,
+    ) -> Result<Option<Vec<Answers>>, StudyError> {
+        let path = self.path(task, block);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StudyError::read(&path)(e)),
+        };
+        let bad = |why: &str| StudyError::Stored {
+            path: path.clone(),
+            why: format!("{why}; remove the file, and its prompts are run again"),
+        };
+        let each = shape.numbers();
+        let want = MAGIC.len() + HASH + prompts * each * 4 + HASH;
+        if bytes.len() != want {
+            return Err(bad(&format!("it has {} bytes where {want} are needed", bytes.len())));
+        }
+        let (body, sum) = bytes.split_at(want - HASH);
+        let Some(words) = body.strip_prefix(MAGIC).and_then(|b| b.strip_prefix(&self.key)) else {
+            return Err(bad("it is no block of this run"));
+        };
+        if Sha256::digest(body)[..] != *sum {
+            return Err(bad("it is damaged"));
+        }
+        let words: Vec<u32> =
+            words.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let answers = words.chunks_exact(each).filter_map(|w| Answers::from_words(shape, w.to_vec()));
+        Ok(Some(answers.collect()))
+    }
+
+    /// Keeps a finished block.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, task: usize, block: usize, answers: &[Answers]) -> Result<(), StudyError> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.key);
+        for a in answers {
+            bytes.extend(a.words().iter().flat_map(|w| w.to_le_bytes()));
+        }
+        let sum = Sha256::digest(&bytes);
+        bytes.extend(sum);
+        replace(&self.path(task, block), &bytes)
+    }
+
+    /// Writes a file of the folder whole.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), StudyError> {
+        replace(&self.dir.join(name), text.as_bytes())
+    }
+}
+
+/// Writes beside the place, then moves: a file is complete or not there.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StudyError> {
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    let write = || {
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&beside);
+        StudyError::written(path)(e)
+    })
+}
+
+/// The first field that differs is the error.
+fn same(dir: &Path, was: &Map<String, Value>, now: &Map<String, Value>) -> Result<(), StudyError> {
+    let words = |v: Option<&Value>| v.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let field = now.keys().chain(was.keys()).find(|k| was.get(*k) != now.get(*k));
+    match field {
+        None => Ok(()),
+        Some(field) => Err(StudyError::Other {
+            dir: dir.to_owned(),
+            field: field.clone(),
+            was: words(was.get(field)),
+            now: words(now.get(field)),
+        }),
+    }
+}

@@ -1,0 +1,65 @@
+//! Flags of `refocus overthinking`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::ModelArg;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  The toy task, which needs no data:
+    refocus overthinking MODEL --tasks unnatural --out run
+  Three tasks under three settings:
+    refocus overthinking MODEL --tasks unnatural,sst2,trec --data DIR --pairs 200 --demos 20 \\
+      --settings permuted,half,random --out run
+  The prompts as ids, for another program, and a run from such a file:
+    refocus overthinking MODEL --tasks unnatural --dump-prompts prompts.jsonl
+    refocus overthinking MODEL --prompts prompts.jsonl --out run";
+
+/// As on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StudyMode {
+    /// As it should be.
+    Correct,
+    /// With defects of the released code: final norm twice, guarded shares, exit chosen where measured.
+    Paper,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Overthinking {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Tasks of `refocus tasks list`, formats such as sst2.3, or task files, separated by commas.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',', required_unless_present = "prompts")]
+    pub(crate) tasks: Vec<String>,
+    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Pairs of prompts of each task.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub(crate) pairs: u32,
+    /// Demonstrations of each prompt.
+    #[arg(long, value_name = "K", default_value_t = 16)]
+    pub(crate) demos: usize,
+    /// Labels of false prompts: permuted, half, random, permuted_20, _40, _60 or _80.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',', default_value = "permuted")]
+    pub(crate) settings: Vec<String>,
+    /// Tokens of a prompt at most [default: the model's context].
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// How the study is done.
+    #[arg(long, value_enum, default_value_t = StudyMode::Correct)]
+    pub(crate) mode: StudyMode,
+    /// Folder for the answers and summary.json.
+    #[arg(long, value_name = "DIR", required_unless_present = "dump_prompts")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write the prompts as JSON lines; without --out nothing else is done.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dump_prompts: Option<PathBuf>,
+    /// Run the prompts of such a file instead of drawing them.
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["tasks", "data", "pairs", "demos", "settings", "context", "dump_prompts"])]
+    pub(crate) prompts: Option<PathBuf>,
+}

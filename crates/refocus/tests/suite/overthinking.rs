@@ -1,0 +1,224 @@
+use std::path::Path;
+
+use serde_json::Value;
+use snapbox::{file, str};
+
+use crate::support::{Tmp, refocus, refused, root};
+
+const MODEL: &str = "fixtures/overthinking";
+const RUN: &str = "overthinking fixtures/overthinking --tasks unnatural --pairs 8 --demos 3 --settings \
+                   permuted,half --out [TMP]/run";
+
+const TASK: &str = r#"key = "mood"
+version = 1
+title = "moods"
+format = "{text} = {label};"
+class = [{ name = "up", word = "good" }, { name = "down", word = "bad" }]
+source = { file = "mood.jsonl" }
+"#;
+
+fn summary(tmp: &Tmp, run: &str) -> Value {
+    let text = std::fs::read_to_string(tmp.path(run).join("summary.json")).expect("a summary");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// `fixtures/overthinking.py`: `transformers` on the same ids.
+#[test]
+fn the_numbers_are_those_of_transformers() {
+    let tmp = Tmp::new("overthinking-numbers");
+    tmp.refocus(&format!("overthinking {MODEL} --prompts {MODEL}/prompts.jsonl --out [TMP]/run -q"))
+        .assert()
+        .success();
+    let got = summary(&tmp, "run");
+    let want = std::fs::read_to_string(root().join(MODEL).join("expected.json")).expect("a file");
+    let want: Value = serde_json::from_str(&want).expect("JSON");
+    let mut compared = 0;
+    for setting in ["permuted", "half"] {
+        for curve in ["tp", "fp", "permuted"] {
+            let numbers = |v: &Value| -> Vec<f64> {
+                let rows = v["tasks"]["unnatural"][setting][curve].as_array().expect("layers").clone();
+                rows.iter()
+                    .flat_map(|r| r.as_array().expect("slots").clone())
+                    .map(|x| x.as_f64().expect("f64"))
+                    .collect()
+            };
+            let (a, b) = (numbers(&got), numbers(&serde_json::json!({ "tasks": want })));
+            assert_eq!(a.len(), 9, "embeddings and two blocks, three slots");
+            for (a, b) in a.iter().zip(&b) {
+                assert!((a - b).abs() < 1e-4, "{setting} {curve}: {a} is not {b}");
+                compared += 1;
+            }
+            assert_eq!(b.len(), 9);
+        }
+    }
+    assert_eq!(compared, 54);
+}
+
+#[test]
+fn a_table_for_people() {
+    let tmp = Tmp::new("overthinking-table");
+    tmp.refocus(RUN).assert().success().stdout_eq(file!["overthinking/table.txt"]).stderr_eq(str![[r#"
+note: everything else is in [TMP]/run/summary.json
+
+"#]]);
+    let json = tmp.refocus(&format!("{RUN} --json")).output().expect("run").stdout;
+    assert_eq!(json, std::fs::read(tmp.path("run/summary.json")).expect("a summary"));
+}
+
+#[test]
+fn dumped_prompts_give_the_same_numbers() {
+    let tmp = Tmp::new("overthinking-dump");
+    tmp.refocus(&format!("{RUN} --dump-prompts [TMP]/p.jsonl -q")).assert().success();
+    let committed = std::fs::read(root().join(MODEL).join("prompts.jsonl")).expect("a file");
+    assert_eq!(std::fs::read(tmp.path("p.jsonl")).expect("dumped"), committed);
+    tmp.refocus(&format!("overthinking {MODEL} --prompts [TMP]/p.jsonl --out [TMP]/again -q"))
+        .assert()
+        .success();
+    assert_eq!(summary(&tmp, "run")["tasks"], summary(&tmp, "again")["tasks"]);
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_bytes() {
+    let tmp = Tmp::new("overthinking-resume");
+    let bytes = |name: &str| std::fs::read(tmp.path("run").join(name)).expect("a file");
+    tmp.refocus(RUN).assert().success();
+    let (whole, block) = (bytes("summary.json"), bytes("blocks/00-00001.bin"));
+    // As if it had been killed while it worked on the second block, with the first one kept.
+    std::fs::remove_file(tmp.path("run/summary.json")).expect("remove");
+    std::fs::remove_file(tmp.path("run/blocks/00-00001.bin")).expect("remove");
+    tmp.refocus(&format!("{RUN} --threads 2")).assert().success().stderr_eq(str![[r#"
+note: 16 of 21 prompts were answered before
+note: everything else is in [TMP]/run/summary.json
+
+"#]]);
+    assert_eq!((bytes("summary.json"), bytes("blocks/00-00001.bin")), (whole, block.clone()));
+    // The same command again runs nothing.
+    tmp.refocus(RUN).assert().success().stderr_eq(str![[r#"
+note: 21 of 21 prompts were answered before
+note: everything else is in [TMP]/run/summary.json
+
+"#]]);
+    // What is damaged is told, not used.
+    let mut damaged = block;
+    damaged[50] ^= 1;
+    std::fs::write(tmp.path("run/blocks/00-00001.bin"), damaged).expect("write");
+    refused(tmp.refocus(RUN)).stderr_eq(str![[r#"
+error: [TMP]/run/blocks/00-00001.bin: it is damaged; remove the file, and its prompts are run again
+
+"#]]);
+}
+
+#[test]
+fn a_folder_of_another_run_is_refused() {
+    let tmp = Tmp::new("overthinking-other");
+    tmp.refocus(RUN).assert().success();
+    refused(tmp.refocus(&RUN.replace("--pairs 8", "--pairs 9"))).stderr_eq(str![[r#"
+error: [TMP]/run holds a run with another pairs: 8 there, 9 here
+hint: give another folder to --out, or the flags of that run
+
+"#]]);
+    refused(tmp.refocus(&format!("{RUN} --mode paper"))).stderr_eq(str![[r#"
+error: [TMP]/run holds a run with another mode: "correct" there, "paper" here
+hint: give another folder to --out, or the flags of that run
+
+"#]]);
+}
+
+#[test]
+fn paper_mode_differs_at_the_last_layer_and_says_what_it_does() {
+    let tmp = Tmp::new("overthinking-paper");
+    tmp.refocus(RUN).assert().success();
+    tmp.refocus(&format!("{} --mode paper", RUN.replace("/run", "/paper"))).assert().success();
+    let (correct, paper) = (summary(&tmp, "run"), summary(&tmp, "paper"));
+    let of = |v: &Value, key: &str| v["tasks"]["unnatural"]["permuted"][key].clone();
+    for layer in 0..2 {
+        assert_eq!(of(&correct, "tp")[layer], of(&paper, "tp")[layer]);
+    }
+    assert_ne!(of(&correct, "label_mass_tp"), of(&paper, "label_mass_tp"));
+    assert_eq!(of(&paper, "early_exit")["measured_on"], "all pairs");
+    assert_eq!(paper["reproduced"].as_array().map(Vec::len), Some(3));
+    assert_eq!(paper["not_reproduced"].as_array().map(Vec::len), Some(5));
+}
+
+#[test]
+fn what_cannot_be_asked_is_told() {
+    let tmp = Tmp::new("overthinking-bad");
+    let out = "--out [TMP]/run";
+    let toy = format!("overthinking {MODEL} --tasks unnatural {out}");
+    refused(tmp.refocus(&format!("{toy} --demos 0"))).stderr_eq(str![[r#"
+error: a prompt has at least one demonstration
+
+"#]]);
+    refused(tmp.refocus(&format!("{toy} --demos 40"))).stderr_eq(str![[r#"
+error: task unnatural: 40 demonstrations do not fit into 512 tokens: each has 12, and [..] of them are needed around its text
+
+"#]]);
+    refused(tmp.refocus(&format!("{toy} --context 513"))).stderr_eq(str![[r#"
+error: --context 513 is more than the model's context of 512 tokens
+
+"#]]);
+    refused(tmp.refocus(&format!("{toy} --settings permuted,wrong"))).stderr_eq(str![[r#"
+error: there is no setting wrong
+hint: one of permuted, half, random, permuted_20, permuted_40, permuted_60, permuted_80
+
+"#]]);
+    let own = format!("overthinking {MODEL} --tasks [TMP]/mood.toml --data [TMP] {out}");
+    tmp.write("mood.toml", TASK);
+    tmp.write("mood.jsonl", "");
+    refused(tmp.refocus(&own)).stderr_eq(str![[r#"
+error: [TMP]/mood.jsonl: it holds no row
+
+"#]]);
+    tmp.write("mood.jsonl", "{\"text\": \"sun\"}\n");
+    refused(tmp.refocus(&own)).stderr_eq(str![[r#"
+error: [TMP]/mood.jsonl: line 1: there is no column label
+
+"#]]);
+    tmp.write(
+        "mood.jsonl",
+        "{\"text\": \"sun\", \"label\": \"up\"}\n{\"text\": \"fog\", \"label\": \"down\"}\n",
+    );
+    tmp.write("mood.toml", &TASK.replace("\"bad\"", "\"grim\""));
+    refused(tmp.refocus(&own)).stderr_eq(str![[r#"
+error: task mood: the words "good" and "grim" begin with the same token 262, so the token before them cannot tell them apart
+
+"#]]);
+    assert!(!Path::new(&tmp.path("run")).exists(), "nothing was begun");
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_told_with_their_line() {
+    let tmp = Tmp::new("overthinking-lines");
+    let run = format!("overthinking {MODEL} --prompts [TMP]/p.jsonl --out [TMP]/run");
+    tmp.write("p.jsonl", "\n");
+    refused(tmp.refocus(&run)).stderr_eq(str![[r#"
+error: [TMP]/p.jsonl: it holds no prompt
+
+"#]]);
+    let all = std::fs::read_to_string(root().join(MODEL).join("prompts.jsonl")).expect("a file");
+    let first = all.lines().next().expect("a line");
+    tmp.write("p.jsonl", first);
+    refused(tmp.refocus(&run)).stderr_eq(str![[r#"
+error: [TMP]/p.jsonl: task unnatural, setting permuted, pair 0: one of the two prompts is missing
+
+"#]]);
+    tmp.write("p.jsonl", &all.replacen("\"ids\":[", "\"ids\":[99999,", 1));
+    refused(tmp.refocus(&run)).stderr_eq(str![[r#"
+error: [TMP]/p.jsonl: line 1: id 99999, where the model's vocabulary has 282 tokens
+
+"#]]);
+    tmp.write("p.jsonl", &all.replacen("\"pair\"", "\"pear\"", 1));
+    refused(tmp.refocus(&run)).stderr_eq(str![[r#"
+error: [TMP]/p.jsonl: line 1: not a prompt: unknown field `pear`, expected one of `task`, `setting`, `pair`, `kind`, `ids`, `slots`, `truth`, `shown`, `label_ids` at line 1 column [..]
+
+"#]]);
+    refused(refocus("overthinking fixtures/overthinking --tasks unnatural")).stderr_eq(str![[r#"
+error: the following required arguments were not provided:
+  --out <DIR>
+
+Usage: refocus overthinking --tasks <A,B,…> --out <DIR> <MODEL>
+
+For more information, try '--help'.
+
+"#]]);
+}
