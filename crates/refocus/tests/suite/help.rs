@@ -27,6 +27,7 @@ fn long_help() {
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
     refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
     refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
+    refocus("flipflop probe --help").assert().success().stdout_eq(file!["help/flipflop-probe.txt"]);
     refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
 }
 
