@@ -1,6 +1,7 @@
 //! The flags, each defined once.
 
 mod convert;
+mod diagnose;
 mod flipflop;
 mod generate;
 mod overthinking;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) use self::convert::{Convert, WeightType};
+pub(crate) use self::diagnose::Diagnose;
 pub(crate) use self::flipflop::{
     FamilyArgs, FlipflopCommand, FlipflopGenerate, FlipflopProbe, FlipflopValidate, Form, ProbeForm,
 };
@@ -74,6 +76,14 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Find where a model's attention slips: the main job.
+    ///
+    /// Four probes, each with the project's own texts: does the model keep one bit over a distance, does it
+    /// follow false demonstrations, do its last layers take back what it knows, is it swayed by sentences
+    /// that do not matter? For each: what was asked, the number with its 95 % interval, the verdict, and the
+    /// layers and heads it points to. What is done is kept in --out: the same command goes on.
+    #[command(after_long_help = diagnose::EXAMPLES)]
+    Diagnose(Diagnose),
     /// Look at one model: what it is, what it computes.
     #[command(subcommand)]
     Model(ModelCommand),

@@ -6,7 +6,8 @@ use refocus_compute::{Cpu, Eager};
 use refocus_measure::intervals::wilson;
 use refocus_measure::probe::{Answer, Question, ask, batches};
 use refocus_model::{Model, ModelSpec, Tokenizer};
-use refocus_tasks::flipflop::{Alphabet, DEMONSTRATION, FlipFlop, Split, WORDINGS, id, reads};
+use refocus_study::flipflop::probe::{Asked, Form, questions};
+use refocus_tasks::flipflop::{DEMONSTRATION, FlipFlop, WORDINGS};
 use serde::{Deserialize, Serialize};
 
 use super::Ended;
@@ -87,12 +88,14 @@ struct Skipped {
     why: String,
 }
 
-/// One string as it is asked.
-struct Asked {
-    question: Question,
-    bit: u32,
-    copy_last: bool,
-    rule: bool,
+impl From<ProbeForm> for Form {
+    fn from(form: ProbeForm) -> Self {
+        match form {
+            ProbeForm::Demonstration => Form::Demonstration,
+            ProbeForm::Words => Form::Words,
+            ProbeForm::Symbols => Form::Symbols,
+        }
+    }
 }
 
 /// Runs the command.
@@ -140,7 +143,7 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
         if document.points.iter().any(is_done) {
             continue;
         }
-        let asked = strings(&tokenizer, form, &language, args.count, global.seed)?;
+        let asked = questions(&tokenizer, form.into(), &language, args.count, global.seed)?;
         match too_long(&asked, checkpoint.spec()) {
             Some(why) => {
                 printer.note(&format!("skipped {}, length {length}, p {p}: {why}", form.name()));
@@ -205,57 +208,6 @@ fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Point>> {
         }
     }
     Ok(old.points)
-}
-
-/// Strings of a point as questions.
-fn strings(
-    tokenizer: &Tokenizer,
-    form: ProbeForm,
-    language: &FlipFlop,
-    count: u32,
-    seed: u64,
-) -> Outcome<Vec<Asked>> {
-    let shown = FlipFlop::of(
-        *language.alphabet(),
-        DEMONSTRATION,
-        language.probabilities(),
-        language.family().clone(),
-    )?;
-    let mut out = Vec::new();
-    for i in 0..count {
-        let (mut ids, mut before) = (Vec::new(), Vec::new());
-        language.append(seed, Split::Test, 0, i, &mut ids);
-        let Some(read) = reads(&ids).last() else { continue };
-        let encode = |prompt: &str, right: &str, wrong: &str, datum| {
-            Question::of_text(tokenizer, prompt, right, wrong, datum)
-        };
-        let question = match form {
-            ProbeForm::Symbols => {
-                let text = Alphabet::BINARY.to_text(&ids)?;
-                let (right, wrong) = if read.value == 0 { ("0", "1") } else { ("1", "0") };
-                encode(&text[..=read.at], right, wrong, read.write_at..read.write_at + 1)?
-            }
-            ProbeForm::Words | ProbeForm::Demonstration => {
-                let words = if form == ProbeForm::Words {
-                    WORDINGS[0].verbalise(&ids)?
-                } else {
-                    shown.append(seed, Split::Demonstration, 0, i, &mut before);
-                    WORDINGS[0].demonstrate(&before, &ids)?
-                };
-                let Some(a) = words.reads.last() else { continue };
-                encode(&words.text[..a.end], a.answer, a.wrong, a.datum.0..a.datum.1)?
-            }
-        };
-        let last = ids.len() - 2;
-        let told = ids[..last].chunks_exact(2).rev().find(|pair| pair[0] != id::IGNORE);
-        out.push(Asked {
-            question,
-            bit: read.value,
-            copy_last: ids[last - 1] == read.answer,
-            rule: told.is_some_and(|pair| pair[1] == read.answer),
-        });
-    }
-    Ok(out)
 }
 
 fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {

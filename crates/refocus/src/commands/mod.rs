@@ -1,6 +1,7 @@
 //! One file a command: it reads the input, calls the crates below, and hands the result to the printer.
 
 mod convert;
+mod diagnose;
 mod doctor;
 mod flipflop;
 mod flipflop_probe;
@@ -55,6 +56,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Generate(args)) => generate::run(args, global, printer),
         Command::Model(ModelCommand::Doctor(args)) => doctor::run(args, global, printer),
         Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
+        Command::Diagnose(args) => diagnose::run(args, global, printer),
         Command::Overthinking(args) => overthinking::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),

@@ -3,6 +3,7 @@
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
 mod convert;
+mod diagnose;
 mod doctor;
 mod flipflop;
 mod formats;

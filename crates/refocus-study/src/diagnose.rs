@@ -1,0 +1,85 @@
+//! The diagnosis: each study's question at a size that fits a time, one finding a probe.
+//!
+//! A [`Probe`] says what it [`Probe::needs`], runs, and gives a [`Finding`]: measures with intervals, a
+//! verdict, and where in the model it happens. [`METRICS`] names every measure; [`Condition`] is a test on
+//! them. Sizes follow from [`Budget`] and the model alone, never from a clock, so that the same command gives
+//! the same numbers.
+
+mod condition;
+mod distractors;
+mod error;
+mod finding;
+mod flipflop;
+mod metrics;
+mod overthinking;
+mod recall;
+mod size;
+
+pub use self::condition::{Condition, ConditionError};
+pub use self::error::DiagnoseError;
+pub use self::finding::{Example, Finding, Measure, State};
+pub use self::metrics::{METRICS, Metric, known};
+pub use self::size::Budget;
+
+use refocus_compute::Ops;
+use refocus_model::{Model, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+/// One study's question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// Does the model keep one bit over a distance?
+    Flipflop,
+    /// Does it follow false demonstrations against what it knows?
+    Overthinking,
+    /// Do its last layers take back what it knows?
+    Recall,
+    /// Is it swayed by sentences that do not matter?
+    Distractors,
+}
+
+impl Probe {
+    /// In the order in which they run.
+    pub const ALL: [Self; 4] = [Self::Flipflop, Self::Overthinking, Self::Recall, Self::Distractors];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flipflop => "flipflop",
+            Self::Overthinking => "overthinking",
+            Self::Recall => "recall",
+            Self::Distractors => "distractors",
+        }
+    }
+}
+
+/// What a probe runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Seed of everything drawn.
+    pub seed: u64,
+    /// How much may be asked.
+    pub budget: Budget,
+}
+
+/// Runs one probe. `tick` is told how much of the probe's work is done, and how much there is.
+///
+/// # Errors
+/// What the forward pass reports. What a model cannot be asked is a finding that says so, not an error.
+pub fn run<O: Ops>(
+    probe: Probe,
+    o: &mut O,
+    m: &Model<O::K>,
+    subject: Subject<'_>,
+    tick: &mut dyn FnMut(u64, u64),
+) -> Result<Finding, DiagnoseError> {
+    match probe {
+        Probe::Flipflop => flipflop::run(o, m, subject, tick),
+        Probe::Overthinking => overthinking::run(o, m, subject, tick),
+        Probe::Recall => recall::run(o, m, subject, tick),
+        Probe::Distractors => distractors::run(o, m, subject, tick),
+    }
+}

@@ -1,0 +1,163 @@
+//! Is the model swayed by sentences that do not matter? A question about a fact, after sentences that name
+//! another answer, and after as many that name none: the second are the control, so that length and topic
+//! change alike.
+
+use std::collections::BTreeMap;
+
+use refocus_compute::{Ops, Philox, Purpose};
+use refocus_measure::probe::{Answer, Question, ask, batches};
+use refocus_model::Model;
+use refocus_tasks::recall::{Relation, builtin};
+
+use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use crate::overthinking::Estimate;
+
+const HEADLINE: &str = "distractors.drop";
+const OTHER: Purpose = Purpose::new("distractors: other answer");
+/// Sentences before the question.
+const REPEATS: usize = 4;
+const BATCH: usize = 2048;
+/// Accuracy without distraction below this leaves nothing to lose: an answer and another are a coin's odds.
+const FLOOR: f64 = 0.6;
+const STEADY: f64 = 0.05;
+
+/// Sentences that matter to nothing that is asked; `{}` is the other answer, or a word of the control.
+const SENTENCES: [&str; REPEATS] = [
+    "My sister sent me a postcard about {}.",
+    "Yesterday we talked about {} for an hour.",
+    "There was a long article on {} in the paper.",
+    "I would love to read a good book about {}.",
+];
+const NEUTRAL: [&str; 8] =
+    ["music", "gardening", "chess", "cooking", "football", "painting", "astronomy", "cycling"];
+
+/// A fact with another answer beside it.
+struct Put {
+    text: String,
+    right: String,
+    other: String,
+    /// After the control, then after the sentences that name the other answer.
+    questions: [Question; 2],
+}
+
+pub(super) fn run<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    subject: Subject<'_>,
+    tick: &mut dyn FnMut(u64, u64),
+) -> Result<Finding, DiagnoseError> {
+    let relation = builtin("capital")?;
+    let puts = puts(&relation, subject)?;
+    let each = puts.iter().map(|p| p.questions.iter().map(Question::tokens).sum::<usize>()).max().unwrap_or(1);
+    let n = subject.budget.items(&m.spec, each, 40, puts.len());
+    let puts = &puts[..n.min(puts.len())];
+    let asked = format!("{} capitals after {REPEATS} sentences that name another city, or none", puts.len());
+    let longest = puts.iter().flat_map(|p| &p.questions).map(Question::longest).max().unwrap_or(0);
+    if longest > m.spec.n_ctx && !m.spec.stretches() {
+        let why = format!("a text of {longest} tokens does not fit into the model's context");
+        return Ok(Finding::untestable(Probe::Distractors, HEADLINE, asked, why));
+    }
+    let wanted: Vec<Question> = puts.iter().flat_map(|p| p.questions.iter().cloned()).collect();
+    let all: u64 = wanted.iter().map(|q| q.tokens() as u64).sum();
+    let mut done = 0;
+    let mut answers = Vec::with_capacity(wanted.len());
+    for part in batches(&wanted, BATCH) {
+        let part = &wanted[part];
+        answers.extend(ask(o, m, part)?);
+        done += part.iter().map(|q| q.tokens() as u64).sum::<u64>();
+        tick(done, all);
+    }
+    Ok(finding(asked, puts, &answers, m.spec.n_heads, subject.seed))
+}
+
+fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseError> {
+    let n = relation.facts.len();
+    let rng = Philox::new(subject.seed, OTHER);
+    let mut out = Vec::with_capacity(n);
+    // In an order drawn from the seed, so that a part of the facts is a fair part of them.
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_key(|&i| rng.at(1, 0, i as u32)[0]);
+    for i in order {
+        let fact = &relation.facts[i];
+        let words = rng.at(0, 0, i as u32);
+        let mut other = (words[0] as usize) % n;
+        while relation.facts[other].answer == fact.answer {
+            other = (other + 1) % n;
+        }
+        let other = &relation.facts[other].answer;
+        let question = relation.ask(&fact.argument);
+        let put = |name: &str| {
+            let mut text = String::new();
+            let mut evidence = 0..0;
+            for sentence in SENTENCES {
+                let start = text.len() + sentence.find("{}").unwrap_or(0);
+                text.push_str(&sentence.replace("{}", name));
+                text.push(' ');
+                evidence = start..start + name.len();
+            }
+            text.push_str(&question);
+            let (right, wrong) = (format!(" {}", fact.answer), format!(" {other}"));
+            let q = Question::of_text(subject.tokenizer, &text, &right, &wrong, evidence)?;
+            Ok::<_, DiagnoseError>((q, text))
+        };
+        let (neutral, _) = put(NEUTRAL[words[1] as usize % NEUTRAL.len()])?;
+        let (swayed, text) = put(other)?;
+        let questions = [neutral, swayed];
+        out.push(Put { text, right: fact.answer.clone(), other: other.clone(), questions });
+    }
+    Ok(out)
+}
+
+fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed: u64) -> Finding {
+    let right = |a: &Answer| f64::from(u8::from(a.margin() > 0.0));
+    let pairs: Vec<(&Answer, &Answer)> = answers.chunks_exact(2).map(|p| (&p[0], &p[1])).collect();
+    let estimate = |of: &dyn Fn(&(&Answer, &Answer)) -> f64| {
+        let e = Estimate::of(&pairs.iter().map(of).collect::<Vec<f64>>(), seed);
+        Measure::within(e.value, e.low, e.high, e.n)
+    };
+    let drop = estimate(&|(a, b)| right(a) - right(b));
+    let neutral = estimate(&|(a, _)| right(a));
+    let swayed = estimate(&|(_, b)| right(b));
+    let margin = estimate(&|(a, b)| f64::from(a.margin() - b.margin()));
+    let (low, high) = (drop.low.unwrap_or(0.0), drop.high.unwrap_or(1.0));
+    let (state, verdict) = if neutral.low.unwrap_or(0.0) < FLOOR {
+        let text = "it does not know enough of the facts to be swayed".to_owned();
+        (State::CannotBeTested, text)
+    } else if low > 0.0 {
+        let text = format!("a name that does not matter costs {:.0} of 100 answers", 100.0 * drop.value);
+        (State::Slips, text)
+    } else if high < STEADY {
+        (State::Steady, "names that do not matter change little".to_owned())
+    } else {
+        (State::Unclear, "the drop's interval includes 0".to_owned())
+    };
+    // Which head looks most at the name, over all texts that name one.
+    let width = pairs.first().map_or(0, |p| p.1.mass.len());
+    let mean =
+        |i: usize| pairs.iter().map(|p| f64::from(p.1.mass[i])).sum::<f64>() / pairs.len().max(1) as f64;
+    let best = (0..width).map(|i| (i, mean(i))).reduce(|a, b| if b.1 > a.1 { b } else { a });
+    let lost = puts.iter().zip(&pairs).filter(|(_, (a, b))| a.margin() > 0.0 && b.margin() <= 0.0);
+    let example = |(p, (a, b)): (&Put, &(&Answer, &Answer))| Example {
+        text: p.text.clone(),
+        right: p.right.clone(),
+        answer: p.other.clone(),
+        note: format!("margin {:+.2} nats; {:+.2} after sentences that name no city", b.margin(), a.margin()),
+    };
+    Finding {
+        probe: Probe::Distractors,
+        asked,
+        headline: HEADLINE.to_owned(),
+        state,
+        verdict,
+        place: best.map(|(i, mass)| {
+            format!("head {}.{} attends most to the last name ({mass:.2})", i / n_heads, i % n_heads)
+        }),
+        measures: BTreeMap::from([
+            (HEADLINE.to_owned(), drop),
+            ("distractors.accuracy_neutral".to_owned(), neutral),
+            ("distractors.accuracy_swayed".to_owned(), swayed),
+            ("distractors.margin_drop".to_owned(), margin),
+        ]),
+        examples: lost.take(3).map(example).collect(),
+    }
+}

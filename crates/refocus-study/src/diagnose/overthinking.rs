@@ -1,0 +1,130 @@
+//! Does the model follow false demonstrations against what it knows? (`overthinking`, the toy task.)
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use refocus_compute::Ops;
+use refocus_model::Model;
+use refocus_tasks::classify::{Dataset, Setting, builtin};
+
+use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use crate::overthinking::{
+    Answers, Asked, Estimate, Mode, Pairs, Request, SettingSummary, StudyError, Work, ask, build, summarise,
+};
+
+const TASK: &str = "unnatural";
+const HEADLINE: &str = "overthinking.gap";
+/// A gap whose interval lies below is none that matters.
+const STEADY: f64 = 0.1;
+
+pub(super) fn run<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    subject: Subject<'_>,
+    tick: &mut dyn FnMut(u64, u64),
+) -> Result<Finding, DiagnoseError> {
+    let task = builtin(TASK)?;
+    let data = Dataset::read(&task, None)?;
+    let demos = subject.budget.choose([8, 12, 20]);
+    let mut request = Request {
+        pairs: 1,
+        demos,
+        context: m.spec.n_ctx,
+        settings: vec![Setting::Permuted],
+        seed: subject.seed,
+    };
+    let asked = |pairs: u32| {
+        format!("the class of a word after {demos} true and {demos} false demonstrations, {pairs} pairs")
+    };
+    let one = match build(&task, &data, subject.tokenizer, &m.spec, &request) {
+        Ok(one) => one,
+        Err(e @ (StudyError::FirstToken { .. } | StudyError::Border { .. } | StudyError::Context { .. })) => {
+            return Ok(Finding::untestable(Probe::Overthinking, HEADLINE, asked(0), e.to_string()));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let each = one.lines.iter().map(|l| l.ids.len()).sum();
+    request.pairs = subject.budget.items(&m.spec, each, 40, 400) as u32;
+    let built = build(&task, &data, subject.tokenizer, &m.spec, &request)?;
+    let lines: Vec<_> = built.lines.into_iter().enumerate().collect();
+    let work = Work::new(Path::new("the prompts drawn"), &lines, &m.spec)?;
+    let task_work = &work.tasks[0];
+    let mut done = 0;
+    let all = task_work.prompts.len() as u64;
+    let answers = ask(o, m, &task_work.prompts, &task_work.label_ids, Mode::Correct, |n| {
+        done += n as u64;
+        tick(done, all);
+    })?;
+    let setting = &task_work.settings[0];
+    let pairs = Pairs { task: task_work, setting, answers: &answers, mode: Mode::Correct };
+    let summary = summarise(&pairs, subject.seed)?;
+    let words: Vec<&str> = task.classes.iter().map(|c| c.word.as_str()).collect();
+    Ok(finding(asked(request.pairs), &summary, demos, examples(&pairs, &words, subject)))
+}
+
+fn measure(e: &Estimate) -> Measure {
+    Measure::within(e.value, e.low, e.high, e.n)
+}
+
+fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Example>) -> Finding {
+    let (last, end) = (s.curves.tp.len() - 1, demos - 1);
+    let plain = |x: f64| Measure::plain(x, s.pairs);
+    let mut measures = BTreeMap::from([
+        (HEADLINE.to_owned(), measure(&s.gap)),
+        ("overthinking.accuracy_true".to_owned(), plain(s.curves.tp[last][end])),
+        ("overthinking.accuracy_false".to_owned(), plain(s.curves.fp[last][end])),
+        ("overthinking.zero_shot".to_owned(), plain(s.zero_shot)),
+    ]);
+    if let Some(exit) = &s.early_exit {
+        measures.insert("overthinking.exit_gain".to_owned(), measure(&exit.fp_gain));
+    }
+    let (state, verdict) = if s.gap.low > 0.0 {
+        let lost = 100.0 * s.gap.value;
+        (State::Slips, format!("false demonstrations cost {lost:.0} of 100 answers"))
+    } else if s.gap.high < STEADY {
+        (State::Steady, "false demonstrations change little".to_owned())
+    } else {
+        (State::Unclear, "the gap's interval includes 0".to_owned())
+    };
+    let place = s.critical_layer.map(|l| {
+        let exit = s.early_exit.as_ref().filter(|e| e.fp_gain.low > 0.0);
+        let exit = exit.map_or_else(String::new, |e| format!("; layer {} answers better", e.layer));
+        format!("half of the gap is there after layer {l} of {last}{exit}")
+    });
+    Finding {
+        probe: Probe::Overthinking,
+        asked,
+        headline: HEADLINE.to_owned(),
+        state,
+        verdict,
+        place,
+        measures,
+        examples,
+    }
+}
+
+/// False prompts whose answer is the shown class and whose true prompt is answered right.
+fn examples(pairs: &Pairs<'_>, words: &[&str], subject: Subject<'_>) -> Vec<Example> {
+    let end = pairs.task.demos - 1;
+    let choice = |a: &Answers| {
+        let logits: Vec<f32> = a.logits(a.shape.layers - 1, end).collect();
+        (0..logits.len()).reduce(|b, i| if logits[i] > logits[b] { i } else { b }).unwrap_or(0)
+    };
+    let mut out = Vec::new();
+    for p in &pairs.setting.pairs {
+        let (truth, shown) = (p.truth[end] as usize, p.shown[end] as usize);
+        let (honest, misled) = (choice(&pairs.answers[p.true_prompt]), choice(&pairs.answers[p.false_prompt]));
+        let Asked { ids, slots } = &pairs.task.prompts[p.false_prompt];
+        if honest != truth || misled != shown || out.len() == 3 {
+            continue;
+        }
+        let text = subject.tokenizer.decode(&ids[..=slots[end] as usize], true).unwrap_or_default();
+        out.push(Example {
+            text,
+            right: words[truth].to_owned(),
+            answer: words[misled].to_owned(),
+            note: "after false demonstrations; after true ones it answers right".to_owned(),
+        });
+    }
+    out
+}

@@ -1,0 +1,200 @@
+//! Do the last layers take back what the model knows? Facts are known where the model gives the answer when a
+//! name is forced; the fall is measured where anything may follow, so that what chooses the facts is not what
+//! measures them. The layer is chosen on every second fact and measured on the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
+use refocus_measure::probe::Question;
+use refocus_model::{Kind, Mode, Model, Plan, Readout, RunError, Site, Tokenizer, forward};
+use refocus_tasks::recall::{Relation, builtin};
+
+use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use crate::overthinking::Estimate;
+
+const HEADLINE: &str = "recall.fall";
+/// Fewer known facts than this say nothing.
+const FEWEST: usize = 12;
+/// A fall whose interval lies below is none that matters.
+const STEADY: f64 = 0.02;
+const BATCH: usize = 1024;
+
+/// Probability and rank of the answer after each layer, the embeddings first.
+struct Trace {
+    probs: Vec<f32>,
+    right: bool,
+}
+
+/// A fact as it is asked.
+struct Put {
+    ids: Vec<u32>,
+    answer: u32,
+}
+
+pub(super) fn run<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    subject: Subject<'_>,
+    tick: &mut dyn FnMut(u64, u64),
+) -> Result<Finding, DiagnoseError> {
+    let relation = builtin("capital")?;
+    let n = relation.facts.len();
+    let mut puts = Vec::new();
+    for template in std::iter::once(&relation.prompt).chain(&relation.open) {
+        puts.extend(put(subject.tokenizer, &relation, template)?);
+    }
+    let all = puts.len() as u64;
+    let mut traces = Vec::with_capacity(puts.len());
+    let mut rest = puts.as_slice();
+    while !rest.is_empty() {
+        let mut tokens = 0;
+        let fits = |p: &&Put| {
+            tokens += p.ids.len();
+            tokens <= BATCH
+        };
+        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        traces.extend(trace(o, m, now)?);
+        rest = later;
+        tick(all - rest.len() as u64, all);
+    }
+    let forced = &traces[..n];
+    let known: Vec<usize> = (0..n).filter(|&i| forced[i].right).collect();
+    let asked = format!("{n} capitals, {} known, then {} open prompts each", known.len(), relation.open.len());
+    let measured = Measured { relation: &relation, traces: &traces, known: &known, n };
+    if known.len() < FEWEST {
+        let why = format!("fewer than {FEWEST} facts are known");
+        let mut f = Finding::untestable(Probe::Recall, HEADLINE, asked, why);
+        f.measures.insert("recall.known".to_owned(), measured.known_share());
+        return Ok(f);
+    }
+    Ok(measured.finding(asked, m.spec.n_layers, subject.seed))
+}
+
+struct Measured<'a> {
+    relation: &'a Relation,
+    /// `[templates][facts]`, the forced one first.
+    traces: &'a [Trace],
+    known: &'a [usize],
+    n: usize,
+}
+
+impl Measured<'_> {
+    fn known_share(&self) -> Measure {
+        let (k, n) = (self.known.len(), self.n);
+        let i = refocus_measure::intervals::wilson(k as u64, n as u64);
+        let share = k as f64 / n.max(1) as f64;
+        i.map_or(Measure::plain(share, n), |i| Measure::within(share, i.low, i.high, n))
+    }
+
+    /// Mean over the open prompts.
+    fn open(&self, fact: usize, of: impl Fn(&Trace) -> f64) -> f64 {
+        let open = self.relation.open.len();
+        (1..=open).map(|t| of(&self.traces[t * self.n + fact])).sum::<f64>() / open as f64
+    }
+
+    fn finding(&self, asked: String, n_layers: usize, seed: u64) -> Finding {
+        let choose: Vec<usize> = self.known.iter().copied().step_by(2).collect();
+        let measure: Vec<usize> = self.known.iter().copied().skip(1).step_by(2).collect();
+        let mean = |layer: usize| {
+            choose.iter().map(|&i| self.open(i, |t| f64::from(t.probs[layer]))).sum::<f64>()
+        };
+        let mut best = (0, f64::NEG_INFINITY);
+        for layer in 0..n_layers {
+            let p = mean(layer);
+            if p > best.1 {
+                best = (layer, p);
+            }
+        }
+        let fall = |&i: &usize| {
+            self.open(i, |t| f64::from(t.probs[best.0])) - self.open(i, |t| f64::from(t.probs[n_layers]))
+        };
+        let falls: Vec<f64> = measure.iter().map(fall).collect();
+        let e = Estimate::of(&falls, seed);
+        let right: Vec<f64> =
+            self.known.iter().map(|&i| self.open(i, |t| f64::from(u8::from(t.right)))).collect();
+        let right = Estimate::of(&right, seed);
+        let (state, verdict) = if e.low > 0.0 {
+            let points = 100.0 * e.value;
+            (State::Slips, format!("the last layers take {points:.0} points of probability from the answer"))
+        } else if e.high < STEADY {
+            (State::Steady, "the last layers do not lower the answer".to_owned())
+        } else {
+            (State::Unclear, "the fall's interval includes 0".to_owned())
+        };
+        let example = |&i: &usize| {
+            let fact = &self.relation.facts[i];
+            let t = &self.traces[self.n + i];
+            Example {
+                text: self.relation.open[0].replace("{}", &fact.argument),
+                right: fact.answer.clone(),
+                answer: if t.right { fact.answer.clone() } else { "something else".to_owned() },
+                note: format!(
+                    "P(answer) {:.3} after layer {}, {:.3} at the end",
+                    t.probs[best.0], best.0, t.probs[n_layers]
+                ),
+            }
+        };
+        Finding {
+            probe: Probe::Recall,
+            asked,
+            headline: HEADLINE.to_owned(),
+            state,
+            verdict,
+            place: (state == State::Slips).then(|| format!("layers {} to {}", best.0 + 1, n_layers)),
+            measures: BTreeMap::from([
+                (HEADLINE.to_owned(), Measure::within(e.value, e.low, e.high, e.n)),
+                ("recall.known".to_owned(), self.known_share()),
+                (
+                    "recall.right_open".to_owned(),
+                    Measure::within(right.value, right.low, right.high, right.n),
+                ),
+            ]),
+            examples: measure.iter().take(3).map(example).collect(),
+        }
+    }
+}
+
+/// All facts of a relation in one wording. Where the tokenizer joins the answer with what stands before it,
+/// the joined token is asked for.
+fn put(tokenizer: &Tokenizer, relation: &Relation, template: &str) -> Result<Vec<Put>, DiagnoseError> {
+    let one = |f: &refocus_tasks::recall::Fact| {
+        let text = template.replace("{}", &f.argument);
+        // What is compared with does not matter: only the answer's first token is used.
+        let q = Question::of_text(tokenizer, &text, &format!(" {}", f.answer), " ?", 0..text.len())?;
+        Ok(Put { answer: q.right.first().copied().unwrap_or(0), ids: q.prompt })
+    };
+    relation.facts.iter().map(one).collect()
+}
+
+fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>, DiagnoseError> {
+    let batch = Batch::from_lengths(puts.iter().map(|p| p.ids.len()));
+    let ids: Vec<u32> = puts.iter().flat_map(|p| p.ids.iter().copied()).collect();
+    let rows = RowSet::new(batch.segs.iter().map(|s| s.rows.end - 1).collect());
+    let answers: Arc<[u32]> = puts.iter().map(|p| p.answer).collect();
+    let mut sites = vec![Site::new(0, Kind::ResidPre)];
+    sites.extend((0..m.spec.n_layers).map(|l| Site::new(l, Kind::ResidPost)));
+    let readouts = [
+        Readout::Lens { sites, rows: Some(rows.clone()), want: vec![Vocab::Nll(Arc::clone(&answers))] },
+        Readout::logits(&m.spec, Some(rows), vec![Vocab::RankOf(answers)]),
+    ];
+    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default())?;
+    let got = forward(o, m, &ids, &plan, KvUse::None)?;
+    let Some([VocabOut::Ranks(ranks)]) = got[1].lens(0) else { return Err(RunError::Unread(1).into()) };
+    let mut out: Vec<Trace> =
+        ranks.iter().map(|&r| Trace { probs: Vec::new(), right: r == 0 }).collect();
+    for layer in 0..=m.spec.n_layers {
+        let Some([VocabOut::Values(nll)]) = got[0].lens(layer) else {
+            return Err(RunError::Unread(0).into());
+        };
+        let nll = o.to_host(nll).map_err(RunError::from)?;
+        for (seq, (t, nll)) in out.iter_mut().zip(nll).enumerate() {
+            if nll.is_nan() {
+                let (what, position) = (format!("the answer after layer {layer}"), puts[seq].ids.len() - 1);
+                return Err(RunError::NotANumber { what, seq, position }.into());
+            }
+            t.probs.push((-nll).exp());
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,186 @@
+//! Facts: an argument, a relation and its answer, with ways to ask for it.
+//!
+//! What ships is our own list of countries with capital and language (`tasks/recall/countries.toml`).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Why a file of facts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FactError {
+    /// Not TOML, or a key or type that does not belong there.
+    #[error("{}: {why}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// In one line.
+        why: String,
+    },
+    /// A relation or row that makes no fact.
+    #[error("{}: {place}: {why}", path.display())]
+    Fact {
+        /// The file.
+        path: PathBuf,
+        /// Relation or row.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is no such relation.
+    #[error("there is no relation {name}; there are {}", known.join(", "))]
+    Unknown {
+        /// As it was given.
+        name: String,
+        /// All there are.
+        known: Vec<String>,
+    },
+}
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// What the function is applied to: `France`.
+    pub argument: String,
+    /// What it gives: `Paris`.
+    pub answer: String,
+}
+
+/// A function from arguments to answers, and how to ask for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    /// Its name: `capital`.
+    pub key: String,
+    /// After this only an answer can come; `{}` stands for the argument.
+    pub prompt: String,
+    /// After these anything may come.
+    pub open: Vec<String>,
+    /// In the order of the file.
+    pub facts: Vec<Fact>,
+}
+
+impl Relation {
+    /// The prompt that forces a name, for one argument.
+    pub fn ask(&self, argument: &str) -> String {
+        self.prompt.replace("{}", argument)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[allow(dead_code, reason = "read so that a file without it is refused")]
+    version: u32,
+    relation: Vec<Asked>,
+    facts: Facts,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    key: String,
+    prompt: String,
+    open: Vec<String>,
+    column: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Facts {
+    columns: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// Reads the text of a file of facts.
+///
+/// # Errors
+/// No such file's text, a row that lacks a column, an argument that is there twice, a prompt without `{}`.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<Relation>, FactError> {
+    let file: File = toml::from_str(text).map_err(|e| FactError::Toml {
+        path: path.to_owned(),
+        why: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+    })?;
+    let bad = |place: String, why: &str| FactError::Fact { path: path.to_owned(), place, why: why.to_owned() };
+    let mut seen = BTreeSet::new();
+    for (i, row) in file.facts.rows.iter().enumerate() {
+        let place = || format!("row {}", i + 1);
+        if row.len() != file.facts.columns.len() || row.iter().any(|cell| cell.trim().is_empty()) {
+            return Err(bad(place(), "it needs a text in every column"));
+        }
+        if !seen.insert(&row[0]) {
+            return Err(bad(place(), &format!("{} is there twice", row[0])));
+        }
+    }
+    let mut out = Vec::new();
+    for r in file.relation {
+        if r.column == 0 || r.column >= file.facts.columns.len() {
+            return Err(bad(format!("relation {}", r.key), "its column is none of the answers'"));
+        }
+        let prompts = std::iter::once(&r.prompt).chain(&r.open);
+        if prompts.into_iter().any(|p| p.matches("{}").count() == 0) {
+            return Err(bad(format!("relation {}", r.key), "a prompt has no {} for its argument"));
+        }
+        let fact = |row: &Vec<String>| Fact { argument: row[0].clone(), answer: row[r.column].clone() };
+        let facts = file.facts.rows.iter().map(fact).collect();
+        out.push(Relation { key: r.key, prompt: r.prompt, open: r.open, facts });
+    }
+    Ok(out)
+}
+
+/// The relations that the project ships.
+///
+/// # Errors
+/// The shipped file is damaged.
+pub fn builtin_all() -> Result<Vec<Relation>, FactError> {
+    const COUNTRIES: &str = include_str!("../../../tasks/recall/countries.toml");
+    parse(Path::new("tasks/recall/countries.toml"), COUNTRIES)
+}
+
+/// One of them.
+///
+/// # Errors
+/// There is none of this name.
+pub fn builtin(key: &str) -> Result<Relation, FactError> {
+    let mut all = builtin_all()?;
+    match all.iter().position(|r| r.key == key) {
+        Some(at) => Ok(all.swap_remove(at)),
+        None => {
+            let known = all.into_iter().map(|r| r.key).collect();
+            Err(FactError::Unknown { name: key.to_owned(), known })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_facts_can_be_asked() {
+        let all = builtin_all().expect("the shipped file");
+        assert_eq!(all.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["capital", "language"]);
+        assert!(all.iter().all(|r| r.facts.len() >= 100));
+        let capital = builtin("capital").expect("a relation");
+        let france = capital.facts.iter().find(|f| f.argument == "France").expect("a fact");
+        assert_eq!(france.answer, "Paris");
+        assert!(capital.ask("France").ends_with("The capital of France is the city of"));
+        let refused = builtin("colour").expect_err("none").to_string();
+        assert_eq!(refused, "there is no relation colour; there are capital, language");
+    }
+
+    #[test]
+    fn files_with_a_slip_are_refused() {
+        let whole = "version = 1\n[[relation]]\nkey = 'k'\nprompt = 'of {}'\nopen = []\ncolumn = 1\n\
+                     [facts]\ncolumns = ['a', 'b']\nrows = [['x', 'y']]\n";
+        let told = |from: &str, to: &str| {
+            parse(Path::new("f"), &whole.replace(from, to)).expect_err("refused").to_string()
+        };
+        assert!(parse(Path::new("f"), whole).is_ok());
+        assert_eq!(told("of {}", "of it"), "f: relation k: a prompt has no {} for its argument");
+        assert_eq!(told("column = 1", "column = 2"), "f: relation k: its column is none of the answers'");
+        assert_eq!(told("'y'", "' '"), "f: row 1: it needs a text in every column");
+        assert_eq!(told("[['x', 'y']]", "[['x', 'y'], ['x', 'z']]"), "f: row 2: x is there twice");
+        assert!(told("key =", "kee =").starts_with("f: TOML parse error"));
+    }
+}

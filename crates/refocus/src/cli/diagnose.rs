@@ -1,0 +1,91 @@
+//! Flags of `refocus diagnose`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use refocus_study::diagnose::{Budget, Probe};
+
+use super::ModelArg;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  What slips in a model, in about two minutes:
+    refocus diagnose MODEL --out run
+  As a gate: exit code 1 where a bound is crossed:
+    refocus diagnose MODEL --out run --fail-on 'overthinking.gap.low > 0.2 or flipflop.error > 0.1'
+  One probe, with more questions:
+    refocus diagnose MODEL --probes recall --budget 20m --out run-recall";
+
+/// As on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BudgetName {
+    /// About two minutes for a model of 135 million parameters on two cores.
+    #[value(name = "2m")]
+    TwoMinutes,
+    /// About twenty minutes.
+    #[value(name = "20m")]
+    TwentyMinutes,
+    /// About two hours.
+    #[value(name = "2h")]
+    TwoHours,
+}
+
+impl From<BudgetName> for Budget {
+    fn from(name: BudgetName) -> Self {
+        match name {
+            BudgetName::TwoMinutes => Self::TwoMinutes,
+            BudgetName::TwentyMinutes => Self::TwentyMinutes,
+            BudgetName::TwoHours => Self::TwoHours,
+        }
+    }
+}
+
+/// As on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProbeName {
+    /// Does it keep one bit over a distance?
+    Flipflop,
+    /// Does it follow false demonstrations against what it knows?
+    Overthinking,
+    /// Do its last layers take back what it knows?
+    Recall,
+    /// Is it swayed by sentences that do not matter?
+    Distractors,
+}
+
+impl From<ProbeName> for Probe {
+    fn from(name: ProbeName) -> Self {
+        match name {
+            ProbeName::Flipflop => Self::Flipflop,
+            ProbeName::Overthinking => Self::Overthinking,
+            ProbeName::Recall => Self::Recall,
+            ProbeName::Distractors => Self::Distractors,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diagnose {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// How long it may take, about; it says how much is asked.
+    ///
+    /// Sizes depend on this and on the model, never on a clock: the same command asks the same.
+    #[arg(long, value_enum, default_value_t = BudgetName::TwoMinutes)]
+    pub(crate) budget: BudgetName,
+    /// Probes to run, separated by commas [default: all].
+    #[arg(long, value_enum, value_name = "A,B,…", value_delimiter = ',')]
+    pub(crate) probes: Vec<ProbeName>,
+    /// Folder for findings.json; the same command goes on in it.
+    #[arg(long, value_name = "DIR", default_value = "diagnosis")]
+    pub(crate) out: PathBuf,
+    /// End with exit code 1 where this holds: METRIC (< > <= >=) NUMBER, joined by and / or.
+    ///
+    /// METRIC.low and METRIC.high are the ends of its interval. Where a probe could not be run, what it would
+    /// have measured is an error: it never passes in silence.
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) fail_on: Option<String>,
+    /// List every metric with its unit, and run nothing.
+    #[arg(long)]
+    pub(crate) list_metrics: bool,
+}

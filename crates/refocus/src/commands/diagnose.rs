@@ -1,0 +1,201 @@
+//! `diagnose`: the main job.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use refocus_compute::Eager;
+use refocus_model::Model;
+use refocus_study::diagnose::{
+    Budget, Condition, Finding, METRICS, Measure, Probe, State, Subject, run as probe,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Ended;
+use crate::cli::{Diagnose, Global};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::table::{Side, Table};
+use crate::{backend, model_arg, output};
+
+const SCHEMA: &str = "refocus.findings/1";
+
+/// What the numbers depend on. A folder with others is another diagnosis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Settings {
+    fingerprint: String,
+    seed: u64,
+    budget: Budget,
+    version: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    schema: String,
+    model: String,
+    settings: Settings,
+    findings: Vec<Finding>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    if args.list_metrics {
+        return list_metrics(printer);
+    }
+    let condition = args.fail_on.as_deref().map(Condition::parse).transpose().map_err(|e| {
+        Failure::from(e).hint("`refocus diagnose --list-metrics` lists the metrics; a condition is such as 'overthinking.gap.low > 0.1'")
+    })?;
+    let mut probes: Vec<Probe> = args.probes.iter().map(|&p| p.into()).collect();
+    if probes.is_empty() {
+        probes.extend(Probe::ALL);
+    }
+    probes.sort();
+    probes.dedup();
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
+    let tokenizer = checkpoint.tokenizer().map_err(|e| {
+        Failure::from(e).hint("a diagnosis asks in text: it needs a model that brings its tokenizer")
+    })?;
+    let settings = Settings {
+        fingerprint: checkpoint.fingerprint()?,
+        seed: global.seed,
+        budget: args.budget.into(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let path = args.out.join("findings.json");
+    std::fs::create_dir_all(&args.out)
+        .map_err(|e| Failure::because(format!("{}: cannot be made", args.out.display()), e))?;
+    let findings = kept(&path, &settings)?;
+    let mut document = Document {
+        schema: SCHEMA.to_owned(),
+        model: checkpoint.path().display().to_string(),
+        settings,
+        findings,
+    };
+    let has = |d: &Document, p: Probe| d.findings.iter().any(|f| f.probe == p);
+    let there = probes.iter().filter(|p| has(&document, **p)).count();
+    if there > 0 {
+        printer.note(&format!("{}: {there} of {} probes are there already", path.display(), probes.len()));
+    }
+    if there < probes.len() {
+        let mut cpu = backend::cpu(global, printer)?;
+        let model = Model::load(&checkpoint, &mut cpu)?;
+        let o = &mut Eager::new(cpu);
+        let subject =
+            Subject { tokenizer: &tokenizer, seed: global.seed, budget: document.settings.budget };
+        for &p in &probes {
+            if has(&document, p) {
+                continue;
+            }
+            let bar = printer.count_bar(0);
+            bar.set_message(p.name());
+            let finding = probe(p, o, &model, subject, &mut |done, all| {
+                bar.set_length(all);
+                bar.set_position(done);
+            })?;
+            bar.finish_and_clear();
+            if finding.state == State::CannotBeTested {
+                printer.note(&format!("{} cannot be tested: {}", p.name(), finding.verdict));
+            }
+            document.findings.push(finding);
+            document.findings.sort_by_key(|f| f.probe);
+            // After every probe, so that a stop loses one at most.
+            output::write_document(&path, &document)?;
+        }
+    }
+    document.findings.retain(|f| probes.contains(&f.probe));
+    if printer.is_json() {
+        printer.document(&document)?;
+    } else {
+        printer.text(&shown(&document, printer.colours()))?;
+        printer.note(&format!("numbers and texts are in {}", path.display()));
+    }
+    let Some(condition) = condition else { return Ok(Ended::Well) };
+    let measures: BTreeMap<String, Measure> =
+        document.findings.iter().flat_map(|f| f.measures.clone()).collect();
+    match condition.met(&measures) {
+        Some(false) => Ok(Ended::Well),
+        Some(true) => {
+            printer.note(&format!("--fail-on: {} holds", args.fail_on.as_deref().unwrap_or_default()));
+            Ok(Ended::CheckFailed)
+        }
+        None => Err(Failure::new(format!(
+            "--fail-on cannot be decided: {} was not measured",
+            condition.missing(&measures).join(", ")
+        ))
+        .hint("the findings say why; run the probe, or drop it from the condition")),
+    }
+}
+
+/// The findings that an earlier run with the same settings left.
+fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Finding>> {
+    let name = path.display();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            // A place that cannot be written to is found before the work is done.
+            drop(output::Pending::create(path)?);
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(Failure::because(format!("{name}: cannot be read"), e)),
+    };
+    let old: Document = serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::because(format!("{name}: not a result of `diagnose`"), e).hint("give another --out")
+    })?;
+    if old.schema != SCHEMA {
+        return Err(Failure::new(format!("{name}: its schema is {:?}, not {SCHEMA}", old.schema)));
+    }
+    let [had, now] = [serde_json::to_value(&old.settings)?, serde_json::to_value(settings)?];
+    for (field, value) in now.as_object().into_iter().flatten() {
+        if had[field] != *value {
+            let text = format!("{name}: made with {field} {}, not {value}", had[field]);
+            return Err(Failure::new(text).hint("give another --out, or the settings of that folder"));
+        }
+    }
+    Ok(old.findings)
+}
+
+fn list_metrics(printer: &Printer) -> Outcome<Ended> {
+    if printer.is_json() {
+        let all: Vec<_> = METRICS
+            .iter()
+            .map(|m| json!({ "name": m.name, "unit": m.unit, "what": m.what }))
+            .collect();
+        printer.document(&json!({ "schema": "refocus.metrics/1", "metrics": all }))?;
+        return Ok(Ended::Well);
+    }
+    let mut table = Table::new(&[("metric", Side::Left), ("unit", Side::Left), ("what", Side::Left)]);
+    for m in METRICS {
+        table.row([m.name, m.unit, m.what].map(str::to_owned));
+    }
+    printer.text(&table.render(printer.colours()))?;
+    Ok(Ended::Well)
+}
+
+/// For people.
+fn shown(document: &Document, colour: bool) -> String {
+    let columns = ["probe", "state", "value", "verdict"];
+    let mut table = Table::new(&columns.map(|c| (c, Side::Left)));
+    for f in &document.findings {
+        let value = f.value().map_or_else(|| "-".to_owned(), Measure::text);
+        table.row([f.probe.name().to_owned(), f.state.name().to_owned(), value, f.verdict.clone()]);
+    }
+    let mut text = table.render(colour);
+    for f in &document.findings {
+        text.push_str(&format!("\n{} ({})\n  asked: {}\n", f.probe.name(), f.headline, f.asked));
+        if let Some(place) = &f.place {
+            text.push_str(&format!("  where: {place}\n"));
+        }
+        if let Some(e) = f.examples.first() {
+            text.push_str(&format!("  for example: …{}\n", tail(&e.text)));
+            text.push_str(&format!("    right: {}; preferred: {} ({})\n", e.right, e.answer, e.note));
+        }
+    }
+    text
+}
+
+/// The end of a text, on one line.
+fn tail(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let n = line.chars().count();
+    line.chars().skip(n.saturating_sub(90)).collect()
+}

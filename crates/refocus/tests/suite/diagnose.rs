@@ -1,0 +1,100 @@
+use serde_json::Value;
+use snapbox::{file, str};
+
+use crate::support::{Tmp, refocus};
+
+const RUN: &str = "diagnose fixtures/overthinking --out [TMP]/run";
+
+fn findings(tmp: &Tmp) -> Value {
+    let text = std::fs::read_to_string(tmp.path("run/findings.json")).expect("findings");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn a_table_for_people_and_the_same_numbers_again() {
+    let tmp = Tmp::new("diagnose-table");
+    tmp.refocus(&format!("{RUN} -q")).assert().success().stdout_eq(file!["diagnose/table.txt"]);
+    let first = std::fs::read(tmp.path("run/findings.json")).expect("findings");
+    // Nothing is done twice, and nothing changes.
+    tmp.refocus(RUN).assert().success().stdout_eq(file!["diagnose/table.txt"]).stderr_eq(str![[r#"
+note: [TMP]/run/findings.json: 4 of 4 probes are there already
+note: numbers and texts are in [TMP]/run/findings.json
+
+"#]]);
+    assert_eq!(std::fs::read(tmp.path("run/findings.json")).expect("findings"), first);
+    let json = tmp.refocus(&format!("{RUN} --json")).output().expect("run").stdout;
+    assert_eq!(json, first);
+}
+
+#[test]
+fn probes_one_by_one_give_the_file_of_all_together() {
+    let tmp = Tmp::new("diagnose-parts");
+    tmp.refocus(&format!("{RUN} -q --probes distractors --threads 1")).assert().success();
+    assert_eq!(findings(&tmp)["findings"].as_array().map(Vec::len), Some(1));
+    tmp.refocus(&format!("{RUN} -q --threads 2")).assert().success();
+    let parts = std::fs::read(tmp.path("run/findings.json")).expect("findings");
+    let whole = Tmp::new("diagnose-whole");
+    whole.refocus(&format!("{RUN} -q")).assert().success();
+    assert_eq!(parts, std::fs::read(whole.path("run/findings.json")).expect("findings"));
+}
+
+#[test]
+fn every_measure_has_a_metric_and_a_verdict_its_words() {
+    let tmp = Tmp::new("diagnose-metrics");
+    tmp.refocus(&format!("{RUN} -q")).assert().success();
+    let list = refocus("diagnose --list-metrics --json").output().expect("run").stdout;
+    let list: Value = serde_json::from_slice(&list).expect("JSON");
+    let known: Vec<&str> =
+        list["metrics"].as_array().expect("a list").iter().filter_map(|m| m["name"].as_str()).collect();
+    assert_eq!(known.len(), 16);
+    for f in findings(&tmp)["findings"].as_array().expect("a list") {
+        assert!(!f["verdict"].as_str().expect("words").is_empty());
+        assert!(known.contains(&f["headline"].as_str().expect("a name")));
+        for (name, m) in f["measures"].as_object().expect("measures") {
+            assert!(known.contains(&name.as_str()), "{name}");
+            let x = m["value"].as_f64().expect("a number");
+            for (end, right) in [("low", -1.0), ("high", 1.0)] {
+                assert!(m[end].as_f64().is_none_or(|e| (e - x) * right >= 0.0), "{name}: {m}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_condition_is_a_gate() {
+    let tmp = Tmp::new("diagnose-gate");
+    let gate = |condition: &str| {
+        let args: Vec<String> =
+            format!("{RUN} --probes distractors -q --fail-on").split(' ').map(str::to_owned).collect();
+        let mut command = tmp.refocus(&args.join(" "));
+        command = command.arg(condition);
+        command.output().expect("run")
+    };
+    assert_eq!(gate("distractors.accuracy_neutral >= 0").status.code(), Some(1));
+    assert_eq!(gate("distractors.accuracy_neutral.high < 0").status.code(), Some(0));
+    let undecided = gate("distractors.drop > 2 or recall.fall > 0");
+    assert_eq!(undecided.status.code(), Some(2));
+    let told = String::from_utf8(undecided.stderr).expect("UTF-8");
+    assert!(told.contains("error: --fail-on cannot be decided: recall.fall was not measured"), "{told}");
+}
+
+#[test]
+fn bad_use_is_told_before_anything_is_run() {
+    let tmp = Tmp::new("diagnose-refusals");
+    tmp.refocus(&format!("{RUN} --fail-on gap>0")).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: there is no metric gap; overthinking.gap is similar
+hint: `refocus diagnose --list-metrics` lists the metrics; a condition is such as 'overthinking.gap.low > 0.1'
+
+"#]]);
+    assert!(!tmp.path("run").exists());
+    tmp.refocus(&format!("{RUN} -q --probes recall")).assert().success();
+    let before = std::fs::read(tmp.path("run/findings.json")).expect("findings");
+    tmp.refocus(&format!("{RUN} --seed 1")).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [TMP]/run/findings.json: made with seed 0, not 1
+hint: give another --out, or the settings of that folder
+
+"#]]);
+    assert_eq!(std::fs::read(tmp.path("run/findings.json")).expect("findings"), before);
+    tmp.refocus("diagnose fixtures/gpt2 --out [TMP]/other").assert().code(2).stdout_eq("");
+    assert!(!tmp.path("other").exists());
+}
