@@ -93,6 +93,23 @@ impl Variant {
         Self { parts: (from..n_layers).map(Part::Mlp).collect(), how, at: At::LastSlot }
     }
 
+    /// The changes that it makes to a prompt with these slots, positions absolute.
+    ///
+    /// # Errors
+    /// A mean is asked for, and none is given.
+    pub fn interventions(
+        &self,
+        spec: &ModelSpec,
+        slots: &[u32],
+        means: Option<&Means>,
+    ) -> Result<Vec<Intervention>, StudyError> {
+        let first = if self.at == At::EverySlot { 0 } else { slots.len().saturating_sub(1) };
+        let at = slots.iter().enumerate().skip(first);
+        let all = at.flat_map(|(slot, at)| self.parts.iter().map(move |part| (slot, *at, *part)));
+        all.map(|(slot, at, part)| intervention(spec, part, self.how, means, slot, Position::At(at)))
+            .collect()
+    }
+
     /// The first block that it changes; the last one where it changes nothing.
     fn start(&self, spec: &ModelSpec) -> usize {
         self.parts.iter().map(|p| p.layer()).min().unwrap_or(spec.n_layers - 1)
@@ -432,13 +449,9 @@ fn everywhere<O: Ops>(
     let x = o.rows(whole, &rows)?;
     let batch = Batch::from_lengths([rows.len()]);
     let end = RowSet::new(vec![rows.len() as u32 - 1]);
-    let mut applied = Vec::new();
-    for (slot, &at) in prompt.slots.iter().enumerate() {
-        for &part in &variant.parts {
-            let what = intervention(spec, part, variant.how, ask.means, slot, Position::At(at))?;
-            applied.push(Applied { what: Arc::new(what), segs: None });
-        }
-    }
+    let what = variant.interventions(spec, &prompt.slots, ask.means)?;
+    let applied: Vec<Applied> =
+        what.into_iter().map(|what| Applied { what: Arc::new(what), segs: None }).collect();
     let readout = Readout::logits(spec, Some(end), vec![Vocab::Ids(ask.label_ids.clone())]);
     let plan = Plan::resume(spec, &batch, start, &[readout], &applied)?;
     let got = forward_from(o, m, x, &plan, KvUse::None)?;
@@ -446,7 +459,7 @@ fn everywhere<O: Ops>(
 }
 
 /// The change of one part, as the model's interventions have it.
-pub(super) fn intervention(
+fn intervention(
     spec: &ModelSpec,
     part: Part,
     how: How,
