@@ -49,7 +49,9 @@ def agree(bench, model, lines, folder, n):
     for i, line in enumerate(lines[:n]):
         checks["released lens"] = max(checks["released lens"], worst(lens[i], released_lens(model, line)))
         kept, cache = reused.base(line)
-        checks["map with reuse"] = max(checks["map with reuse"], worst(causal[i], reused.map(line, kept, cache)))
+        for joined in [False, True]:
+            gap = worst(causal[i], reused.map(line, kept, cache, joined))
+            checks["map with reuse"] = max(checks["map with reuse"], gap)
         for layer, head in SAMPLE:
             want = rerun_without(model, line, layer, head)
             gap = worst(causal[i, layer * heads + head], want)
@@ -107,19 +109,20 @@ def map_rows(bench, model, reused, lines, task):
         one = timed(reps, lambda: [rerun_without(model, x, *head) for x in lines for head in SAMPLE])
         return one * heads / len(SAMPLE)
 
-    whole = lambda: [reused.map(x, *reused.base(x)) for x in lines]  # noqa: E731
-    over = lambda: [reused.map(x, *k) for x, k in zip(lines, kept)]  # noqa: E731
+    whole = lambda joined: [reused.map(x, *reused.base(x), joined) for x in lines]  # noqa: E731
+    over = lambda joined: [reused.map(x, *k, joined) for x, k in zip(lines, kept)]  # noqa: E731
+    reuse = {"PyTorch with reuse": False, "PyTorch with reuse, blocks joined": True}
     what = f"{task}, {n} prompts, K = {len(lines[0]['slots'])}, {sum(len(x['ids']) for x in lines) // n:,} tokens each"
     sides = {
         "refocus": lambda reps: min(sum(map(float, bench.refocus.ask("causal", n))) for _ in range(reps)),
         f"full reruns ({len(SAMPLE)} heads of {heads}, extrapolated)": rerun,
-        "PyTorch with reuse": lambda reps: timed(reps, whole),
+        **{name: lambda reps, j=joined: timed(reps, lambda: whole(j)) for name, joined in reuse.items()},
     }
     full = list(sides)[1]
     bench.compare(f"causal map with its plain pass, {what}", THREADS, sides, targets={full: ("≥", 500, "")})
     sides = {
         "refocus": lambda reps: min(float(bench.refocus.ask("causal", n)[1]) for _ in range(reps)),
-        "PyTorch with reuse": lambda reps: timed(reps, over),
+        **{name: lambda reps, j=joined: timed(reps, lambda: over(j)) for name, joined in reuse.items()},
     }
     bench.compare(f"the map alone, {what}", THREADS, sides, targets={"PyTorch with reuse": ("≥", 5, "")})
 

@@ -68,8 +68,8 @@ def rerun_without(model, line, layer, head):
 
 
 class ReusedMap:
-    """Every head by itself, over the keys and values of one plain pass: variants are rows that join at the block
-    where they begin, and go through the rest of the model together."""
+    """Every head by itself, over the keys and values of one plain pass: a variant is one row that begins at the
+    block where it is changed."""
 
     def __init__(self, model):
         self.model, self.last = model, None
@@ -87,27 +87,40 @@ class ReusedMap:
         kept, self.last = self.last, None
         return kept, [(layer.keys[0, :, :end], layer.values[0, :, :end]) for layer in cache.layers]
 
-    def map(self, line, kept, cache):
-        m, c = self.model.model, self.model.config
-        heads, kv, width = c.num_attention_heads, c.num_key_value_heads, m.layers[0].self_attn.head_dim
-        end = line["slots"][-1]
-        x = kept[0][:0]
-        cos, sin = m.rotary_emb(kept[0][None], torch.tensor([[end]]))
-        for i, (block, (keys, values)) in enumerate(zip(m.layers, cache)):
-            x = torch.cat([x, kept[i].expand(heads, -1)])
-            n, a = len(x), block.self_attn
-            h = block.input_layernorm(x)
-            q, k, v = (p(h).view(1, n, -1, width).transpose(1, 2) for p in [a.q_proj, a.k_proj, a.v_proj])
-            q, k = apply_rotary_pos_emb(q, k, cos, sin)
-            # All rows of the query heads that share keys are one product with the prefix.
-            q = q[0].view(kv, heads // kv, n, width)
-            far = q.reshape(kv, -1, width) @ keys.transpose(1, 2) * a.scaling
-            near = (q * k[0][:, None]).sum(-1).view(kv, -1, 1) * a.scaling
-            p = torch.cat([far, near], -1).softmax(-1)
-            z = (p[..., :-1] @ values).view(kv, heads // kv, n, width)
-            z = z + p[..., -1].view(kv, heads // kv, n, 1) * v[0][:, None]
-            z = z.reshape(heads, n, width).transpose(0, 1).clone()
-            z[torch.arange(n - heads, n), torch.arange(heads)] = 0
-            x = x + a.o_proj(z.reshape(n, -1))
-            x = x + block.mlp(block.post_attention_layernorm(x))
-        return F.linear(m.norm(x), self.model.lm_head.weight[line["label_ids"]])
+    def block(self, i, x, cache, angles, zero):
+        """Block `i` on rows at the last slot; the last `zero` rows lose a head each."""
+        c, block, (keys, values) = self.model.config, self.model.model.layers[i], cache[i]
+        heads, kv, width = c.num_attention_heads, c.num_key_value_heads, block.self_attn.head_dim
+        n, a = len(x), block.self_attn
+        h = block.input_layernorm(x)
+        q, k, v = (p(h).view(1, n, -1, width).transpose(1, 2) for p in [a.q_proj, a.k_proj, a.v_proj])
+        q, k = apply_rotary_pos_emb(q, k, *angles)
+        # All rows of the query heads that share keys are one product with the prefix.
+        q = q[0].view(kv, heads // kv, n, width)
+        far = q.reshape(kv, -1, width) @ keys.transpose(1, 2) * a.scaling
+        near = (q * k[0][:, None]).sum(-1).view(kv, -1, 1) * a.scaling
+        p = torch.cat([far, near], -1).softmax(-1)
+        z = (p[..., :-1] @ values).view(kv, heads // kv, n, width)
+        z = z + p[..., -1].view(kv, heads // kv, n, 1) * v[0][:, None]
+        z = z.reshape(heads, n, width).transpose(0, 1).clone()
+        z[torch.arange(n - zero, n), torch.arange(zero)] = 0
+        x = x + a.o_proj(z.reshape(n, -1))
+        return x + block.mlp(block.post_attention_layernorm(x))
+
+    def map(self, line, kept, cache, joined):
+        """Heads of a block together from there on; or `joined`, where they also join those of earlier blocks, as
+        refocus does."""
+        layers, heads = len(cache), self.model.config.num_attention_heads
+        angles = self.model.model.rotary_emb(kept[0][None], torch.tensor([[line["slots"][-1]]]))
+        done, x = [], kept[0][:0]
+        for first in range(layers):
+            new = kept[first].expand(heads, -1)
+            if joined:
+                x = self.block(first, torch.cat([x, new]), cache, angles, heads)
+                continue
+            x = new
+            for i in range(first, layers):
+                x = self.block(i, x, cache, angles, heads if i == first else 0)
+            done.append(x)
+        x = x if joined else torch.cat(done)
+        return F.linear(self.model.model.norm(x), self.model.lm_head.weight[line["label_ids"]])

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use refocus_compute::{Dirs, Ops};
+use refocus_compute::{Dirs, Kernels, Ops};
 use refocus_model::{Model, Wiring};
 
 use crate::direction::FinalNorm;
@@ -145,6 +145,37 @@ impl LabelAttention {
         }
     }
 
+    /// Everything that was added up, to be kept.
+    pub fn to_numbers(&self) -> Vec<f64> {
+        let mut out = vec![self.prompts as f64];
+        out.extend(&self.weights);
+        for s in &self.heads {
+            out.extend(s.table.iter().chain(&s.same).chain(&s.score).chain(&s.square));
+        }
+        out
+    }
+
+    /// What [`LabelAttention::to_numbers`] gave; `None` where the shape is another.
+    pub fn from_numbers(heads: usize, slots: usize, n_classes: usize, numbers: &[f64]) -> Option<Self> {
+        let mut out = Self::new(heads, slots, n_classes);
+        let (prompts, mut rest) = numbers.split_first()?;
+        out.prompts = *prompts as usize;
+        let mut take = |to: &mut [f64]| {
+            let (own, others) = rest.split_at_checked(to.len())?;
+            to.copy_from_slice(own);
+            rest = others;
+            Some(())
+        };
+        take(&mut out.weights)?;
+        for s in &mut out.heads {
+            take(&mut s.table)?;
+            take(&mut s.same)?;
+            take(&mut s.score)?;
+            take(&mut s.square)?;
+        }
+        rest.is_empty().then_some(out)
+    }
+
     /// Scores of a head, numbered through all blocks. Without prompts they are not numbers.
     pub fn matching(&self, head: usize, target: Target) -> Matching {
         let (k, n) = (self.slots, self.prompts as f64);
@@ -187,12 +218,17 @@ pub struct Promoted {
 }
 
 impl Promotion {
+    /// Whether the model's residual stream is a sum of what heads write, and its unembedding reads it.
+    pub fn is_defined<K: Kernels>(m: &Model<K>) -> bool {
+        m.spec.wiring != Wiring::PostNorm && m.project_out.is_none()
+    }
+
     /// Prepares the directions of label ids.
     ///
     /// # Errors
     /// Post-norm models, whose residual stream is no sum of what heads write; what the backend reports.
     pub fn new<O: Ops>(o: &mut O, m: &Model<O::K>, label_ids: &[u32]) -> Result<Self, MeasureError> {
-        if m.spec.wiring == Wiring::PostNorm || m.project_out.is_some() {
+        if !Self::is_defined(m) {
             return Err(MeasureError::PostNorm);
         }
         let norm = FinalNorm::of(o, m)?;
@@ -286,6 +322,8 @@ mod tests {
             if n < 2 { &mut all } else { &mut half }.add(classes, &[&mass(classes)]);
         }
         all.merge(&half);
+        assert_eq!(LabelAttention::from_numbers(2, 3, 3, &all.to_numbers()), Some(all.clone()));
+        assert_eq!(LabelAttention::from_numbers(2, 4, 3, &all.to_numbers()), None);
         let m = all.matching(1, Target::Label);
         assert_eq!(all.prompts(), 5);
         assert!(m.score[2] > 0.2, "recent labels are often of the same class here: {m:?}");

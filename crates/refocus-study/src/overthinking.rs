@@ -29,7 +29,8 @@ pub use self::effect::{
 };
 pub use self::error::StudyError;
 pub use self::heads::{
-    HeadId, HeadScore, Look, Means, Observed, Promoting, TargetScores, head_scores, looks, observe, top_heads,
+    HeadId, HeadScore, Look, Means, Observed, Promoting, TargetScores, head_scores, looks, observe,
+    observe_stored, top_heads,
 };
 pub use self::measures::{Curves, Mode, Pairs, curves};
 pub use self::resample::Estimate;

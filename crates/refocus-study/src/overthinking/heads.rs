@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use refocus_compute::{Batch, KvUse, Ops, RowSet};
-use refocus_measure::MeasureError;
+use refocus_compute::{Batch, Kernels, KvUse, Ops, RowSet};
 use refocus_measure::heads::{LabelAttention, Matching, Promoted, Promotion, Target, key_groups};
 use refocus_model::{
     Kind as SiteKind, Mode as PlanMode, Model, Plan, Reading, Readout, RunError, Site, forward,
@@ -12,6 +11,7 @@ use refocus_model::{
 use serde::{Deserialize, Serialize};
 
 use super::error::StudyError;
+use super::store::{BLOCK, Store};
 use super::work::{Asked, Kind, SettingWork, TaskWork};
 
 /// Tokens that go through the model together, about.
@@ -155,6 +155,50 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Nothing looked at yet.
+    fn new<K: Kernels>(m: &Model<K>, task: &TaskWork) -> Self {
+        let spec = &m.spec;
+        let widths = [spec.n_heads * spec.d_head, spec.d_model, spec.d_model];
+        let heads = spec.n_layers * spec.n_heads;
+        Self {
+            heads: spec.n_heads,
+            layers: spec.n_layers,
+            slots: task.demos,
+            attention: LabelAttention::new(heads, task.demos, task.label_ids.len()),
+            promoted: Promotion::is_defined(m).then(|| vec![Promoted { frozen: 0.0, renormed: 0.0 }; heads]),
+            differing: 0,
+            sums: widths.map(|w| vec![0.0; task.demos * spec.n_layers * w]),
+            widths,
+        }
+    }
+
+    /// As stored: bits of f64.
+    fn words(&self) -> Vec<u32> {
+        let mut numbers = vec![self.differing as f64];
+        numbers.extend(self.promoted.iter().flatten().flat_map(|p| [p.frozen, p.renormed]));
+        numbers.extend(self.sums.iter().flatten());
+        numbers.extend(self.attention.to_numbers());
+        numbers.iter().flat_map(|x| [x.to_bits() as u32, (x.to_bits() >> 32) as u32]).collect()
+    }
+
+    /// What [`Observed::words`] gave, in the shape of `self`.
+    fn filled(mut self, words: &[u32], n_classes: usize) -> Option<Self> {
+        let all: Vec<f64> =
+            words.chunks_exact(2).map(|w| f64::from_bits(u64::from(w[0]) | u64::from(w[1]) << 32)).collect();
+        let mut numbers = all.iter().copied();
+        self.differing = numbers.next()? as usize;
+        for p in self.promoted.iter_mut().flatten() {
+            (p.frozen, p.renormed) = (numbers.next()?, numbers.next()?);
+        }
+        for sum in self.sums.iter_mut().flatten() {
+            *sum = numbers.next()?;
+        }
+        let rest: Vec<f64> = numbers.collect();
+        self.attention =
+            LabelAttention::from_numbers(self.layers * self.heads, self.slots, n_classes, &rest)?;
+        Some(self)
+    }
+
     /// Prompts looked at.
     pub fn prompts(&self) -> usize {
         self.attention.prompts()
@@ -220,24 +264,8 @@ pub fn observe<O: Ops>(
     prompts: &[Look<'_>],
     mut tick: impl FnMut(usize),
 ) -> Result<Observed, StudyError> {
-    let spec = &m.spec;
-    let promotion = match Promotion::new(o, m, &task.label_ids) {
-        Ok(p) => Some(p),
-        Err(MeasureError::PostNorm) => None,
-        Err(e) => return Err(e.into()),
-    };
-    let widths = [spec.n_heads * spec.d_head, spec.d_model, spec.d_model];
-    let none = Promoted { frozen: 0.0, renormed: 0.0 };
-    let mut out = Observed {
-        heads: spec.n_heads,
-        layers: spec.n_layers,
-        slots: task.demos,
-        attention: LabelAttention::new(spec.n_layers * spec.n_heads, task.demos, task.label_ids.len()),
-        promoted: promotion.is_some().then(|| vec![none; spec.n_layers * spec.n_heads]),
-        differing: 0,
-        sums: widths.map(|w| vec![0.0; task.demos * spec.n_layers * w]),
-        widths,
-    };
+    let promotion = Promotion::is_defined(m).then(|| Promotion::new(o, m, &task.label_ids)).transpose()?;
+    let mut out = Observed::new(m, task);
     let mut rest = prompts;
     while !rest.is_empty() {
         let mut tokens = 0;
@@ -250,6 +278,38 @@ pub fn observe<O: Ops>(
         pass(o, m, task, now, promotion.as_ref(), &mut out)?;
         tick(many);
         rest = later;
+    }
+    Ok(out)
+}
+
+/// The same, kept in the store under `name` after every few prompts: what was looked at before is not looked at
+/// again. `tick` is told how many more are done, and whether they were before.
+///
+/// # Errors
+/// As [`observe`] and [`Store`].
+pub fn observe_stored<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    task: &TaskWork,
+    prompts: &[Look<'_>],
+    (store, name): (&Store, &str),
+    mut tick: impl FnMut(usize, bool),
+) -> Result<Observed, StudyError> {
+    let mut key: Vec<u8> = task.label_lens.iter().flat_map(|n| n.to_le_bytes()).collect();
+    for p in prompts {
+        let words = p.prompt.ids.iter().chain(&p.prompt.slots).chain(p.shown).chain([&p.last.0, &p.last.1]);
+        key.extend(words.flat_map(|x| x.to_le_bytes()));
+    }
+    let key = store.key_of(&key);
+    let mut out = Observed::new(m, task);
+    if let Some(words) = store.load_words(name, &key, out.words().len(), 1)? {
+        let filled = words.first().and_then(|w| out.clone().filled(w, task.label_ids.len()));
+        out = filled.ok_or(StudyError::Run(RunError::Unread(0)))?;
+        tick(out.prompts(), true);
+    }
+    for prompts in prompts[out.prompts().min(prompts.len())..].chunks(BLOCK) {
+        out.merge(&observe(o, m, task, prompts, |n| tick(n, false))?);
+        store.save_words(name, &key, [&out.words()[..]].into_iter())?;
     }
     Ok(out)
 }

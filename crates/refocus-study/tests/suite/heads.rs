@@ -7,7 +7,8 @@ use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Vocab, VocabOu
 use refocus_model::{Applied, Checkpoint, Mode, Model, Plan, Readout, forward};
 use refocus_study::overthinking::{
     Asked, At, Configuration, HeadId, How, Kind, Line, Means, Part, Request, Store, StudyError, TaskWork,
-    Variant, Work, ablate, ablate_pairs, ablate_stored, build, causal_map, looks, observe, single_heads,
+    Variant, Work, ablate, ablate_pairs, ablate_stored, build, causal_map, looks, observe, observe_stored,
+    single_heads,
 };
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 use serde_json::{Map, Value};
@@ -132,7 +133,7 @@ fn cached_ablation_equals_whole_reruns_on_a_real_model() {
     let o = &mut o;
     let toy = builtin("unnatural").expect("a task");
     let data = Dataset::read(&toy, None).expect("rows");
-    let request = Request { pairs: 10, demos: 5, context: 512, settings: vec![Setting::Permuted], seed: 3 };
+    let request = Request { pairs: 10, demos: 3, context: 512, settings: vec![Setting::Permuted], seed: 3 };
     let tokenizer = checkpoint.tokenizer().expect("a tokenizer");
     let built = build(&toy, &data, &tokenizer, checkpoint.spec(), &request).expect("prompts");
     let mut words: Vec<u32> = Vec::new();
@@ -208,6 +209,15 @@ fn a_stopped_map_goes_on_to_the_same_numbers() {
     assert_eq!(there, [0, 0, setting.pairs.len()], "the first half was kept");
     assert_eq!(whole.len(), 2 * m.spec.n_layers * m.spec.n_heads);
     assert!(whole.iter().any(|c| c.on_false.logit_difference.is_some_and(|d| d.value.abs() > 1e-3)));
+    // What was looked at before is taken up, and goes on to the same sums.
+    let looks = looks(&task, setting, &[0, 1, 2, 3, 4, 5, 6, 7], Kind::False);
+    let looked = |o: &mut Eager<Cpu>, tick: &mut dyn FnMut(usize, bool)| {
+        observe_stored(o, &m, &task, &looks, (&store, "heads"), tick).expect("runs")
+    };
+    let first = looked(o, &mut |_, _| {});
+    let mut there = 0;
+    assert_eq!(looked(o, &mut |n, stored| there += if stored { n } else { 100 }), first);
+    assert_eq!((there, first.scores()), (8, observe(o, &m, &task, &looks, |_| {}).expect("runs").scores()));
     // Blocks of other variants under the same name are not taken for these.
     let others = &single_heads(&m.spec)[..1];
     let got = ablate_stored(
