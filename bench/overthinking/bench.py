@@ -11,8 +11,9 @@ BENCH = Path(__file__).parent.parent
 sys.path += [str(BENCH), str(BENCH / "forward"), str(BENCH.parent / "fixtures")]
 
 import torch
+import transformers
 from gated import Bench, commit, options, refocus, timed
-from models import SMOLLM2, gflop, load, versions
+from models import SMOLLM2, load
 from overthinking_heads import scores
 from rivals import BatchedLens, ReusedMap, released_lens, rerun_without
 
@@ -136,7 +137,7 @@ def main():
         raise SystemExit(f"SmolLM2 is not at {SMOLLM2} (REFOCUS_MODELS names the folder)")
     torch.set_num_threads(THREADS)
     load_average = os.getloadavg()[0]
-    notes = [f"refocus {commit()}, {isa}, exact f32 arithmetic", f"load average at the start: {load_average:.1f}", *versions()]
+    notes = [f"refocus {commit()}, {isa}, exact f32 arithmetic", f"load average at the start: {load_average:.1f}", f"torch {torch.__version__}, transformers {transformers.__version__}"]
     for note in notes:
         print(note)
     model = load(SMOLLM2)
