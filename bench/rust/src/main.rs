@@ -10,6 +10,11 @@
 //! forward WHAT B T REPS       → seconds                    WHAT: hidden, logits, labels, slots
 //! decode B T N REPS           → prefill, seconds, ids …    prompts of T tokens, then N steps
 //! linear DTYPE ROWS K N REPS  → seconds, checksum
+//! draw TASK PAIRS DEMOS CONTEXT FILE → 0                  prompts for the study of false demonstrations
+//! prompts FILE                → number                     reads them
+//! lens N                      → seconds                    labels at every slot after every layer, N prompts
+//! causal N                    → base, map                  plain passes, then every head by itself removed
+//! values FILE N               → 0                          both, and head scores, as JSON
 //! memory                      → VmHWM in bytes
 //! ```
 //!
@@ -17,6 +22,7 @@
 //! token and prints the time this took inside the process and VmHWM.
 
 mod machine;
+mod overthinking;
 mod product;
 mod session;
 
@@ -56,6 +62,16 @@ fn answer(session: &mut Session, line: &str) -> Outcome<String> {
             let shape = [number(2)?, number(3)?, number(4)?];
             product::linear(session, word(1)?, shape, number(5)?)?
         }
+        "draw" => {
+            session.draw(word(1)?, number(2)?, number(3)?, number(4)?, word(5)?).map(|()| "0".to_owned())?
+        }
+        "prompts" => session.prompts(word(1)?)?.to_string(),
+        "lens" => session.lens(number(1)?)?.to_string(),
+        "causal" => {
+            let (base, map) = session.causal(number(1)?)?;
+            format!("{base} {map}")
+        }
+        "values" => session.values(word(1)?, number(2)?).map(|()| "0".to_owned())?,
         "memory" => machine::peak_memory()?.to_string(),
         other => return Err(format!("no command is called '{other}'").into()),
     })

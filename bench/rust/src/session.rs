@@ -7,7 +7,7 @@ use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Seg, Vocab, Vo
 use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Readout, Reading, Site, empty_cache, forward};
 
 use crate::product::Packed;
-use crate::{Outcome, machine, median};
+use crate::{Outcome, machine, median, overthinking};
 
 /// Labels of the lens.
 const LABELS: usize = 20;
@@ -19,6 +19,8 @@ pub struct Session {
     isa: Isa,
     ops: Eager<Cpu>,
     model: Option<Model<Cpu>>,
+    path: String,
+    study: Option<refocus_study::overthinking::TaskWork>,
     packed: Packed,
 }
 
@@ -34,7 +36,8 @@ impl Session {
             Err(_) => Isa::detect(),
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { isa, ops: Eager::new(Cpu::new(isa, threads)), model: None, packed: Packed::new() })
+        let ops = Eager::new(Cpu::new(isa, threads));
+        Ok(Self { isa, ops, model: None, path: String::new(), study: None, packed: Packed::new() })
     }
 
     pub fn product(&mut self) -> (&mut Cpu, &mut Packed) {
@@ -62,7 +65,34 @@ impl Session {
         let start = Instant::now();
         let checkpoint = Checkpoint::open(path)?;
         self.model = Some(Model::load(&checkpoint, &mut self.ops.kernels)?);
+        path.clone_into(&mut self.path);
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Draws prompts for the model loaded.
+    pub fn draw(&self, task: &str, pairs: usize, demos: usize, context: usize, file: &str) -> Outcome<()> {
+        overthinking::draw(&self.path, task, pairs as u32, demos, context, file)
+    }
+
+    /// Reads prompts; gives how many there are.
+    pub fn prompts(&mut self, file: &str) -> Outcome<usize> {
+        let task = overthinking::prompts(self.model.as_ref().ok_or("no model is loaded")?, file)?;
+        Ok(self.study.insert(task).prompts.len())
+    }
+
+    pub fn lens(&mut self, n: usize) -> Outcome<f64> {
+        let m = self.model.as_ref().ok_or("no model is loaded")?;
+        overthinking::lens(&mut self.ops, m, self.study.as_ref().ok_or("no prompts")?, n)
+    }
+
+    pub fn causal(&mut self, n: usize) -> Outcome<(f64, f64)> {
+        let m = self.model.as_ref().ok_or("no model is loaded")?;
+        overthinking::causal(&mut self.ops, m, self.study.as_ref().ok_or("no prompts")?, n)
+    }
+
+    pub fn values(&mut self, file: &str, n: usize) -> Outcome<()> {
+        let m = self.model.as_ref().ok_or("no model is loaded")?;
+        overthinking::values(&mut self.ops, m, self.study.as_ref().ok_or("no prompts")?, n, file)
     }
 
     /// Writes the logits that follow `t` tokens.

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use refocus_compute::{Batch, KvUse, NormKind, Ops, RowSet};
+use refocus_compute::{Batch, KvUse, Ops, RowSet};
 use refocus_model::{Applied, Kind, Mode, Model, Plan, Readout, RunError, Site, Wiring, forward};
 
+use crate::direction::FinalNorm;
 use crate::error::MeasureError;
 
 /// One part's share.
@@ -69,24 +70,8 @@ pub fn direct_logit_attribution<O: Ops>(
         u = o.constant(1, d.len(), &d)?;
     }
     let u = o.to_host(&u)?;
-    let (gain, bias) = match &m.ln_final {
-        Some(n) => (
-            n.gain.as_ref().map(|g| o.parameter(g)).transpose()?,
-            n.bias.as_ref().map(|b| o.parameter(b)).transpose()?,
-        ),
-        None => (None, None),
-    };
-    let gain = gain.map(|g| o.to_host(&g)).transpose()?;
-    let bias = bias.map(|b| o.to_host(&b)).transpose()?;
-    let mut dir: Vec<f64> = match &gain {
-        Some(g) => u.iter().zip(g).map(|(u, g)| f64::from(*u) * f64::from(*g)).collect(),
-        None => u.iter().map(|u| f64::from(*u)).collect(),
-    };
-    if m.ln_final.as_ref().is_some_and(|n| n.kind == NormKind::Layer) {
-        // Subtracting the mean of a vector is the same as subtracting the mean of the direction.
-        let mean = dir.iter().sum::<f64>() / dir.len() as f64;
-        dir.iter_mut().for_each(|d| *d -= mean);
-    }
+    let norm = FinalNorm::of(o, m)?;
+    let dir = norm.direction(&u);
     let dir32: Arc<[f32]> = dir.iter().map(|&d| d as f32).collect();
 
     let mut readouts = vec![raw(Site::new(0, Kind::Embed)), raw(Site::new(0, Kind::FinalScale))];
@@ -135,7 +120,7 @@ pub fn direct_logit_attribution<O: Ops>(
     };
     let logits = o.to_host(t)?;
     let logit = logits[0] - logits.get(1).copied().unwrap_or(0.0);
-    let norm_bias: f64 = bias.iter().flatten().zip(&u).map(|(b, u)| f64::from(*b) * f64::from(*u)).sum();
+    let norm_bias = norm.bias_along(&u);
     let head_bias = match &m.unembed.bias {
         Some(b) => {
             let b = o.parameter(b)?;
@@ -144,7 +129,7 @@ pub fn direct_logit_attribution<O: Ops>(
         }
         None => 0.0,
     };
-    if bias.is_some() || m.unembed.bias.is_some() {
+    if norm.has_bias() || m.unembed.bias.is_some() {
         parts.push(Contribution { part: "constant".into(), share: norm_bias as f32 + head_bias });
     }
     Ok(Attribution { id, minus, parts, heads, logit })

@@ -3,7 +3,9 @@
 
 mod attribution;
 pub mod calibrated;
+mod direction;
 mod error;
+pub mod heads;
 pub mod intervals;
 mod lens;
 mod patching;

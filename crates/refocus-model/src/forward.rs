@@ -82,51 +82,60 @@ pub fn forward<O: Ops>(
     m: &Model<O::K>,
     ids: &[u32],
     plan: &Plan,
-    mut kv: KvUse<'_, Page<O>>,
+    kv: KvUse<'_, Page<O>>,
 ) -> Result<Captured<O::T>, RunError> {
-    check_input(m, ids, plan, &kv)?;
-    let bias = distance_bias(o, &m.spec, m.rel_bias.as_ref(), &plan.batch)?;
-    let mut pass = Pass {
-        o,
-        m,
-        bias,
-        plan,
-        out: (0..plan.readouts).map(|_| None).collect(),
-        open: vec![RowSet::all(0); plan.gates.len()],
-        alive: None,
-    };
-    let angles = m.rope.angles(&m.spec, &plan.batch)?;
-    let mut x = pass.embed(ids)?;
-    for layer in 0..plan.layers {
-        let kv = match &mut kv {
-            KvUse::None => KvUse::None,
-            KvUse::Read(seqs) => KvUse::Read(seqs),
-            KvUse::Append(seqs) => KvUse::Append(seqs),
-        };
-        x = pass.block(layer, x, angles.as_ref(), kv)?;
+    if plan.start.is_some() {
+        return Err(RunError::Start { start: plan.start });
     }
-    if let KvUse::Append(seqs) = &mut kv {
-        for (seq, seg) in seqs.iter_mut().zip(&plan.batch.segs) {
-            seq.len += seg.rows.len();
-        }
-    }
-    pass.finish(&x)?;
-    pass.out.into_iter().enumerate().map(|(i, r)| r.ok_or(RunError::Unread(i))).collect()
+    check_ids(m, ids, plan)?;
+    check_cache(m, plan, &kv)?;
+    let mut pass = Pass::new(o, m, plan)?;
+    let x = pass.embed(ids)?;
+    pass.run(x, kv)
 }
 
-fn check_input<K: Kernels>(
-    m: &Model<K>,
-    ids: &[u32],
+/// Runs a plan of [`Plan::resume`] on the residual stream before the block where it begins,
+/// `[rows, d_model]`: what [`Kind::ResidPre`] of an earlier pass gave, rows as the plan's batch says.
+///
+/// Rows that were not changed give the bits of the whole pass. A cache is read, never continued: many
+/// segments may continue the same sequence.
+///
+/// # Errors
+/// A plan that begins at token ids, a matrix of another shape, a cache to append to, sequences beyond the
+/// context, or what the backend reports.
+pub fn forward_from<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    x: O::T,
     plan: &Plan,
-    kv: &KvUse<'_, K::Page>,
-) -> Result<(), RunError> {
+    kv: KvUse<'_, Page<O>>,
+) -> Result<Captured<O::T>, RunError> {
+    if plan.start.is_none() {
+        return Err(RunError::Start { start: None });
+    }
+    if matches!(kv, KvUse::Append(_)) {
+        return Err(RunError::Partial);
+    }
+    let (got, want) = (o.shape(&x), (plan.batch.rows(), m.spec.d_model));
+    if got != want {
+        return Err(RunError::Residual { got, want });
+    }
+    check_cache(m, plan, &kv)?;
+    Pass::new(o, m, plan)?.run(x, kv)
+}
+
+fn check_ids<K: Kernels>(m: &Model<K>, ids: &[u32], plan: &Plan) -> Result<(), RunError> {
     let rows = plan.batch.rows();
     if ids.len() != rows {
         return Err(RunError::Rows { ids: ids.len(), rows });
     }
-    if let Some((at, &id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= m.spec.vocab) {
-        return Err(RunError::Id { id, at, vocab: m.spec.vocab });
+    match ids.iter().enumerate().find(|(_, id)| **id as usize >= m.spec.vocab) {
+        Some((at, &id)) => Err(RunError::Id { id, at, vocab: m.spec.vocab }),
+        None => Ok(()),
     }
+}
+
+fn check_cache<K: Kernels>(m: &Model<K>, plan: &Plan, kv: &KvUse<'_, K::Page>) -> Result<(), RunError> {
     let lengths: Vec<usize> = match kv {
         KvUse::None => vec![0; plan.batch.segs.len()],
         KvUse::Read(s) => s.iter().map(|s| s.len).collect(),
@@ -147,7 +156,40 @@ fn check_input<K: Kernels>(
     Ok(())
 }
 
-impl<O: Ops> Pass<'_, O> {
+impl<'a, O: Ops> Pass<'a, O> {
+    fn new(o: &'a mut O, m: &'a Model<O::K>, plan: &'a Plan) -> Result<Self, RunError> {
+        let bias = distance_bias(o, &m.spec, m.rel_bias.as_ref(), &plan.batch)?;
+        Ok(Self {
+            o,
+            m,
+            bias,
+            plan,
+            out: (0..plan.readouts).map(|_| None).collect(),
+            open: vec![RowSet::all(0); plan.gates.len()],
+            alive: None,
+        })
+    }
+
+    /// The blocks, from the residual stream before the first of them to the readings.
+    fn run(mut self, mut x: O::T, mut kv: KvUse<'_, Page<O>>) -> Result<Captured<O::T>, RunError> {
+        let angles = self.m.rope.angles(&self.m.spec, &self.plan.batch)?;
+        for layer in self.plan.start.unwrap_or(0)..self.plan.layers {
+            let kv = match &mut kv {
+                KvUse::None => KvUse::None,
+                KvUse::Read(seqs) => KvUse::Read(seqs),
+                KvUse::Append(seqs) => KvUse::Append(seqs),
+            };
+            x = self.block(layer, x, angles.as_ref(), kv)?;
+        }
+        if let KvUse::Append(seqs) = &mut kv {
+            for (seq, seg) in seqs.iter_mut().zip(&self.plan.batch.segs) {
+                seq.len += seg.rows.len();
+            }
+        }
+        self.finish(&x)?;
+        self.out.into_iter().enumerate().map(|(i, r)| r.ok_or(RunError::Unread(i))).collect()
+    }
+
     /// Token embeddings and learned positions: the first residual stream.
     fn embed(&mut self, ids: &[u32]) -> Result<O::T, RunError> {
         let m = self.m;

@@ -28,7 +28,7 @@ mod weights;
 pub use capture::{HostTensor, SeqTensors, capture, collect};
 pub use checkpoint::Checkpoint;
 pub use error::LoadError;
-pub use forward::{Captured, Reading, empty_cache, forward};
+pub use forward::{Captured, Reading, empty_cache, forward, forward_from};
 pub use intervene::{Action, Gate, Intervention, Position};
 pub use names::*;
 pub use params::Params;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use refocus_compute::{Batch, KeyGroups, RowSet, Vocab};
+use refocus_compute::{Batch, KeyGroups, RowSet, Seg, Vocab};
 
 use crate::intervene::{Action, Gate, Intervention, Position};
 use crate::site::{Kind, Site, SiteError};
@@ -143,6 +143,14 @@ pub enum PlanError {
         /// First block skipped.
         exit: usize,
     },
+    /// A site before the block where the pass begins.
+    #[error("{site} is never reached: the pass begins at block {start}")]
+    Skipped {
+        /// Site.
+        site: Site,
+        /// First block that is run.
+        start: usize,
+    },
     /// A lens on something that is no residual stream.
     #[error("a lens cannot read {0}: it reads residual streams")]
     Lens(Site),
@@ -213,7 +221,9 @@ pub(crate) struct AtAttention {
 pub struct Plan {
     pub(crate) batch: Batch,
     pub(crate) readouts: usize,
-    /// Blocks to run.
+    /// The first block that is run, on a residual stream given; from token ids where absent.
+    pub(crate) start: Option<usize>,
+    /// Blocks to run, those before the first included.
     pub(crate) layers: usize,
     /// Blocks of the model after an exit: the final norm follows the last of them.
     pub(crate) exit: usize,
@@ -262,6 +272,35 @@ impl Plan {
         interventions: &[Applied],
         mode: Mode,
     ) -> Result<Self, PlanError> {
+        Self::begin(spec, batch, None, readouts, interventions, mode)
+    }
+
+    /// The same for a pass that begins before block `start` with a residual stream at hand, for
+    /// [`crate::forward_from`]. What lies before cannot be read or changed.
+    pub fn resume(
+        spec: &ModelSpec,
+        batch: &Batch,
+        start: usize,
+        readouts: &[Readout],
+        interventions: &[Applied],
+    ) -> Result<Self, PlanError> {
+        let first = Site::new(start, Kind::ResidPre);
+        first.check(spec)?;
+        let plan = Self::begin(spec, batch, Some(start), readouts, interventions, Mode::default())?;
+        if plan.exit <= start {
+            return Err(PlanError::Exited { site: first, exit: plan.exit });
+        }
+        Ok(plan)
+    }
+
+    fn begin(
+        spec: &ModelSpec,
+        batch: &Batch,
+        start: Option<usize>,
+        readouts: &[Readout],
+        interventions: &[Applied],
+        mode: Mode,
+    ) -> Result<Self, PlanError> {
         let exit = interventions
             .iter()
             .filter_map(|a| match a.what.action {
@@ -272,6 +311,7 @@ impl Plan {
         let mut p = Plan {
             batch: batch.clone(),
             readouts: readouts.len(),
+            start,
             layers: 0,
             exit,
             alive: None,
@@ -322,9 +362,23 @@ impl Plan {
         }
     }
 
+    /// Refuses what lies before the first block that is run.
+    fn check_start(&self, site: Site) -> Result<(), PlanError> {
+        match self.start {
+            Some(start)
+                if matches!(site.kind, Kind::Embed | Kind::PosEmbed)
+                    || (!site.kind.is_global() && site.layer < start) =>
+            {
+                Err(PlanError::Skipped { site, start })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes that `site` must be reached.
     fn reach(&mut self, spec: &ModelSpec, site: Site) -> Result<(), PlanError> {
         site.check(spec)?;
+        self.check_start(site)?;
         // The last residual stream is where the pass ends, exit or not.
         let ends = site.layer + 1 == spec.n_layers && site.kind == Kind::ResidPost;
         let layers = match site.kind {
@@ -418,6 +472,10 @@ impl Plan {
                 bad(PlanError::Nothing { site: w.site, action: w.action.name() })
             };
         }
+        self.check_start(w.site)?;
+        if let Some(g) = w.when {
+            self.check_start(Site::new(g.lens_layer, Kind::ResidPost))?;
+        }
         if !w.site.kind.is_global() && w.site.layer >= self.exit {
             return bad(PlanError::Exited { site: w.site, exit: self.exit });
         }
@@ -472,10 +530,11 @@ impl Plan {
     /// Packed rows that an intervention touches.
     fn rows_of(&self, a: &Applied) -> RowSet {
         let mut rows = Vec::new();
-        for (i, s) in self.batch.segs.iter().enumerate() {
-            if s.rows.is_empty() || a.segs.as_ref().is_some_and(|list| !list.contains(&i)) {
-                continue;
-            }
+        let segs: Vec<&Seg> = match &a.segs {
+            None => self.batch.segs.iter().collect(),
+            Some(list) => list.iter().filter_map(|&i| self.batch.segs.get(i)).collect(),
+        };
+        for s in segs.into_iter().filter(|s| !s.rows.is_empty()) {
             let n = s.rows.end - s.rows.start;
             match a.what.position {
                 Position::All => rows.extend(s.rows.clone()),

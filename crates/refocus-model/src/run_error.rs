@@ -45,6 +45,26 @@ pub enum RunError {
         /// Rows planned.
         rows: usize,
     },
+    /// Token ids for a plan that begins at a block, or a residual stream for one that begins at token ids.
+    #[error("{}", match start {
+        Some(layer) => format!("the plan begins at block {layer}: it takes a residual stream, not token ids"),
+        None => "the plan begins at the embeddings: it takes token ids, not a residual stream".to_owned(),
+    })]
+    Start {
+        /// Where the plan begins.
+        start: Option<usize>,
+    },
+    /// A residual stream of another shape than the plan's batch.
+    #[error("a residual stream [{}, {}] where [{}, {}] is needed", got.0, got.1, want.0, want.1)]
+    Residual {
+        /// As given.
+        got: (usize, usize),
+        /// Rows of the batch, width of the model.
+        want: (usize, usize),
+    },
+    /// A cache that would lack the blocks before the first one that is run.
+    #[error("a pass that begins at a block can read a cache but not append to it")]
+    Partial,
     /// Cache and batch do not belong together.
     #[error("the cache holds {seqs} sequences, the batch has {segs}")]
     Cache {

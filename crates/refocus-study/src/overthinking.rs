@@ -6,18 +6,32 @@
 //! the prompts as ids, [`ask`] runs them, [`Store`] keeps the logits of the labels, and [`summarise`] makes
 //! the study's measures of them.
 
+mod ablate;
 mod ask;
 mod build;
+mod causal;
+mod effect;
 mod error;
+mod heads;
 mod measures;
 mod resample;
 mod store;
 mod summary;
 mod work;
 
+pub use self::ablate::{Ablated, At, How, Part, Variant, ablate, ablate_stored, random_heads};
 pub use self::ask::{Answers, Shape, ask, ask_stored};
 pub use self::build::{Built, Request, build};
+pub use self::causal::{CausalCell, Change, MAPPED, Moved, causal_cells, causal_map, single_heads};
+pub use self::effect::{
+    AblatedPairs, AgainstRandom, Credits, Effect, GapReduction, Spread, ablate_pairs, against_random,
+    gap_reduction,
+};
 pub use self::error::StudyError;
+pub use self::heads::{
+    HeadId, HeadScore, Look, Means, Observed, Promoting, TargetScores, head_scores, looks, observe,
+    observe_stored, top_heads,
+};
 pub use self::measures::{Curves, Mode, Pairs, curves};
 pub use self::resample::Estimate;
 pub use self::store::{Configuration, Store};

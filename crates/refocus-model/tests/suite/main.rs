@@ -11,6 +11,7 @@ mod mutated;
 mod parity;
 mod quantised;
 mod real;
+mod resumed;
 mod running;
 mod strings;
 mod templates;

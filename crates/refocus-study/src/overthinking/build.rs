@@ -57,7 +57,7 @@ pub fn build(
     spec: &ModelSpec,
     request: &Request,
 ) -> Result<Built, StudyError> {
-    let label_ids = label_ids(task, tokenizer)?;
+    let labels = labels(task, tokenizer)?;
     let context = if spec.stretches() { request.context } else { request.context.min(spec.n_ctx) };
     let special_tokens = tokenizer.encode("", true)?.len();
     let mean_text_tokens = room(task, tokenizer, request.demos, context, special_tokens)?;
@@ -74,7 +74,7 @@ pub fn build(
         for attempt in 0..TRIES {
             let number = pair + attempt * MOST_PAIRS;
             let drawn = draw(task, data, &tokens, budget, request.seed, number)?;
-            match lines(task, data, tokenizer, &drawn, request, &label_ids)? {
+            match lines(task, data, tokenizer, &drawn, request, &labels)? {
                 Ok(lines) => match lines.iter().map(|l| l.ids.len()).max() {
                     Some(longest) if longest > context => {
                         why = format!("{longest} tokens, where {context} are left");
@@ -103,9 +103,17 @@ fn count(tokenizer: &Tokenizer, text: &str) -> Result<usize, StudyError> {
     Ok(tokenizer.encode(text, false)?.len())
 }
 
-/// The token that begins each class's word where a prompt shows it.
-fn label_ids(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<u32>, StudyError> {
+/// The classes' words where a prompt shows them.
+struct Labels {
+    /// The token that begins each.
+    ids: Vec<u32>,
+    /// Tokens of each, where any has more than one.
+    lens: Option<Vec<u32>>,
+}
+
+fn labels(task: &Task, tokenizer: &Tokenizer) -> Result<Labels, StudyError> {
     let mut ids: Vec<u32> = Vec::with_capacity(task.n_classes());
+    let mut lens = Vec::with_capacity(task.n_classes());
     for class in &task.classes {
         let mut text = String::new();
         task.format.append_before("a", Some("a"), &mut text);
@@ -113,7 +121,7 @@ fn label_ids(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<u32>, StudyError>
         text.push_str(&format!(" {}{}", class.word, task.format.after()));
         let (all, offsets) = tokenizer.encode_with_offsets(&text, true)?;
         let label = start..start + 1 + class.word.len();
-        let slot = slots(&offsets, &[label]).map_err(|source| StudyError::Border {
+        let slot = slots(&offsets, std::slice::from_ref(&label)).map_err(|source| StudyError::Border {
             task: task.key.clone(),
             word: class.word.clone(),
             source,
@@ -128,8 +136,11 @@ fn label_ids(task: &Task, tokenizer: &Tokenizer) -> Result<Vec<u32>, StudyError>
             });
         }
         ids.push(id);
+        let own = offsets[slot + 1..].iter().take_while(|o| o.start < label.end && o.end > label.start);
+        lens.push((own.count() as u32).max(1));
     }
-    Ok(ids)
+    let lens = lens.iter().any(|n| *n != 1).then_some(lens);
+    Ok(Labels { ids, lens })
 }
 
 /// Mean tokens of a text: the share of a demonstration in the context, less its label, its format, its share
@@ -173,7 +184,7 @@ fn lines(
     tokenizer: &Tokenizer,
     drawn: &Draw,
     request: &Request,
-    label_ids: &[u32],
+    labels: &Labels,
 ) -> Result<Usable<Vec<Line>>, StudyError> {
     let truth: Vec<usize> = drawn.slots.iter().map(|s| s.class).collect();
     let honest = match asked(tokenizer, &prompt(task, data, &drawn.slots, &truth))? {
@@ -198,7 +209,8 @@ fn lines(
                 slots,
                 truth: truth.iter().map(|&c| c as u32).collect(),
                 shown: shown.iter().map(|&c| c as u32).collect(),
-                label_ids: label_ids.to_vec(),
+                label_ids: labels.ids.clone(),
+                label_lens: labels.lens.clone(),
             });
         }
     }

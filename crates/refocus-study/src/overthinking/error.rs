@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use refocus_measure::MeasureError;
 use refocus_model::{LoadError, PlanError, RunError};
 use refocus_tasks::classify::TaskError;
 
@@ -17,6 +18,9 @@ pub enum StudyError {
     /// The model could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A measurement that cannot be made.
+    #[error(transparent)]
+    Measure(MeasureError),
     /// Two labels that the model cannot be asked to tell apart at the scored position.
     #[error(
         "task {task}: the words {first:?} and {second:?} begin with the same token {id}, so the token before \
@@ -119,6 +123,12 @@ pub enum StudyError {
         /// What is wrong.
         why: String,
     },
+    /// An ablation that the model or its inputs do not have.
+    #[error("ablation: {why}")]
+    Variant {
+        /// What is wrong.
+        why: String,
+    },
     /// A model whose numbers are none.
     #[error("task {task}: the model gives no number at layer {layer}, prompt {prompt}, slot {slot}")]
     NotANumber {
@@ -140,6 +150,15 @@ impl StudyError {
 
     pub(super) fn written(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), what: "written", source }
+    }
+}
+
+impl From<MeasureError> for StudyError {
+    fn from(e: MeasureError) -> Self {
+        match e {
+            MeasureError::Run(e) => Self::Run(e),
+            e => Self::Measure(e),
+        }
     }
 }
 

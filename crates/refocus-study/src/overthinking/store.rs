@@ -69,10 +69,6 @@ impl Store {
         Ok(Self { dir: dir.to_owned(), key })
     }
 
-    fn path(&self, task: usize, block: usize) -> PathBuf {
-        self.dir.join("blocks").join(format!("{task:02}-{block:05}.bin"))
-    }
-
     /// A block of `prompts` prompts, if it was finished.
     ///
     /// # Errors
@@ -84,7 +80,36 @@ impl Store {
         shape: Shape,
         prompts: usize,
     ) -> Result<Option<Vec<Answers>>, StudyError> {
-        let path = self.path(task, block);
+        let words = self.load_words(&format!("{task:02}-{block:05}"), &self.key, shape.numbers(), prompts)?;
+        Ok(words.map(|all| all.into_iter().filter_map(|w| Answers::from_words(shape, w)).collect()))
+    }
+
+    /// Keeps a finished block.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, task: usize, block: usize, answers: &[Answers]) -> Result<(), StudyError> {
+        let words = answers.iter().map(Answers::words);
+        self.save_words(&format!("{task:02}-{block:05}"), &self.key, words)
+    }
+
+    /// The key of blocks that depend on more than the run's configuration.
+    pub(super) fn key_of(&self, more: &[u8]) -> [u8; HASH] {
+        Sha256::new().chain_update(self.key).chain_update(more).finalize().into()
+    }
+
+    /// The block of this name: `each` words for each of `prompts` prompts, if it was finished.
+    ///
+    /// # Errors
+    /// It is damaged, belongs to another key, or cannot be read.
+    pub(super) fn load_words(
+        &self,
+        name: &str,
+        key: &[u8; HASH],
+        each: usize,
+        prompts: usize,
+    ) -> Result<Option<Vec<Vec<u32>>>, StudyError> {
+        let path = self.path(name);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -94,13 +119,12 @@ impl Store {
             path: path.clone(),
             why: format!("{why}; remove the file, and its prompts are run again"),
         };
-        let each = shape.numbers();
         let want = MAGIC.len() + HASH + prompts * each * 4 + HASH;
         if bytes.len() != want {
             return Err(bad(&format!("it has {} bytes where {want} are needed", bytes.len())));
         }
         let (body, sum) = bytes.split_at(want - HASH);
-        let Some(words) = body.strip_prefix(MAGIC).and_then(|b| b.strip_prefix(&self.key)) else {
+        let Some(words) = body.strip_prefix(MAGIC).and_then(|b| b.strip_prefix(key)) else {
             return Err(bad("it is no block of this run"));
         };
         if Sha256::digest(body)[..] != *sum {
@@ -108,23 +132,29 @@ impl Store {
         }
         let words: Vec<u32> =
             words.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let answers = words.chunks_exact(each).filter_map(|w| Answers::from_words(shape, w.to_vec()));
-        Ok(Some(answers.collect()))
+        Ok(Some(words.chunks_exact(each).map(<[u32]>::to_vec).collect()))
     }
 
-    /// Keeps a finished block.
+    /// Keeps a finished block of words, prompt by prompt.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, task: usize, block: usize, answers: &[Answers]) -> Result<(), StudyError> {
+    pub(super) fn save_words<'a>(
+        &self,
+        name: &str,
+        key: &[u8; HASH],
+        prompts: impl Iterator<Item = &'a [u32]>,
+    ) -> Result<(), StudyError> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(self.key);
-        for a in answers {
-            bytes.extend(a.words().iter().flat_map(|w| w.to_le_bytes()));
-        }
+        bytes.extend(key);
+        bytes.extend(prompts.flatten().flat_map(|w| w.to_le_bytes()));
         let sum = Sha256::digest(&bytes);
         bytes.extend(sum);
-        replace(&self.path(task, block), &bytes)
+        replace(&self.path(name), &bytes)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join("blocks").join(format!("{name}.bin"))
     }
 
     /// Writes a file of the folder whole.

@@ -41,6 +41,9 @@ pub struct Line {
     pub shown: Vec<u32>,
     /// First token of each class's word.
     pub label_ids: Vec<u32>,
+    /// Tokens of each class's word; all have one where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_lens: Option<Vec<u32>>,
 }
 
 /// A prompt to run.
@@ -83,6 +86,8 @@ pub struct TaskWork {
     pub task: String,
     /// First token of each class's word.
     pub label_ids: Vec<u32>,
+    /// Tokens of each class's word.
+    pub label_lens: Vec<u32>,
     /// Demonstrations of every prompt.
     pub demos: usize,
     /// Different prompts, in the order in which they are first needed.
@@ -170,6 +175,7 @@ impl TaskWork {
         let mut task = Self {
             task: first.task.clone(),
             label_ids: first.label_ids.clone(),
+            label_lens: first.label_lens.clone().unwrap_or_else(|| vec![1; first.label_ids.len()]),
             demos: first.slots.len(),
             prompts: Vec::new(),
             settings: Vec::new(),
@@ -245,6 +251,18 @@ impl TaskWork {
         if !line.slots.is_sorted_by(|a, b| a < b) || line.slots[k - 1] as usize >= line.ids.len() {
             return Err(format!("slots do not ascend within the {} ids", line.ids.len()));
         }
+        if line.label_lens.as_ref().map_or(self.label_lens.iter().any(|n| *n != 1), |l| *l != self.label_lens)
+        {
+            return Err(format!("label lengths differ from others of task {}", self.task));
+        }
+        if self.label_lens.len() != c || self.label_lens.contains(&0) {
+            return Err(format!("label lengths are not {c} numbers of tokens, one or more each"));
+        }
+        let end =
+            |slot: usize| u64::from(line.slots[slot]) + u64::from(self.label_lens[line.shown[slot] as usize]);
+        if let Some(slot) = (1..k).find(|&s| end(s - 1) > u64::from(line.slots[s])) {
+            return Err(format!("the label of slot {} reaches over slot {slot}", slot - 1));
+        }
         if line.ids.len() > spec.n_ctx && !spec.stretches() {
             return Err(format!("{} ids, where the model's context has {}", line.ids.len(), spec.n_ctx));
         }
@@ -273,6 +291,7 @@ mod tests {
             truth: vec![0, 1],
             shown: shown.to_vec(),
             label_ids: vec![10, 11],
+            label_lens: None,
         }
     }
 
@@ -318,6 +337,7 @@ mod tests {
             (Line { slots: vec![1, 5], ..wrong.clone() }, "slots do not ascend"),
             (Line { shown: vec![0, 2], ..wrong.clone() }, "class 2 where there are 2"),
             (Line { truth: vec![0], ..wrong.clone() }, "1 in truth"),
+            (Line { label_lens: Some(vec![2, 1]), ..wrong.clone() }, "label lengths differ"),
             (Line { label_ids: vec![10, 10], ..wrong.clone() }, "label ids differ"),
             (Line { ids: vec![300; 5], ..wrong.clone() }, "id 300"),
             (Line { ids: vec![1; 513], ..wrong }, "513 ids"),
