@@ -5,6 +5,7 @@ mod diagnose;
 mod flipflop;
 mod generate;
 mod overthinking;
+mod report;
 mod tasks;
 mod train;
 
@@ -19,6 +20,7 @@ pub(crate) use self::flipflop::{
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode};
+pub(crate) use self::report::{Open, Report};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
@@ -109,6 +111,12 @@ pub(crate) enum Command {
     /// Train small models from nothing.
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Write the page of a run, or of two side by side.
+    ///
+    /// One HTML file that needs nothing else: findings in words, charts, tables, examples, method and
+    /// provenance. It is made from the tables of the run alone, so it can be made again at any time.
+    #[command(after_long_help = report::EXAMPLES)]
+    Report(Report),
 }
 
 #[derive(Debug, Subcommand)]

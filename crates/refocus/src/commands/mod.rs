@@ -15,6 +15,7 @@ mod lens_view;
 mod overthinking;
 mod overthinking_view;
 mod patch;
+mod report;
 mod tasks;
 mod train;
 
@@ -66,6 +67,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
         Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
+        Command::Report(args) => report::run(args, printer),
     }
 }
 

@@ -15,6 +15,7 @@ mod inspect;
 mod overthinking;
 mod patch;
 mod refusals;
+mod report;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;

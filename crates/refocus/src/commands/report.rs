@@ -1,0 +1,133 @@
+//! `report`: the page of a run, from its tables alone.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use refocus_results::StoredRun;
+use refocus_results::atomic::write_whole;
+use serde::Serialize;
+
+use super::Ended;
+use crate::cli::{Open, Report};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    page: PathBuf,
+    bytes: usize,
+    runs: Vec<Run>,
+    csv: Vec<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    folder: PathBuf,
+    study: String,
+    configuration: String,
+    tables: Vec<Table>,
+}
+
+#[derive(Serialize)]
+struct Table {
+    name: String,
+    rows: u64,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
+    let dirs: Vec<&Path> = match (&args.compare, &args.dir) {
+        (Some(two), _) => two.iter().map(PathBuf::as_path).collect(),
+        (None, dir) => dir.iter().map(PathBuf::as_path).collect(),
+    };
+    let runs = dirs.into_iter().map(open).collect::<Outcome<Vec<StoredRun>>>()?;
+    let (html, usual) = match runs.as_slice() {
+        [run] => (refocus_report::page(run)?, run.dir().join("report.html")),
+        [a, b] => (refocus_report::compare(a, b)?, PathBuf::from("refocus-compare.html")),
+        _ => return Err(Failure::new("give the folder of one run, or two with --compare")),
+    };
+    let page = args.out.clone().unwrap_or(usual);
+    let mut csv = Vec::new();
+    if let (Some(folder), [run]) = (&args.csv, runs.as_slice()) {
+        csv = write_csv(run, folder)?;
+    }
+    write(&page, html.as_bytes())?;
+    if printer.is_json() {
+        let runs = runs.iter().map(|r| Run {
+            folder: r.dir().to_owned(),
+            study: r.info().study.clone(),
+            configuration: r.configuration_hash().to_owned(),
+            tables: r.tables().iter().map(|t| Table { name: t.name.clone(), rows: t.rows }).collect(),
+        });
+        let runs = runs.collect();
+        let document =
+            Document { schema: "refocus.report/1", page: page.clone(), bytes: html.len(), runs, csv };
+        printer.document(&document)?;
+    } else {
+        printer.text(&format!("{}\n", page.display()))?;
+        for path in csv {
+            printer.text(&format!("{}\n", path.display()))?;
+        }
+    }
+    show(&page, args.open, printer);
+    Ok(Ended::Well)
+}
+
+fn open(dir: &Path) -> Outcome<StoredRun> {
+    if !dir.exists() {
+        return Err(Failure::new(format!("{}: there is no such folder", dir.display())));
+    }
+    if !dir.is_dir() {
+        return Err(Failure::new(format!("{}: not a folder", dir.display()))
+            .hint("give the folder that a study wrote with --out"));
+    }
+    Ok(StoredRun::open(dir)?)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    write_whole(path, bytes)
+        .map_err(|e| Failure::because(format!("{}: cannot be written", path.display()), e))
+}
+
+/// All tables are read before one is written.
+fn write_csv(run: &StoredRun, folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in run.tables() {
+        if let Some(table) = run.table(&entry.name)? {
+            files.push((folder.join(format!("{}.csv", entry.name)), table.to_csv()?));
+        }
+    }
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Failure::because(format!("{}: cannot be made", folder.display()), e))?;
+    for (path, text) in &files {
+        write(path, text)?;
+    }
+    Ok(files.into_iter().map(|f| f.0).collect())
+}
+
+/// Shows the page. That it cannot be shown is no failure: it is written.
+fn show(page: &Path, when: Open, printer: &Printer) {
+    let screen = !cfg!(all(unix, not(target_os = "macos")))
+        || ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some_and(|v| !v.is_empty()));
+    let wanted = match when {
+        Open::Yes => true,
+        Open::No => false,
+        Open::Auto => screen && !printer.is_json() && std::io::stdout().is_terminal(),
+    };
+    if !wanted {
+        return;
+    }
+    let mut command = if cfg!(target_os = "macos") {
+        Command::new("open")
+    } else if cfg!(windows) {
+        Command::new("explorer")
+    } else {
+        Command::new("xdg-open")
+    };
+    let quiet = command.arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(e) = quiet.spawn() {
+        printer.note(&format!("the page cannot be shown: {e}"));
+    }
+}
