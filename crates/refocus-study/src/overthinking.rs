@@ -3,23 +3,35 @@
 //!
 //! A pair of prompts shows the same texts, once with their true labels and once with false ones. The model
 //! is asked for every label, and after every layer what it would answer if it stopped there. [`Work`] holds
-//! the prompts as ids, [`ask`] runs them, [`Store`] keeps the logits of the labels, and [`summarise`] makes
-//! the study's measures of them.
+//! the prompts as ids, [`ask`] runs them, [`Store`] keeps the logits of the labels, [`summarise`] makes the
+//! study's measures of one task and setting, [`means`] those over tasks, and [`claims`] judges.
 
 mod ask;
 mod build;
+mod claims;
+mod critical;
 mod error;
+mod means;
 mod measures;
+mod method;
+mod predictions;
 mod resample;
+mod rivals;
 mod store;
 mod summary;
 mod work;
 
-pub use self::ask::{Answers, Shape, ask, ask_stored};
+pub use self::ask::{Answers, Questions, Shape, ask, ask_stored};
 pub use self::build::{Built, Request, build};
+pub use self::claims::{Claim, Effect, Evidence, Inside, Verdict, claims};
+pub use self::critical::Critical;
 pub use self::error::StudyError;
-pub use self::measures::{Curves, Mode, Pairs, curves};
-pub use self::resample::Estimate;
+pub use self::means::{ALL_TASKS, GapClosed, GroupMeans, KNOWING_TASKS, MeanMitigation, SettingMeans, means};
+pub use self::measures::{Curves, Outcome, Pairs, curves};
+pub use self::method::{AblationRules, Defect, Defects, Method, Mode, heads_as_released};
+pub use self::predictions::{Agreement, Behaviour, Predictions, Shares, predictions};
+pub use self::resample::{Estimate, Stratum, sign_flip};
+pub use self::rivals::{Chosen, Measured, Mitigation};
 pub use self::store::{Configuration, Store};
-pub use self::summary::{Claim, EarlyExit, SettingSummary, Verdict, summarise};
-pub use self::work::{Asked, Kind, Line, Pair, SettingWork, TaskWork, Work};
+pub use self::summary::{Detail, SettingSummary, correct_mitigations, summarise};
+pub use self::work::{Alone, Asked, Kind, Line, Pair, SettingWork, TaskWork, Work};
