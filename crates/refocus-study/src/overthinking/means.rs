@@ -58,6 +58,9 @@ pub struct MeanMitigation {
     pub p_balanced: f64,
     /// After Holm's correction.
     pub p_balanced_holm: Option<f64>,
+    /// Gain of the balanced score on the pairs that chose; 0 where nothing was chosen for all tasks.
+    #[serde(skip)]
+    pub(super) chosen_gain: f64,
 }
 
 /// Means over a group of tasks under one setting.
@@ -235,7 +238,10 @@ fn mitigations(group: &Group<'_>, seed: u64) -> Vec<MeanMitigation> {
         let Some(layer) = group.joint_exit(score) else { continue };
         let chosen = Chosen { what: "layer", value: layer as f64, by, on: first.chosen_on };
         let of = |d: &Detail| Some((d.measure.last()?.clone(), d.measure[layer].clone()));
-        out.extend(over(group, (name, what), Some(chosen), of, seed));
+        let at = |d: &Detail, l: usize| d.choose[l].balanced();
+        let gain = group.strata(|d| minus(&at(d, layer), &at(d, d.choose.len() - 1)));
+        let found = over(group, (name, what), Some(chosen), of, seed);
+        out.extend(found.map(|m| MeanMitigation { chosen_gain: weighted(&gain), ..m }));
     }
     out
 }
@@ -270,6 +276,7 @@ fn over(
         p_fp_holm: None,
         p_balanced: sign_flip(&balanced_gain, seed),
         p_balanced_holm: None,
+        chosen_gain: 0.0,
     })
 }
 

@@ -96,6 +96,13 @@ impl Detail {
         &self.all[self.all.len() - 1]
     }
 
+    /// Gain of the balanced score of an exit on the pairs that chose its layer; 0 of anything else.
+    pub(super) fn chosen_gain(&self, m: &Mitigation) -> f64 {
+        let layer = m.chosen.as_ref().filter(|c| c.what == "layer").map(|c| c.value as usize);
+        let at = |layer: usize| mean(&self.choose[layer].balanced());
+        layer.map_or(0.0, |l| at(l) - at(self.choose.len() - 1))
+    }
+
     /// A way to answer by its name.
     pub fn mitigation(&self, name: &str) -> Option<&Measured> {
         self.mitigations.iter().find(|m| m.mitigation.name == name)

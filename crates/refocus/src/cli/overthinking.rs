@@ -13,6 +13,8 @@ Examples:
   Three tasks under three settings:
     refocus overthinking MODEL --tasks unnatural,sst2,trec --data DIR --pairs 200 --demos 20 \\
       --settings permuted,half,random --out run
+  What the paper did with a model, with its figures beside:
+    refocus overthinking openai-community/gpt2 --preset gpt2 --data DIR --out run
   The prompts as ids, for another program, and a run from such a file:
     refocus overthinking MODEL --tasks unnatural --dump-prompts prompts.jsonl
     refocus overthinking MODEL --prompts prompts.jsonl --out run";
@@ -31,8 +33,13 @@ pub(crate) struct Overthinking {
     #[command(flatten)]
     pub(crate) model: ModelArg,
     /// Tasks of `refocus tasks list`, formats such as sst2.3, all of them (sst2.*), or task files, separated by commas.
-    #[arg(long, value_name = "A,B,…", value_delimiter = ',', required_unless_present = "prompts")]
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    #[arg(required_unless_present_any = ["prompts", "preset"])]
     pub(crate) tasks: Vec<String>,
+    /// Protocol of a published model, with its figures beside: gpt2, gpt2-medium, gpt2-large, gpt2-xl,
+    /// pythia-410m or gpt-j. Other flags come before it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
     /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -49,9 +56,9 @@ pub(crate) struct Overthinking {
     /// Tokens of a prompt at most [default: the model's context].
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
-    /// How the study is done.
-    #[arg(long, value_enum, default_value_t = StudyMode::Correct)]
-    pub(crate) mode: StudyMode,
+    /// How the study is done [default: correct, paper with --preset].
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<StudyMode>,
     /// Defects of the released code to reproduce, by number, or none [default: all in paper mode].
     #[arg(long, value_name = "1,2,…")]
     pub(crate) defects: Option<String>,
@@ -63,6 +70,6 @@ pub(crate) struct Overthinking {
     pub(crate) dump_prompts: Option<PathBuf>,
     /// Run the prompts of such a file instead of drawing them.
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["tasks", "data", "pairs", "demos", "settings", "context", "dump_prompts"])]
+    #[arg(conflicts_with_all = ["tasks", "preset", "data", "pairs", "demos", "settings", "context", "dump_prompts"])]
     pub(crate) prompts: Option<PathBuf>,
 }

@@ -4,11 +4,11 @@
 //! stopped. What the stages find comes together in [`conclude`].
 
 use refocus_compute::{Cpu, Eager};
-use refocus_model::Model;
+use refocus_model::{Model, ModelSpec};
 use refocus_study::overthinking::{
-    Answers, Claim, Configuration, Defect, Defects, Detail, Evidence, Method, Mode, Pairs, Questions,
-    SettingMeans, SettingSummary, Store, StudyError, Work, ask_stored, claims, correct_mitigations, means,
-    summarise,
+    Answers, Claim, Comparison, Configuration, Defect, Defects, Detail, Evidence, Method, Mode, Pairs,
+    Published, Questions, SettingMeans, SettingSummary, Store, StudyError, Work, ask_stored, claims,
+    correct_mitigations, means, patches, published, summarise,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -45,6 +45,10 @@ pub(super) struct Document {
     pub(super) tasks: Vec<(String, Vec<(String, SettingSummary)>)>,
     pub(super) means: Vec<SettingMeans>,
     pub(super) claims: Vec<Claim>,
+    /// Files in the folder.
+    pub(super) patches: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) published: Option<Comparison>,
 }
 
 /// A stage that was done.
@@ -101,10 +105,11 @@ impl Run<'_> {
 /// Runs the command.
 pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
+    let preset = args.preset.as_deref().map(preset).transpose()?;
     let method = method(args)?;
     let drawn = match &args.prompts {
         Some(path) => from_file(path, &checkpoint)?,
-        None => draw(args, &wanted(args), &method, global.seed, &checkpoint, printer)?,
+        None => draw(args, &wanted(args, preset.as_ref()), &method, global.seed, &checkpoint, printer)?,
     };
     let Some(out) = &args.out else { return Ok(Ended::Well) };
 
@@ -138,7 +143,13 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
         }
     }
     let (means, claims) = conclude(&mut found, &[], global.seed);
-    let document = Document {
+    let mut patches_of = Vec::new();
+    for patch in patches(&found, &means, &fingerprint, model.spec.n_layers) {
+        let name = format!("patches/{}.toml", patch.name);
+        store.write(&name, &patch.text)?;
+        patches_of.push(name);
+    }
+    let mut document = Document {
         schema: "refocus.overthinking/1",
         model: checkpoint.path().display().to_string(),
         fingerprint,
@@ -153,7 +164,10 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
         tasks: by_task(found),
         means,
         claims,
+        patches: patches_of,
+        published: None,
     };
+    document.published = beside(&document, preset.as_ref(), &model.spec, printer);
     let text = summary(&document)?;
     store.write("summary.json", &text)?;
     if printer.is_json() {
@@ -181,8 +195,9 @@ fn conclude(
 
 fn method(args: &Overthinking) -> Outcome<Method> {
     let mode = match args.mode {
-        StudyMode::Correct => Mode::Correct,
-        StudyMode::Paper => Mode::Paper,
+        Some(StudyMode::Correct) => Mode::Correct,
+        None if args.preset.is_none() => Mode::Correct,
+        Some(StudyMode::Paper) | None => Mode::Paper,
     };
     let defects = match &args.defects {
         None if mode == Mode::Paper => Defects::all(),
@@ -200,14 +215,51 @@ fn method(args: &Overthinking) -> Outcome<Method> {
     Ok(Method { mode, defects })
 }
 
-fn wanted(args: &Overthinking) -> Wanted {
+/// The protocol of a published model.
+fn preset(name: &str) -> Outcome<Published> {
+    let all = published();
+    let names: Vec<String> = all.iter().map(|p| p.name.clone()).collect();
+    all.into_iter().find(|p| p.name == name).ok_or_else(|| {
+        Failure::new(format!("there is no preset {name}")).hint(format!("one of {}", names.join(", ")))
+    })
+}
+
+/// What the flags ask for, then what the preset does.
+fn wanted(args: &Overthinking, preset: Option<&Published>) -> Wanted {
+    let tasks = match preset {
+        Some(p) if args.tasks.is_empty() => p.tasks(),
+        _ => args.tasks.clone(),
+    };
+    let settings = args.settings.clone().or_else(|| preset.map(Published::settings));
     Wanted {
-        tasks: args.tasks.clone(),
-        pairs: args.pairs.unwrap_or(PAIRS),
-        demos: args.demos.unwrap_or(DEMOS),
-        settings: args.settings.clone().unwrap_or_else(|| vec![SETTING.to_owned()]),
-        context: args.context,
+        tasks,
+        pairs: args.pairs.or(preset.map(|p| p.pairs)).unwrap_or(PAIRS),
+        demos: args.demos.or(preset.map(|p| p.demos)).unwrap_or(DEMOS),
+        settings: settings.unwrap_or_else(|| vec![SETTING.to_owned()]),
+        context: args.context.or(preset.map(|p| p.context)),
     }
+}
+
+/// The figures of the preset, or of the one published model that has these sizes; none of another model.
+fn beside(
+    document: &Document,
+    preset: Option<&Published>,
+    spec: &ModelSpec,
+    printer: &Printer,
+) -> Option<Comparison> {
+    let known = published();
+    let fitting = known.iter().find(|p| p.fits(spec));
+    let theirs = match preset {
+        Some(p) if p.fits(spec) => p,
+        Some(p) => {
+            printer.note(&format!("the published figures of {} are of another model: not shown", p.name));
+            return None;
+        }
+        None => fitting?,
+    };
+    let tasks = overthinking_view::each(document);
+    let as_published = document.mode == Mode::Paper && document.defects == Defects::all();
+    Some(theirs.compare(tasks, &document.means, as_published)).filter(|c| !c.numbers.is_empty())
 }
 
 fn configuration(fingerprint: &str, method: &Method, seed: u64, drawn: &Drawn) -> Configuration {

@@ -1,6 +1,8 @@
 //! The tables of `overthinking`.
 
-use refocus_study::overthinking::{Defect, Estimate, MeanMitigation, Mitigation, SettingSummary, Verdict};
+use refocus_study::overthinking::{
+    Comparison, Defect, Estimate, MeanMitigation, Mitigation, SettingSummary, Verdict,
+};
 
 use super::overthinking::Document;
 use crate::table::{Side, Table};
@@ -12,11 +14,60 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
     out.push_str(&ways(document, colours));
     out.push('\n');
     out.push_str(&judged(document, colours));
+    if let Some(theirs) = &document.published {
+        out.push('\n');
+        out.push_str(&beside(theirs, colours));
+    }
+    if !document.patches.is_empty() {
+        out.push_str(&format!(
+            "\nPatch files, each with what it gains and costs: {}\n",
+            document.patches.join(", ")
+        ));
+    }
     out
 }
 
+fn beside(theirs: &Comparison, colours: bool) -> String {
+    let mut table = Table::new(&[
+        ("task", Side::Left),
+        ("setting", Side::Left),
+        ("number", Side::Left),
+        ("here", Side::Right),
+        ("published", Side::Right),
+        ("difference", Side::Right),
+        ("noise", Side::Right),
+    ]);
+    for n in &theirs.numbers {
+        let layer = n.number.ends_with("layer");
+        let show = |x: f64| if layer { format!("{x}") } else { share(x) };
+        table.row([
+            n.task.clone(),
+            n.setting.clone(),
+            n.number.replace('_', " "),
+            show(n.here),
+            show(n.published),
+            if layer { format!("{:+}", n.here - n.published) } else { signed(n.here - n.published) },
+            n.band.map_or_else(|| "-".to_owned(), |b| format!("±{}", show(b))),
+        ]);
+    }
+    let protocol = if theirs.same_protocol {
+        String::new()
+    } else {
+        format!(
+            " The run is not of the same protocol, which has {} pairs, {} demonstrations and paper mode.",
+            theirs.pairs, theirs.demos
+        )
+    };
+    format!(
+        "{}\nFigures published for {}, beside this run; noise: how far two runs differ at most in 95 % of \
+         cases.{protocol}\n",
+        table.render(colours),
+        theirs.of,
+    )
+}
+
 /// Task, setting and numbers of every part of the run.
-fn each(document: &Document) -> impl Iterator<Item = (&str, &str, &SettingSummary)> {
+pub(super) fn each(document: &Document) -> impl Iterator<Item = (&str, &str, &SettingSummary)> {
     document.tasks.iter().flat_map(|(t, settings)| settings.iter().map(move |(s, x)| (&t[..], &s[..], x)))
 }
 
