@@ -126,3 +126,33 @@ fn text(told: &Told<'_>, fingerprint: &str, n_layers: usize) -> String {
     );
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_proposed_file_is_a_patch_and_says_what_it_costs() {
+        let gain = |value| Estimate { value, low: value - 0.1, high: value + 0.1, n: 70 };
+        let told = Told {
+            tasks: "sst2, trec".to_owned(),
+            setting: "permuted",
+            layer: 1,
+            by: "balanced score",
+            on: "even pairs",
+            measured_on: "odd pairs",
+            numbers: [
+                ("true demonstrations", 0.5, gain(-0.25)),
+                ("false demonstrations", 0.5, gain(0.375)),
+                ("both", 0.5, gain(0.0625)),
+            ],
+        };
+        let text = text(&told, &format!("sha256:{}", "0".repeat(64)), 12);
+        assert!(text.contains("# true demonstrations    0.750  0.500  -0.250 [-0.350, -0.150]\n"), "{text}");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        let checkpoint = refocus_model::Checkpoint::open(folder).expect("the fixture");
+        refocus_model::Patch::parse(&text, Path::new("p.toml"), checkpoint.spec()).expect("a patch file");
+    }
+}

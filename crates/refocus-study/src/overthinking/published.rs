@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use refocus_model::ModelSpec;
+use refocus_tasks::classify::builtin;
 use serde::{Deserialize, Serialize};
 
 use super::means::{ALL_TASKS, SettingMeans};
+use super::measures::mean;
 use super::summary::SettingSummary;
 
 const FILE: &str = include_str!("../../../../tasks/published/overthinking.toml");
@@ -90,7 +92,8 @@ pub struct Compared {
     pub task: String,
     /// Setting.
     pub setting: String,
-    /// Which number: `zero_shot`, `tp`, `fp`, `gap`, `critical_layer`, `exit_layer`, `best_fp`, `label_mass`.
+    /// Which number: `zero_shot`, `tp`, `fp`, `gap`, `critical_layer`, `exit_layer`, `exit_tp`,
+    /// `exit_fp`, `best_fp` (FP at the layer with the best published FP), `label_mass`.
     pub number: &'static str,
     /// Of this run.
     pub here: f64,
@@ -152,12 +155,16 @@ impl Published {
     ) -> Comparison {
         let mut numbers = Vec::new();
         let mut same_protocol = as_published;
+        let mut masses = Vec::new();
         for (task, setting, s) in tasks.filter(|t| t.1 == SETTING) {
             let Some(figures) = self.tasks.get(task).filter(|_| !(self.formats && task == "sst2")) else {
                 continue;
             };
             same_protocol &=
                 s.pairs as u32 == self.pairs && s.curves.tp.first().map(Vec::len) == Some(self.demos);
+            if builtin(task).is_ok_and(|t| !t.control) {
+                masses.extend(s.label_mass_tp.last());
+            }
             let band = Some(self.band(s.pairs));
             let mut tell = |number, here: f64, published: f64, band| {
                 let (task, setting) = (task.to_owned(), setting.to_owned());
@@ -173,6 +180,17 @@ impl Published {
             if let Some(at) = s.curves.fp.get(figures.best_fp_layer) {
                 tell("best_fp", at.last().copied().unwrap_or(f64::NAN), figures.best_fp, band);
             }
+        }
+        // The fingerprint of the final norm applied twice.
+        if masses.len() + usize::from(self.formats) == MEAN_TASKS {
+            numbers.push(Compared {
+                task: "mean".to_owned(),
+                setting: SETTING.to_owned(),
+                number: "label_mass",
+                here: mean(&masses),
+                published: self.label_mass,
+                band: None,
+            });
         }
         for m in means {
             let Some(g) = m.groups.iter().find(|g| g.group == ALL_TASKS) else { continue };
@@ -228,12 +246,6 @@ impl Published {
     fn band(&self, pairs: usize) -> f64 {
         1.96 * 0.5 * (1.0 / pairs as f64 + 1.0 / f64::from(self.pairs)).sqrt()
     }
-
-    /// Label mass after the last layer on true prompts, as published: the fingerprint of the final norm
-    /// applied twice.
-    pub fn label_mass(&self) -> f64 {
-        self.label_mass
-    }
 }
 
 #[cfg(test)]
@@ -247,15 +259,11 @@ mod tests {
         for m in &file.model {
             assert_eq!(m.tasks.len(), 16, "{}", m.name);
             for key in m.tasks.keys() {
-                refocus_tasks::classify::builtin(key).unwrap_or_else(|e| panic!("{key}: {e}"));
+                builtin(key).unwrap_or_else(|e| panic!("{key}: {e}"));
             }
             // The means are those of the fourteen, as far as two digits go; sst2 alone may be another mean.
-            let fourteen: Vec<&TaskFigures> = m
-                .tasks
-                .iter()
-                .filter(|(k, _)| refocus_tasks::classify::builtin(k).is_ok_and(|t| !t.control))
-                .map(|t| t.1)
-                .collect();
+            let fourteen: Vec<&TaskFigures> =
+                m.tasks.iter().filter(|(k, _)| builtin(k).is_ok_and(|t| !t.control)).map(|t| t.1).collect();
             let mean = |of: fn(&TaskFigures) -> f64| {
                 fourteen.iter().map(|f| of(f)).sum::<f64>() / fourteen.len() as f64
             };

@@ -191,6 +191,29 @@ hint: it exists for --mode paper, or --defects 3
 }
 
 #[test]
+fn a_preset_runs_its_protocol_and_shows_no_figures_of_another_model() {
+    let tmp = Tmp::new("overthinking-preset");
+    let run = |more: &str| tmp.refocus(&format!("overthinking {MODEL} --out [TMP]/run {more}"));
+    run("--preset gpt2 --tasks unnatural --pairs 6 --demos 2 --context 200").assert().success().stderr_eq(
+        str![[r#"
+note: the published figures of gpt2 are of another model: not shown
+note: everything else is in [TMP]/run/summary.json
+
+"#]],
+    );
+    let all = summary(&tmp, "run");
+    assert_eq!(all["mode"], "paper");
+    let settings = all["tasks"]["unnatural"].as_object().expect("settings");
+    assert_eq!(settings.keys().collect::<Vec<_>>(), ["permuted", "half", "random"]);
+    assert_eq!(all.get("published"), None);
+    refused(run("--preset gpt3")).stderr_eq(str![[r#"
+error: there is no preset gpt3
+hint: one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, pythia-410m, gpt-j
+
+"#]]);
+}
+
+#[test]
 fn every_number_of_a_run_is_there() {
     let tmp = Tmp::new("overthinking-measures");
     tmp.refocus(&RUN.replace("permuted,half", "permuted,random")).assert().success();
