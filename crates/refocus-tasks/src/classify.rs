@@ -8,6 +8,7 @@ mod builtin;
 mod data;
 mod draw;
 mod error;
+mod parquet;
 mod prompt;
 mod task;
 

@@ -9,7 +9,7 @@ use refocus_tasks::classify::{Dataset, Setting, builtin};
 
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::{
-    Answers, Asked, Estimate, Mode, Pairs, Request, SettingSummary, StudyError, Work, ask, build, summarise,
+    Answers, Asked, Estimate, Method, Pairs, Request, SettingSummary, StudyError, Work, ask, build, summarise,
 };
 
 const TASK: &str = "unnatural";
@@ -51,13 +51,14 @@ pub(super) fn run<O: Ops>(
     let task_work = &work.tasks[0];
     let mut done = 0;
     let all = task_work.prompts.len() as u64;
-    let answers = ask(o, m, &task_work.prompts, &task_work.label_ids, Mode::Correct, |n| {
+    let method = Method::correct();
+    let answers = ask(o, m, &task_work.prompts, &task_work.label_ids, &method, |n| {
         done += n as u64;
         tick(done, all);
     })?;
     let setting = &task_work.settings[0];
-    let pairs = Pairs { task: task_work, setting, answers: &answers, mode: Mode::Correct };
-    let summary = summarise(&pairs, subject.seed)?;
+    let pairs = Pairs { task: task_work, setting, answers: &answers, alone: &[], method: &method };
+    let (summary, _) = summarise(&pairs, false, subject.seed)?;
     let words: Vec<&str> = task.classes.iter().map(|c| c.word.as_str()).collect();
     Ok(finding(asked(request.pairs), &summary, demos, examples(&pairs, &words, subject)))
 }
@@ -73,9 +74,9 @@ fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Exampl
         (HEADLINE.to_owned(), measure(&s.gap)),
         ("overthinking.accuracy_true".to_owned(), plain(s.curves.tp[last][end])),
         ("overthinking.accuracy_false".to_owned(), plain(s.curves.fp[last][end])),
-        ("overthinking.zero_shot".to_owned(), plain(s.zero_shot)),
+        ("overthinking.zero_shot".to_owned(), measure(&s.zero_shot)),
     ]);
-    if let Some(exit) = &s.early_exit {
+    if let Some(exit) = s.mitigation("early_exit") {
         measures.insert("overthinking.exit_gain".to_owned(), measure(&exit.fp_gain));
     }
     let (state, verdict) = if s.gap.low > 0.0 {
@@ -86,9 +87,10 @@ fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Exampl
     } else {
         (State::Unclear, "the gap's interval includes 0".to_owned())
     };
-    let place = s.critical_layer.map(|l| {
-        let exit = s.early_exit.as_ref().filter(|e| e.fp_gain.low > 0.0);
-        let exit = exit.map_or_else(String::new, |e| format!("; layer {} answers better", e.layer));
+    let place = s.critical_layer().map(|l| {
+        let exit = s.mitigation("early_exit").filter(|e| e.fp_gain.low > 0.0);
+        let layer = exit.and_then(|e| e.chosen.as_ref()).map(|c| c.value as usize);
+        let exit = layer.map_or_else(String::new, |l| format!("; layer {l} answers better"));
         format!("half of the gap is there after layer {l} of {last}{exit}")
     });
     Finding {

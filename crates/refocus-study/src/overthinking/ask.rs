@@ -8,9 +8,9 @@ use refocus_model::{
 };
 
 use super::error::StudyError;
-use super::measures::Mode;
+use super::method::{Defect, Method};
 use super::store::{BLOCK, Store};
-use super::work::{Asked, TaskWork};
+use super::work::Asked;
 
 /// Tokens that go through the model together, about.
 const BATCH_TOKENS: usize = 1024;
@@ -88,7 +88,7 @@ pub fn ask<O: Ops>(
     m: &Model<O::K>,
     prompts: &[Asked],
     label_ids: &[u32],
-    mode: Mode,
+    method: &Method,
     mut tick: impl FnMut(usize),
 ) -> Result<Vec<Answers>, StudyError> {
     let mut out = Vec::with_capacity(prompts.len());
@@ -101,7 +101,7 @@ pub fn ask<O: Ops>(
         };
         let many = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(many);
-        out.extend(pass(o, m, now, label_ids, mode)?);
+        out.extend(pass(o, m, now, label_ids, method)?);
         tick(many);
         rest = later;
     }
@@ -114,9 +114,9 @@ fn pass<O: Ops>(
     m: &Model<O::K>,
     prompts: &[Asked],
     label_ids: &[u32],
-    mode: Mode,
+    method: &Method,
 ) -> Result<Vec<Answers>, StudyError> {
-    let paper = mode == Mode::Paper;
+    let (twice, all_norms) = (method.defects.has(Defect::TwiceNormed), method.wants_all_norms());
     let batch = Batch::from_lengths(prompts.iter().map(|p| p.ids.len()));
     let ids: Vec<u32> = prompts.iter().flat_map(|p| p.ids.iter().copied()).collect();
     let row = |(p, seg): (&Asked, &refocus_compute::Seg)| {
@@ -130,11 +130,11 @@ fn pass<O: Ops>(
     early.extend((0..m.spec.n_layers - 1).map(|l| Site::new(l, SiteKind::ResidPost)));
     let at_last = vec![Vocab::Ids(labels.clone()), Vocab::LogSumExp, Vocab::Top(1)];
     let mut want = vec![Vocab::Ids(labels)];
-    want.extend(paper.then_some(Vocab::LogSumExp));
+    want.extend(all_norms.then_some(Vocab::LogSumExp));
     let some = Some(rows.clone());
     let readouts = [
         Readout::Lens { sites: early, rows: some.clone(), want },
-        if paper {
+        if twice {
             Readout::Raw { site: last, rows: some }
         } else {
             Readout::Lens { sites: vec![last], rows: some, want: at_last.clone() }
@@ -151,7 +151,7 @@ fn pass<O: Ops>(
         layers: m.spec.n_layers + 1,
         slots: prompts.first().map_or(0, |p| p.slots.len()),
         labels: label_ids.len(),
-        all_norms: paper,
+        all_norms,
     };
     // By layer: `[rows, labels]` and `[rows]`.
     let (mut logits, mut norms) = (Vec::new(), Vec::new());
@@ -201,35 +201,46 @@ fn twice_normed<O: Ops>(
     Ok(o.vocab(&h, &m.unembed, want)?)
 }
 
-/// Asks a task's prompts block by block: blocks that a folder holds are read, others are run and kept. `tick`
-/// is told how many more prompts are done, and whether they were there.
+/// Prompts of a task that are asked together; all have equally many slots.
+#[derive(Clone, Copy, Debug)]
+pub struct Questions<'a> {
+    /// Number of the task, which names its blocks.
+    pub task: usize,
+    /// Prompts.
+    pub prompts: &'a [Asked],
+    /// First token of each class's word.
+    pub label_ids: &'a [u32],
+}
+
+/// Asks prompts block by block: blocks that a folder holds are read, others are run and kept. `tick` is told
+/// how many more prompts are done, and whether they were there.
 ///
 /// # Errors
 /// As [`ask`] and [`Store`].
 pub fn ask_stored<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
-    task: (usize, &TaskWork),
-    mode: Mode,
+    questions: Questions<'_>,
+    method: &Method,
     store: &Store,
     mut tick: impl FnMut(usize, bool),
 ) -> Result<Vec<Answers>, StudyError> {
-    let (number, task) = task;
+    let Questions { task, prompts, label_ids } = questions;
     let shape = Shape {
         layers: m.spec.n_layers + 1,
-        slots: task.demos,
-        labels: task.label_ids.len(),
-        all_norms: mode == Mode::Paper,
+        slots: prompts.first().map_or(0, |p| p.slots.len()),
+        labels: label_ids.len(),
+        all_norms: method.wants_all_norms(),
     };
-    let mut out = Vec::with_capacity(task.prompts.len());
-    for (block, prompts) in task.prompts.chunks(BLOCK).enumerate() {
-        if let Some(answers) = store.load(number, block, shape, prompts.len())? {
+    let mut out = Vec::with_capacity(prompts.len());
+    for (block, prompts) in prompts.chunks(BLOCK).enumerate() {
+        if let Some(answers) = store.load(task, block, shape, prompts.len())? {
             tick(answers.len(), true);
             out.extend(answers);
             continue;
         }
-        let answers = ask(o, m, prompts, &task.label_ids, mode, |n| tick(n, false))?;
-        store.save(number, block, &answers)?;
+        let answers = ask(o, m, prompts, label_ids, method, |n| tick(n, false))?;
+        store.save(task, block, &answers)?;
         out.extend(answers);
     }
     Ok(out)

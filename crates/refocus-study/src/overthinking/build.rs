@@ -8,7 +8,7 @@ use refocus_model::{ModelSpec, Tokenizer};
 use refocus_tasks::classify::{BETWEEN, Budget, Dataset, Draw, Prompt, Setting, Task, draw, prompt, shown};
 
 use super::error::StudyError;
-use super::work::{Kind, Line};
+use super::work::{Alone, Kind, Line};
 
 /// Draws of one pair.
 const TRIES: u32 = 50;
@@ -191,6 +191,16 @@ fn lines(
         Ok(asked) => asked,
         Err(why) => return Ok(Err(why)),
     };
+    let mut alone = Vec::new();
+    for slot in alone_slots(drawn.slots.len()) {
+        let one = prompt(task, data, &drawn.slots[slot..=slot], &truth[slot..=slot]);
+        match asked(tokenizer, &one)? {
+            Ok((ids, at)) => {
+                alone.push(Alone { slot: slot as u32, ids: ids[..=at[0] as usize].to_vec() });
+            }
+            Err(why) => return Ok(Err(why)),
+        }
+    }
     let mut out = Vec::with_capacity(2 * request.settings.len());
     for &setting in &request.settings {
         let wrong = shown(drawn, setting, task.n_classes(), request.seed);
@@ -211,10 +221,23 @@ fn lines(
                 shown: shown.iter().map(|&c| c as u32).collect(),
                 label_ids: labels.ids.clone(),
                 label_lens: labels.lens.clone(),
+                alone: if kind == Kind::True { alone.clone() } else { Vec::new() },
             });
         }
     }
     Ok(Ok(out))
+}
+
+/// Slots whose texts are asked without demonstrations too: the last, and half as many demonstrations again
+/// and again. The first slot has none in any prompt.
+fn alone_slots(demos: usize) -> Vec<usize> {
+    let mut out: Vec<usize> =
+        std::iter::successors(Some(demos - 1), |k| Some(k / 2)).take_while(|&k| k > 0).collect();
+    if demos == 1 {
+        out.push(0);
+    }
+    out.reverse();
+    out
 }
 
 /// Ids and scored positions, or why there are none.

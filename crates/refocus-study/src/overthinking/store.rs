@@ -41,16 +41,19 @@ impl Configuration {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// Where blocks are.
+    blocks: PathBuf,
     key: [u8; HASH],
 }
 
 impl Store {
-    /// Opens a folder for a configuration, or makes it.
+    /// Opens a folder for a configuration, or makes it. Blocks are those of the stage `blocks` until
+    /// [`Store::stage`] names another.
     ///
     /// # Errors
     /// It holds a run of another configuration, or something that is no run, or cannot be read or written.
     pub fn open(dir: &Path, configuration: &Configuration) -> Result<Self, StudyError> {
-        std::fs::create_dir_all(dir.join("blocks")).map_err(StudyError::written(dir))?;
+        std::fs::create_dir_all(dir).map_err(StudyError::written(dir))?;
         let path = dir.join("config.json");
         match std::fs::read_to_string(&path) {
             Ok(text) => {
@@ -66,7 +69,17 @@ impl Store {
             Err(e) => return Err(StudyError::read(&path)(e)),
         }
         let key = Sha256::digest(configuration.text().as_bytes()).into();
-        Ok(Self { dir: dir.to_owned(), key })
+        Self { dir: dir.to_owned(), blocks: PathBuf::new(), key }.stage("blocks")
+    }
+
+    /// The blocks of a stage of the study, in a folder of their own.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn stage(&self, name: &str) -> Result<Self, StudyError> {
+        let blocks = self.dir.join(name);
+        std::fs::create_dir_all(&blocks).map_err(StudyError::written(&blocks))?;
+        Ok(Self { dir: self.dir.clone(), blocks, key: self.key })
     }
 
     /// A block of `prompts` prompts, if it was finished.
@@ -154,15 +167,19 @@ impl Store {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.join("blocks").join(format!("{name}.bin"))
+        self.blocks.join(format!("{name}.bin"))
     }
 
-    /// Writes a file of the folder whole.
+    /// Writes a file of the folder whole; `name` may lie in a folder of it.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<(), StudyError> {
-        replace(&self.dir.join(name), text.as_bytes())
+        let path = self.dir.join(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(StudyError::written(folder))?;
+        }
+        replace(&path, text.as_bytes())
     }
 }
 

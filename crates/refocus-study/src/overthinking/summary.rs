@@ -1,94 +1,15 @@
 //! What the study says of one task and setting.
 
+use refocus_measure::intervals::holm;
 use serde::Serialize;
 
+use super::critical::{Critical, LayerGaps, Parting, parting};
 use super::error::StudyError;
-use super::measures::{Credit, Curves, Mode, Pairs, curves, mean};
+use super::measures::{Credit, Curves, Outcome, Pairs, curves, mean};
+use super::predictions::{Behaviour, Predictions, predictions};
 use super::resample::Estimate;
+use super::rivals::{Measured, Mitigation, rivals};
 use super::work::Kind;
-
-/// How a claim fared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Verdict {
-    /// The interval lies above 0.
-    #[serde(rename = "holds")]
-    Holds,
-    /// The interval lies below 0.
-    #[serde(rename = "does not hold")]
-    DoesNotHold,
-    /// No base effect, or an interval on both sides of 0.
-    #[serde(rename = "cannot be tested")]
-    CannotBeTested,
-}
-
-impl Verdict {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Holds => "holds",
-            Self::DoesNotHold => "does not hold",
-            Self::CannotBeTested => "cannot be tested",
-        }
-    }
-
-    fn of(effect: &Estimate) -> Self {
-        if effect.low > 0.0 {
-            Self::Holds
-        } else if effect.high < 0.0 {
-            Self::DoesNotHold
-        } else {
-            Self::CannotBeTested
-        }
-    }
-}
-
-/// A claim of the paper, or of its critics, with the number that it is judged by.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Claim {
-    /// In words.
-    pub claim: &'static str,
-    /// How it fared.
-    pub verdict: Verdict,
-    /// Why it cannot be tested, where the number alone does not say it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<&'static str>,
-    /// Positive where the claim is right; absent where there is nothing to measure.
-    pub effect: Option<Estimate>,
-}
-
-/// Answering from an earlier layer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct EarlyExit {
-    /// Layer with the best calibrated accuracy on the false prompts of the pairs `chosen_on`, the last
-    /// layer excepted, the earliest of equals.
-    pub layer: usize,
-    /// `even pairs` (the first, third, …) or `all pairs`.
-    pub chosen_on: &'static str,
-    /// `odd pairs` or `all pairs`: all numbers here are theirs.
-    pub measured_on: &'static str,
-    /// Calibrated accuracy there with true demonstrations.
-    pub tp: f64,
-    /// With false ones.
-    pub fp: f64,
-    /// (TP + FP)/2.
-    pub balanced: f64,
-    /// The same at the last layer.
-    pub full_tp: f64,
-    /// The same at the last layer.
-    pub full_fp: f64,
-    /// The same at the last layer.
-    pub full_balanced: f64,
-    /// Without demonstrations, at the last layer.
-    pub zero_shot: f64,
-    /// Gain on true prompts against the last layer.
-    pub tp_gain: Estimate,
-    /// Gain on false prompts against the last layer.
-    pub fp_gain: Estimate,
-    /// Gain of the balanced score.
-    pub balanced_gain: Estimate,
-    /// False prompts at the exit layer against no demonstrations at the last.
-    pub fp_over_zero_shot: Estimate,
-}
 
 /// One task under one setting. Where no slot is named, the last is meant.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -101,15 +22,19 @@ pub struct SettingSummary {
     /// What guessing gets.
     pub chance: f64,
     /// Calibrated accuracy of the last layer at slot 0, where no demonstration was seen.
-    pub zero_shot: f64,
+    pub zero_shot: Estimate,
     /// TP − FP after the last layer.
     pub gap: Estimate,
     /// (TP + FP)/2 after the last layer.
     pub balanced: f64,
-    /// First layer with at least half of the gap; absent unless the gap's interval lies above 0.
-    pub critical_layer: Option<usize>,
-    /// Absent with fewer than four pairs.
-    pub early_exit: Option<EarlyExit>,
+    /// What false demonstrations do to the last layer's answers.
+    pub behaviour: Behaviour,
+    /// First layers with 25, 50 and 75 % of the gap; empty unless the gap's interval lies above 0.
+    pub critical: Vec<Critical>,
+    /// Ways to answer against false demonstrations; none with fewer than four pairs.
+    pub mitigations: Vec<Mitigation>,
+    /// What is predicted, by layer and slot.
+    pub predictions: Predictions,
     /// Mean probability of all labels together after the last layer, `[slots]`, true prompts.
     pub label_mass_tp: Vec<f64>,
     /// False prompts.
@@ -118,114 +43,145 @@ pub struct SettingSummary {
     pub top1_tp: Vec<f64>,
     /// False prompts.
     pub top1_fp: Vec<f64>,
-    /// Claims and verdicts.
-    pub claims: Vec<Claim>,
 }
 
-/// Works out everything for one task and setting.
+impl SettingSummary {
+    /// A way to answer by its name.
+    pub fn mitigation(&self, name: &str) -> Option<&Mitigation> {
+        self.mitigations.iter().find(|m| m.name == name)
+    }
+
+    /// The first layer with half of the gap.
+    pub fn critical_layer(&self) -> Option<usize> {
+        self.critical.iter().find(|c| c.share == 0.5).map(|c| c.layer)
+    }
+}
+
+/// What a summary was made of, pair by pair: means over tasks and claims are made of it too.
+#[derive(Clone, Debug)]
+pub struct Detail {
+    /// Task.
+    pub task: String,
+    /// Setting.
+    pub setting: String,
+    /// Not one of the tasks that means are taken over.
+    pub control: bool,
+    /// What guessing gets.
+    pub chance: f64,
+    /// Number of classes.
+    pub classes: usize,
+    /// Every layer on all pairs.
+    pub all: Vec<Outcome>,
+    /// Every layer on the pairs that choose.
+    pub choose: Vec<Outcome>,
+    /// Every layer on the pairs that measure.
+    pub measure: Vec<Outcome>,
+    /// Credit of the last layer without demonstrations, of all pairs.
+    pub zero_shot: Vec<f64>,
+    /// Credit of the last layer for the classes that false prompts show, of all pairs.
+    pub shown: Vec<f64>,
+    /// Ways to answer, on the pairs that measure.
+    pub mitigations: Vec<Measured>,
+    pub(super) parting: Parting,
+    pub(super) gap: Estimate,
+    /// `even pairs` or `all pairs`.
+    pub(super) chosen_on: &'static str,
+    /// `odd pairs` or `all pairs`.
+    pub(super) measured_on: &'static str,
+}
+
+impl Detail {
+    /// The last layer on all pairs.
+    pub(super) fn full(&self) -> &Outcome {
+        &self.all[self.all.len() - 1]
+    }
+
+    /// Gain of the balanced score of an exit on the pairs that chose its layer; 0 of anything else.
+    pub(super) fn chosen_gain(&self, m: &Mitigation) -> f64 {
+        let layer = m.chosen.as_ref().filter(|c| c.what == "layer").map(|c| c.value as usize);
+        let at = |layer: usize| mean(&self.choose[layer].balanced());
+        layer.map_or(0.0, |l| at(l) - at(self.choose.len() - 1))
+    }
+
+    /// A way to answer by its name.
+    pub fn mitigation(&self, name: &str) -> Option<&Measured> {
+        self.mitigations.iter().find(|m| m.mitigation.name == name)
+    }
+}
+
+/// Works out everything for one task and setting. `control`: means over tasks leave it out.
 ///
 /// # Errors
 /// The model gave no number somewhere.
-pub fn summarise(pairs: &Pairs<'_>, seed: u64) -> Result<SettingSummary, StudyError> {
+pub fn summarise(
+    pairs: &Pairs<'_>,
+    control: bool,
+    seed: u64,
+) -> Result<(SettingSummary, Detail), StudyError> {
     let curves = curves(pairs)?;
-    let (last, end) = (pairs.layers() - 1, pairs.task.demos - 1);
-    let all: Vec<usize> = (0..pairs.setting.pairs.len()).collect();
-    let tp = pairs.credits(&all, Kind::True, Credit::Truth, last, end)?;
-    let fp = pairs.credits(&all, Kind::False, Credit::Truth, last, end)?;
-    let gap = Estimate::of(&minus(&tp, &fp), seed);
-    let half = |l: usize| curves.tp[l][end] - curves.fp[l][end] >= 0.5 * gap.value;
-    let critical_layer = if gap.low > 0.0 { (0..=last).find(|&l| half(l)) } else { None };
-    let early_exit = early_exit(pairs, &all, seed)?;
+    let (last, halves, everything) = (pairs.last(), pairs.halves(), pairs.all());
+    let by_layer = |subset: &[usize]| -> Result<Vec<Outcome>, StudyError> {
+        (0..=last).map(|layer| pairs.outcome(subset, layer)).collect()
+    };
+    let (all, choose, measure) =
+        (by_layer(&everything)?, by_layer(&halves.choose)?, by_layer(&halves.measure)?);
+    let full = &all[last];
+    let gap = Estimate::of(&full.gap(), seed);
+    let chance = 1.0 / pairs.classes() as f64;
+    let parting = parting(&[LayerGaps::of(1.0, &all)], &gap, seed);
+    let zero_shot = pairs.credits(&everything, Kind::True, Credit::Truth, last, 0)?;
+    let shown = pairs.credits(&everything, Kind::False, Credit::Shown, last, pairs.end())?;
+    let mitigations = rivals(pairs, &halves, (&choose, &measure), seed)?;
     let (label_mass_tp, top1_tp) = pairs.whole(Kind::True);
     let (label_mass_fp, top1_fp) = pairs.whole(Kind::False);
-    Ok(SettingSummary {
-        pairs: all.len(),
-        chance: 1.0 / pairs.task.label_ids.len() as f64,
-        zero_shot: curves.tp[last][0],
-        balanced: f64::midpoint(mean(&tp), mean(&fp)),
-        critical_layer,
-        claims: claims(&gap, early_exit.as_ref()),
-        early_exit,
+    let summary = SettingSummary {
+        pairs: everything.len(),
+        chance,
+        zero_shot: Estimate::of(&zero_shot, seed),
+        balanced: mean(&full.balanced()),
+        behaviour: Behaviour::of(&Estimate::of(&full.fp, seed), &gap, chance),
+        critical: parting.critical.clone(),
+        mitigations: mitigations.iter().map(|m| m.mitigation.clone()).collect(),
+        predictions: predictions(pairs)?,
         label_mass_tp,
         label_mass_fp,
         top1_tp,
         top1_fp,
         gap,
         curves,
-    })
-}
-
-fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(a, b)| a - b).collect()
-}
-
-fn early_exit(pairs: &Pairs<'_>, all: &[usize], seed: u64) -> Result<Option<EarlyExit>, StudyError> {
-    let (last, end) = (pairs.layers() - 1, pairs.task.demos - 1);
-    if all.len() < 4 || last == 0 {
-        return Ok(None);
-    }
-    let every_second = |from: usize| all.iter().copied().skip(from).step_by(2).collect::<Vec<usize>>();
-    let (choose, measure, names) = match pairs.mode {
-        Mode::Correct => (every_second(0), every_second(1), ["even pairs", "odd pairs"]),
-        Mode::Paper => (all.to_vec(), all.to_vec(), ["all pairs", "all pairs"]),
     };
-    let mut best = (0, f64::NEG_INFINITY);
-    for layer in 0..last {
-        let fp = mean(&pairs.credits(&choose, Kind::False, Credit::Truth, layer, end)?);
-        if fp > best.1 {
-            best = (layer, fp);
+    let detail = Detail {
+        task: pairs.task.task.clone(),
+        setting: pairs.setting.name.clone(),
+        control,
+        chance,
+        classes: pairs.classes(),
+        all,
+        choose,
+        measure,
+        zero_shot,
+        shown,
+        mitigations,
+        parting,
+        gap,
+        chosen_on: halves.chosen_on,
+        measured_on: halves.measured_on,
+    };
+    Ok((summary, detail))
+}
+
+/// Holm's correction of the tests of all ways to answer, over everything that the run tried; call it when the
+/// last of them is measured. The summaries get what the details have.
+pub fn correct_mitigations(all: &mut [(SettingSummary, Detail)]) {
+    let every = || all.iter().flat_map(|(_, d)| &d.mitigations).map(|m| &m.mitigation);
+    let fp = holm(&every().map(|m| m.p_fp).collect::<Vec<_>>());
+    let balanced = holm(&every().map(|m| m.p_balanced).collect::<Vec<_>>());
+    let mut together = fp.into_iter().zip(balanced);
+    for (summary, detail) in all {
+        for (measured, (fp, balanced)) in detail.mitigations.iter_mut().zip(&mut together) {
+            measured.mitigation.p_fp_holm = Some(fp);
+            measured.mitigation.p_balanced_holm = Some(balanced);
         }
+        summary.mitigations = detail.mitigations.iter().map(|m| m.mitigation.clone()).collect();
     }
-    let at = |kind, layer, slot| pairs.credits(&measure, kind, Credit::Truth, layer, slot);
-    let (tp, fp) = (at(Kind::True, best.0, end)?, at(Kind::False, best.0, end)?);
-    let (full_tp, full_fp) = (at(Kind::True, last, end)?, at(Kind::False, last, end)?);
-    let zero = at(Kind::True, last, 0)?;
-    let (tp_gain, fp_gain) = (minus(&tp, &full_tp), minus(&fp, &full_fp));
-    let both: Vec<f64> = tp_gain.iter().zip(&fp_gain).map(|(a, b)| f64::midpoint(*a, *b)).collect();
-    Ok(Some(EarlyExit {
-        layer: best.0,
-        chosen_on: names[0],
-        measured_on: names[1],
-        tp: mean(&tp),
-        fp: mean(&fp),
-        balanced: f64::midpoint(mean(&tp), mean(&fp)),
-        full_tp: mean(&full_tp),
-        full_fp: mean(&full_fp),
-        full_balanced: f64::midpoint(mean(&full_tp), mean(&full_fp)),
-        zero_shot: mean(&zero),
-        tp_gain: Estimate::of(&tp_gain, seed),
-        fp_gain: Estimate::of(&fp_gain, seed),
-        balanced_gain: Estimate::of(&both, seed),
-        fp_over_zero_shot: Estimate::of(&minus(&fp, &zero), seed),
-    }))
-}
-
-/// Judges the claims. Without a gap there is nothing for a layer to repair.
-fn claims(gap: &Estimate, exit: Option<&EarlyExit>) -> Vec<Claim> {
-    let no_gap = (gap.low <= 0.0).then_some("the interval of the gap includes 0 or lies below it");
-    let layer = |claim, effect: Option<Estimate>| {
-        let why = no_gap.or(effect.is_none().then_some("fewer than four pairs"));
-        let verdict = match (&effect, why) {
-            (Some(effect), None) => Verdict::of(effect),
-            _ => Verdict::CannotBeTested,
-        };
-        Claim { claim, verdict, why, effect }
-    };
-    vec![
-        Claim {
-            claim: "false demonstrations lower accuracy",
-            verdict: Verdict::of(gap),
-            why: None,
-            effect: Some(*gap),
-        },
-        layer(
-            "with false demonstrations an earlier layer answers better than the last",
-            exit.map(|e| e.fp_gain),
-        ),
-        layer("over true and false ones together it answers better", exit.map(|e| e.balanced_gain)),
-        layer(
-            "with false demonstrations it answers better than the last without any",
-            exit.map(|e| e.fp_over_zero_shot),
-        ),
-    ]
 }

@@ -44,6 +44,20 @@ pub struct Line {
     /// Tokens of each class's word; all have one where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_lens: Option<Vec<u32>>,
+    /// Of a true prompt: some of its texts asked without demonstrations, the last one among them. Without
+    /// them nothing is said of what the model would answer by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alone: Vec<Alone>,
+}
+
+/// The text of one slot without the demonstrations before it; the instruction stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alone {
+    /// Slot.
+    pub slot: u32,
+    /// Ids up to the token before the label.
+    pub ids: Vec<u32>,
 }
 
 /// A prompt to run.
@@ -68,6 +82,8 @@ pub struct Pair {
     pub truth: Vec<u32>,
     /// What the false prompt shows, `[slots]`.
     pub shown: Vec<u32>,
+    /// Index of the prompt of each slot of [`TaskWork::alone_slots`] without demonstrations.
+    pub alone: Vec<usize>,
 }
 
 /// The pairs of one setting.
@@ -92,6 +108,10 @@ pub struct TaskWork {
     pub demos: usize,
     /// Different prompts, in the order in which they are first needed.
     pub prompts: Vec<Asked>,
+    /// Slots whose texts are asked without demonstrations too, the last among them; may be empty.
+    pub alone_slots: Vec<u32>,
+    /// Different prompts without demonstrations.
+    pub alone: Vec<Asked>,
     /// In the order of the lines.
     pub settings: Vec<SettingWork>,
 }
@@ -108,7 +128,7 @@ pub struct Work {
 impl Work {
     /// Number of prompts to run.
     pub fn n_prompts(&self) -> usize {
-        self.tasks.iter().map(|t| t.prompts.len()).sum()
+        self.tasks.iter().map(|t| t.prompts.len() + t.alone.len()).sum()
     }
 
     /// Reads a file of prompts.
@@ -169,6 +189,14 @@ struct Halves<'a> {
     wrong: Option<(usize, &'a Line)>,
 }
 
+/// The number of a prompt, which is added where it is new.
+fn number(index: &mut HashMap<Asked, usize>, all: &mut Vec<Asked>, asked: Asked) -> usize {
+    *index.entry(asked).or_insert_with_key(|asked| {
+        all.push(asked.clone());
+        all.len() - 1
+    })
+}
+
 impl TaskWork {
     fn new(path: &Path, lines: &[&(usize, Line)], spec: &ModelSpec) -> Result<Self, StudyError> {
         let first = &lines[0].1;
@@ -178,19 +206,21 @@ impl TaskWork {
             label_lens: first.label_lens.clone().unwrap_or_else(|| vec![1; first.label_ids.len()]),
             demos: first.slots.len(),
             prompts: Vec::new(),
+            alone_slots: lines
+                .iter()
+                .find(|l| l.1.kind == Kind::True)
+                .map_or_else(Vec::new, |l| l.1.alone.iter().map(|a| a.slot).collect()),
+            alone: Vec::new(),
             settings: Vec::new(),
         };
         let mut index: HashMap<Asked, usize> = HashMap::new();
+        let mut alone_index: HashMap<Asked, usize> = HashMap::new();
         let mut halves: HashMap<(&str, u32), Halves> = HashMap::new();
-        for (number, line) in lines {
-            let bad = |why: String| StudyError::Line { path: path.to_owned(), line: *number, why };
+        for (at_line, line) in lines {
+            let bad = |why: String| StudyError::Line { path: path.to_owned(), line: *at_line, why };
             task.check(line, spec).map_err(bad)?;
             let asked = Asked { ids: line.ids.clone(), slots: line.slots.clone() };
-            let next = task.prompts.len();
-            let at = *index.entry(asked).or_insert_with_key(|asked| {
-                task.prompts.push(asked.clone());
-                next
-            });
+            let at = number(&mut index, &mut task.prompts, asked);
             if !task.settings.iter().any(|s| s.name == line.setting) {
                 task.settings.push(SettingWork { name: line.setting.clone(), pairs: Vec::new() });
             }
@@ -214,9 +244,20 @@ impl TaskWork {
                     return Err(bad("its prompts differ in truth"));
                 }
                 let (truth, shown) = (wrong.truth.clone(), wrong.shown.clone());
-                setting.pairs.push(Pair { pair: *pair, true_prompt, false_prompt, truth, shown });
+                let alone = Vec::new();
+                setting.pairs.push(Pair { pair: *pair, true_prompt, false_prompt, truth, shown, alone });
             }
             setting.pairs.sort_by_key(|p| p.pair);
+            for pair in &mut setting.pairs {
+                let Some((_, honest)) = halves.get(&(&setting.name[..], pair.pair)).and_then(|h| h.honest)
+                else {
+                    continue;
+                };
+                for a in &honest.alone {
+                    let asked = Asked { ids: a.ids.clone(), slots: vec![(a.ids.len() - 1) as u32] };
+                    pair.alone.push(number(&mut alone_index, &mut task.alone, asked));
+                }
+            }
         }
         Ok(task)
     }
@@ -245,7 +286,25 @@ impl TaskWork {
         if let Some(i) = (1..c).find(|&i| line.label_ids[..i].contains(&line.label_ids[i])) {
             return Err(format!("label id {} is there twice", line.label_ids[i]));
         }
-        if let Some(id) = line.ids.iter().chain(&line.label_ids).find(|id| **id as usize >= spec.vocab) {
+        let alone: Vec<u32> = line.alone.iter().map(|a| a.slot).collect();
+        let wanted = if line.kind == Kind::True { &self.alone_slots[..] } else { &[] };
+        if alone != wanted {
+            return Err(format!(
+                "slots {alone:?} are asked alone, where other true prompts of task {} have {:?} and false ones \
+                 none",
+                self.task, self.alone_slots
+            ));
+        }
+        if !alone.is_empty()
+            && (!alone.is_sorted_by(|a, b| a < b) || alone[alone.len() - 1] as usize != k - 1)
+        {
+            return Err(format!("slots {alone:?} asked alone do not ascend to the last, {}", k - 1));
+        }
+        if line.alone.iter().any(|a| a.ids.is_empty() || a.ids.len() > line.ids.len()) {
+            return Err("a text asked alone has no token or more than the whole prompt".into());
+        }
+        let all = line.ids.iter().chain(&line.label_ids).chain(line.alone.iter().flat_map(|a| &a.ids));
+        if let Some(id) = all.into_iter().find(|id| **id as usize >= spec.vocab) {
             return Err(format!("id {id}, where the model's vocabulary has {} tokens", spec.vocab));
         }
         if !line.slots.is_sorted_by(|a, b| a < b) || line.slots[k - 1] as usize >= line.ids.len() {
@@ -292,6 +351,10 @@ mod tests {
             shown: shown.to_vec(),
             label_ids: vec![10, 11],
             label_lens: None,
+            alone: match kind {
+                Kind::True => vec![Alone { slot: 1, ids: vec![7, 8] }],
+                Kind::False => Vec::new(),
+            },
         }
     }
 
@@ -315,7 +378,9 @@ mod tests {
         ];
         let w = work(&all).expect("work");
         // What the last slot shows comes after the last position that is read here.
-        assert_eq!((w.n_prompts(), w.tasks[0].settings.len()), (2, 2));
+        // The text of the last slot alone is the third.
+        assert_eq!((w.n_prompts(), w.tasks[0].settings.len()), (3, 2));
+        assert_eq!((&w.tasks[0].alone_slots[..], w.tasks[0].alone[0].slots[0]), (&[1][..], 1));
         let pair = &w.tasks[0].settings[1].pairs[0];
         assert_eq!((pair.true_prompt, pair.false_prompt, &pair.shown[..]), (0, 1, &[1, 1][..]));
     }
@@ -340,7 +405,8 @@ mod tests {
             (Line { label_lens: Some(vec![2, 1]), ..wrong.clone() }, "label lengths differ"),
             (Line { label_ids: vec![10, 10], ..wrong.clone() }, "label ids differ"),
             (Line { ids: vec![300; 5], ..wrong.clone() }, "id 300"),
-            (Line { ids: vec![1; 513], ..wrong }, "513 ids"),
+            (Line { ids: vec![1; 513], ..wrong.clone() }, "513 ids"),
+            (Line { alone: honest.alone.clone(), ..wrong }, "slots [1] are asked alone"),
         ] {
             let text = told(&[honest.clone(), bad]);
             assert!(text.starts_with("f: line 2: ") && text.contains(why), "{text}");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::error::TaskError;
+use super::parquet;
 use super::task::{Columns, Task};
 
 /// One row.
@@ -17,6 +18,9 @@ pub struct Example {
     /// Index into the task's classes.
     pub class: usize,
 }
+
+/// Endings of the files that rows are read from, in the order in which they are looked for.
+const ENDINGS: [&str; 4] = ["jsonl", "csv", "tsv", "parquet"];
 
 /// The rows of a task, in the order of the file.
 #[derive(Clone, Debug)]
@@ -32,8 +36,9 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a task's rows: those it brings, else its file in the data folder (`.jsonl` or `.csv`), whose
-    /// columns are `text`, `text2` and `label` with the classes' names, or the hub's.
+    /// Reads a task's rows: those it brings, else its file in the data folder or the same name with another
+    /// ending (`.jsonl`, `.csv`, `.tsv`, `.parquet`), whose columns are `text`, `text2` and `label` with the
+    /// classes' names, or the hub's.
     ///
     /// # Errors
     /// No folder where one is needed; a file that cannot be read, is empty, or has a row without text,
@@ -46,7 +51,10 @@ impl Dataset {
                 why: format!("task {} needs a data folder that holds this file", task.key),
             });
         };
-        Self::read_file(task, &folder.join(&source.file))
+        let named = folder.join(&source.file);
+        // What is not there at all is told by its first name.
+        let other = ENDINGS.iter().map(|e| named.with_extension(e)).find(|p| p.exists());
+        Self::read_file(task, if named.exists() { &named } else { other.as_ref().unwrap_or(&named) })
     }
 
     /// Reads a task's rows from a file.
@@ -54,14 +62,15 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::read`].
     pub fn read_file(task: &Task, path: &Path) -> Result<Self, TaskError> {
-        let bytes = std::fs::read(path).map_err(TaskError::io(path))?;
+        let bytes = || std::fs::read(path).map_err(TaskError::io(path));
         let mut data = Self::empty(task, path);
         match path.extension().and_then(|e| e.to_str()) {
-            Some("jsonl" | "ndjson" | "json") => data.json_lines(task, &bytes)?,
-            Some("csv") => data.table(task, &bytes, b',')?,
-            Some("tsv") => data.table(task, &bytes, b'\t')?,
+            Some("jsonl" | "ndjson" | "json") => data.json_lines(task, &bytes()?)?,
+            Some("csv") => data.table(task, &bytes()?, b',')?,
+            Some("tsv") => data.table(task, &bytes()?, b'\t')?,
+            Some("parquet") => data.parquet(task)?,
             _ => {
-                let why = "rows are read from .jsonl, .csv and .tsv files".to_owned();
+                let why = "rows are read from .jsonl, .csv, .tsv and .parquet files".to_owned();
                 return Err(TaskError::Rows { path: path.to_owned(), why });
             }
         }
@@ -134,6 +143,24 @@ impl Dataset {
             self.add(task, line, cell)?;
         }
         Ok(())
+    }
+
+    fn parquet(&mut self, task: &Task) -> Result<(), TaskError> {
+        let path = self.path.clone();
+        let hubs = task.source.as_ref().and_then(|s| s.columns.as_ref());
+        let mut wanted = vec!["text", "text2", "label"];
+        if let Some(hubs) = hubs {
+            wanted.extend([&hubs.text, &hubs.label].map(String::as_str));
+            wanted.extend(hubs.text2.as_deref());
+        }
+        parquet::rows(&path, &wanted, |row, cells| {
+            self.add(task, row, cells).map_err(|e| match e {
+                TaskError::Row { path, line, why } => {
+                    TaskError::Rows { path, why: format!("row {line}: {why}") }
+                }
+                e => e,
+            })
+        })
     }
 
     /// Adds a row; `cell` gives a column's text, `Some(None)` where the column holds no text.

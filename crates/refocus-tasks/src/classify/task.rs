@@ -75,7 +75,7 @@ pub struct Task {
     pub title: String,
     /// Not one of the study's fourteen data sets.
     pub control: bool,
-    /// Words say the opposite of their class: used in paper mode only.
+    /// Words are not those of their classes, a defect of the released code: used in paper mode only.
     pub inverted: bool,
     /// The line before the demonstrations.
     pub instruction: Option<String>,

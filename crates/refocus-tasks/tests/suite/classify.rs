@@ -241,8 +241,56 @@ fn bad_rows_say_which_line() {
     let empty = dir.write("e.jsonl", "");
     assert!(Dataset::read_file(task, &empty).expect_err("empty").to_string().ends_with("it holds no row"));
     let other = dir.write("t.txt", "");
-    assert!(Dataset::read_file(task, &other).expect_err("txt").to_string().contains(".jsonl, .csv and .tsv"));
+    assert!(
+        Dataset::read_file(task, &other)
+            .expect_err("txt")
+            .to_string()
+            .contains(".jsonl, .csv, .tsv and .parquet")
+    );
     assert!(Dataset::read(task, None).expect_err("no folder").to_string().contains("needs a data folder"));
+}
+
+fn parquet(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/task_rows").join(format!("{name}.parquet"))
+}
+
+/// `fixtures/task_rows.py`: what pyarrow wrote.
+#[test]
+fn parquet_files_of_the_hub_are_read() {
+    let task = &parse(GOOD).expect("a task")[0];
+    for codec in ["snappy", "gzip", "none"] {
+        let data = Dataset::read_file(task, &parquet(codec)).expect(codec);
+        let texts: Vec<&str> = data.examples.iter().map(|e| &e.text[..]).collect();
+        assert_eq!(texts, ["x, \"y\"", "z", "rain\nand wind", "näher", "a", "b"], "{codec}");
+        assert_eq!(data.by_class, [vec![0, 3, 4], vec![1, 2, 5]], "{codec}");
+    }
+    let told = |path: &Path| Dataset::read_file(task, path).expect_err("refused").to_string();
+    assert!(told(&parquet("zstd")).ends_with(
+        "zstd.parquet: column body is compressed with ZSTD; Snappy, gzip and no compression are read"
+    ));
+    assert!(told(&parquet("missing")).ends_with("missing.parquet: row 2: column body holds no text"));
+    // The file of another name and ending, where the task's own is not there.
+    let dir = Folder::new("parquet");
+    std::fs::copy(parquet("snappy"), dir.0.join("t.parquet")).expect("copied");
+    assert_eq!(Dataset::read(task, Some(&dir.0)).expect("rows").examples.len(), 6);
+}
+
+#[test]
+fn damaged_parquet_files_are_told_and_nothing_else_happens() {
+    let task = &parse(GOOD).expect("a task")[0];
+    let dir = Folder::new("damaged");
+    let whole = std::fs::read(parquet("snappy")).expect("a file");
+    let path = dir.0.join("d.parquet");
+    let mut refused = 0;
+    for i in (0..whole.len()).step_by(3) {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 0x41;
+        std::fs::write(&path, &bytes).expect("written");
+        refused += u32::from(Dataset::read_file(task, &path).is_err());
+        std::fs::write(&path, &whole[..i]).expect("written");
+        assert!(Dataset::read_file(task, &path).is_err(), "{i} bytes");
+    }
+    assert!(refused > 30, "{refused} of {}", whole.len());
 }
 
 /// The real rows, where they are: every shipped task finds its file, and prompts can be drawn.

@@ -13,6 +13,8 @@ Examples:
   Three tasks under three settings:
     refocus overthinking MODEL --tasks unnatural,sst2,trec --data DIR --pairs 200 --demos 20 \\
       --settings permuted,half,random --out run
+  What the paper did with a model, with its figures beside:
+    refocus overthinking openai-community/gpt2 --preset gpt2 --data DIR --out run
   The prompts as ids, for another program, and a run from such a file:
     refocus overthinking MODEL --tasks unnatural --dump-prompts prompts.jsonl
     refocus overthinking MODEL --prompts prompts.jsonl --out run";
@@ -22,7 +24,7 @@ Examples:
 pub(crate) enum StudyMode {
     /// As it should be.
     Correct,
-    /// With defects of the released code: final norm twice, guarded shares, exit chosen where measured.
+    /// With the defects of the released code.
     Paper,
 }
 
@@ -30,28 +32,36 @@ pub(crate) enum StudyMode {
 pub(crate) struct Overthinking {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// Tasks of `refocus tasks list`, formats such as sst2.3, or task files, separated by commas.
-    #[arg(long, value_name = "A,B,…", value_delimiter = ',', required_unless_present = "prompts")]
+    /// Tasks of `refocus tasks list`, formats such as sst2.3, all of them (sst2.*), or task files, separated by commas.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    #[arg(required_unless_present_any = ["prompts", "preset"])]
     pub(crate) tasks: Vec<String>,
+    /// Protocol of a published model, with its figures beside: gpt2, gpt2-medium, gpt2-large, gpt2-xl,
+    /// pythia-410m or gpt-j. Other flags come before it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
     /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Pairs of prompts of each task.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    /// Pairs of prompts of each task [default: 100].
+    #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub(crate) pairs: u32,
-    /// Demonstrations of each prompt.
-    #[arg(long, value_name = "K", default_value_t = 16)]
-    pub(crate) demos: usize,
-    /// Labels of false prompts: permuted, half, random, permuted_20, _40, _60 or _80.
-    #[arg(long, value_name = "A,B,…", value_delimiter = ',', default_value = "permuted")]
-    pub(crate) settings: Vec<String>,
+    pub(crate) pairs: Option<u32>,
+    /// Demonstrations of each prompt [default: 16].
+    #[arg(long, value_name = "K")]
+    pub(crate) demos: Option<usize>,
+    /// Labels of false prompts: permuted, half, random, permuted_20, _40, _60 or _80 [default: permuted].
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    pub(crate) settings: Option<Vec<String>>,
     /// Tokens of a prompt at most [default: the model's context].
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
-    /// How the study is done.
-    #[arg(long, value_enum, default_value_t = StudyMode::Correct)]
-    pub(crate) mode: StudyMode,
+    /// How the study is done [default: correct, paper with --preset].
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<StudyMode>,
+    /// Defects of the released code to reproduce, by number, or none [default: all in paper mode].
+    #[arg(long, value_name = "1,2,…")]
+    pub(crate) defects: Option<String>,
     /// Folder for the answers and summary.json.
     #[arg(long, value_name = "DIR", required_unless_present = "dump_prompts")]
     pub(crate) out: Option<PathBuf>,
@@ -60,6 +70,6 @@ pub(crate) struct Overthinking {
     pub(crate) dump_prompts: Option<PathBuf>,
     /// Run the prompts of such a file instead of drawing them.
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["tasks", "data", "pairs", "demos", "settings", "context", "dump_prompts"])]
+    #[arg(conflicts_with_all = ["tasks", "preset", "data", "pairs", "demos", "settings", "context", "dump_prompts"])]
     pub(crate) prompts: Option<PathBuf>,
 }

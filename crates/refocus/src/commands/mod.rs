@@ -13,6 +13,7 @@ mod inspect_view;
 mod lens;
 mod lens_view;
 mod overthinking;
+mod overthinking_prompts;
 mod overthinking_view;
 mod patch;
 mod report;

@@ -1,37 +1,28 @@
 //! `overthinking`: true and false demonstrations, layer by layer.
+//!
+//! The work is done in stages, each with blocks of its own in the folder, so that each goes on where it was
+//! stopped. What the stages find comes together in [`conclude`].
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-
-use refocus_compute::Eager;
-use refocus_model::{Checkpoint, Model};
+use refocus_compute::{Cpu, Eager};
+use refocus_model::{Model, ModelSpec};
 use refocus_study::overthinking::{
-    Configuration, Line, Mode, Pairs, Request, SettingSummary, Store, StudyError, Work, ask_stored, build,
-    summarise,
+    Answers, Claim, Comparison, Configuration, Defect, Defects, Detail, Evidence, Method, Mode, Pairs,
+    Published, Questions, SettingMeans, SettingSummary, Store, StudyError, Work, ask_stored, claims,
+    correct_mitigations, means, patches, published, summarise,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Ended, overthinking_view, tasks};
+use super::overthinking_prompts::{Drawn, Wanted, draw, from_file};
+use super::{Ended, overthinking_view};
 use crate::cli::{Global, Overthinking, StudyMode};
 use crate::failure::{Failure, Outcome};
-use crate::output::Pending;
 use crate::printer::Printer;
 use crate::{backend, model_arg};
 
-/// What paper mode does as the released code, and what it does not.
-const REPRODUCED: [&str; 3] = [
-    "1: the final norm is applied twice at the last layer",
-    "shares of labels have the guard 1e-14 of the released code",
-    "7: the early-exit layer is chosen on the pairs that measure it",
-];
-const NOT_REPRODUCED: [&str; 5] = [
-    "2: words of TREC classes in another order",
-    "3: an average of SST-2 over formats with an inverted one (the inverted format can be run by itself)",
-    "4 to 6: defects of ablations, which are not there yet",
-    "8, 9, 11: slips of scripts that change no number here",
-    "10: true prompts drawn anew for each setting",
-];
+const SETTING: &str = "permuted";
+const PAIRS: u32 = 100;
+const DEMOS: usize = 16;
 
 #[derive(Serialize)]
 pub(super) struct Document {
@@ -39,10 +30,8 @@ pub(super) struct Document {
     model: String,
     fingerprint: String,
     pub(super) mode: Mode,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reproduced: Option<[&'static str; 3]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_reproduced: Option<[&'static str; 5]>,
+    /// Numbers of the defects that are reproduced.
+    pub(super) defects: Defects,
     seed: u64,
     /// Hash of the configuration.
     configuration: String,
@@ -50,39 +39,82 @@ pub(super) struct Document {
     prompts: String,
     pub(super) n_layers: usize,
     pub(super) about: Map<String, Value>,
+    stages: Vec<Stage>,
     /// Task, setting.
+    #[serde(skip)]
     pub(super) tasks: Vec<(String, Vec<(String, SettingSummary)>)>,
+    pub(super) means: Vec<SettingMeans>,
+    pub(super) claims: Vec<Claim>,
+    /// Files in the folder.
+    pub(super) patches: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) published: Option<Comparison>,
 }
 
-/// Prompts, and what is worth knowing about how they were drawn, by task.
-struct Drawn {
-    work: Work,
-    about: Map<String, Value>,
-    configuration: Map<String, Value>,
+/// A stage that was done.
+#[derive(Serialize)]
+struct Stage {
+    name: &'static str,
+    prompts: usize,
+}
+
+/// What every stage works with.
+struct Run<'a> {
+    work: &'a Work,
+    method: &'a Method,
+    store: &'a Store,
+    model: &'a Model<Cpu>,
+    printer: &'a Printer,
+}
+
+impl Run<'_> {
+    /// Asks some prompts of every task, in the order of the tasks; `folder` keeps the answers.
+    fn ask<'w>(
+        &'w self,
+        o: &mut Eager<Cpu>,
+        (name, folder): (&'static str, &str),
+        of: impl Fn(usize) -> Questions<'w>,
+        done: &mut Vec<Stage>,
+    ) -> Outcome<Vec<Vec<Answers>>> {
+        let store = self.store.stage(folder)?;
+        let all = 0..self.work.tasks.len();
+        let prompts = all.clone().map(|t| of(t).prompts.len()).sum();
+        let bar = self.printer.count_bar(prompts as u64);
+        let (mut there, mut answers) = (0, Vec::new());
+        for number in all {
+            bar.set_message(format!("{name}: {}", self.work.tasks[number].task));
+            let tick = |n: usize, stored: bool| {
+                bar.inc(n as u64);
+                if stored {
+                    there += n;
+                    // Time left is judged by what is run.
+                    bar.reset_eta();
+                }
+            };
+            answers.push(ask_stored(o, self.model, of(number), self.method, &store, tick)?);
+        }
+        bar.finish_and_clear();
+        if there > 0 {
+            self.printer.note(&format!("{name}: {there} of {prompts} prompts were answered before"));
+        }
+        done.push(Stage { name, prompts });
+        Ok(answers)
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
-    let mode = match args.mode {
-        StudyMode::Correct => Mode::Correct,
-        StudyMode::Paper => Mode::Paper,
-    };
+    let preset = args.preset.as_deref().map(preset).transpose()?;
+    let method = method(args)?;
     let drawn = match &args.prompts {
         Some(path) => from_file(path, &checkpoint)?,
-        None => draw(args, mode, global, &checkpoint, printer)?,
+        None => draw(args, &wanted(args, preset.as_ref()), &method, global.seed, &checkpoint, printer)?,
     };
     let Some(out) = &args.out else { return Ok(Ended::Well) };
 
     let fingerprint = checkpoint.fingerprint()?;
-    let mut configuration = Map::new();
-    configuration.insert("study".into(), json!("overthinking/1"));
-    configuration.insert("model".into(), json!(fingerprint));
-    configuration.insert("mode".into(), json!(mode));
-    configuration.insert("seed".into(), json!(global.seed));
-    configuration.extend(drawn.configuration);
-    configuration.insert("prompts".into(), json!(drawn.work.hash));
-    let configuration = Configuration(configuration);
+    let configuration = configuration(&fingerprint, &method, global.seed, &drawn);
     let store = Store::open(out, &configuration).map_err(|e| {
         let other = matches!(e, StudyError::Other { .. });
         let failure = Failure::from(e);
@@ -92,61 +124,170 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
     let mut cpu = backend::cpu(global, printer)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let o = &mut Eager::new(cpu);
-    let bar = printer.count_bar(drawn.work.n_prompts() as u64);
-    let mut there = 0;
-    let mut all = Vec::new();
-    for (number, task) in drawn.work.tasks.iter().enumerate() {
-        bar.set_message(task.task.clone());
-        let tick = |n: usize, stored: bool| {
-            bar.inc(n as u64);
-            if stored {
-                there += n;
-                // Time left is judged by what is run.
-                bar.reset_eta();
-            }
-        };
-        let answers = ask_stored(o, &model, (number, task), mode, &store, tick)?;
-        let mut settings = Vec::new();
+    let run = Run { work: &drawn.work, method: &method, store: &store, model: &model, printer };
+    let mut stages = Vec::new();
+    let tasks = &drawn.work.tasks;
+    let with =
+        |task: usize| Questions { task, prompts: &tasks[task].prompts, label_ids: &tasks[task].label_ids };
+    let answers = run.ask(o, ("layers", "blocks"), with, &mut stages)?;
+    let without =
+        |task: usize| Questions { task, prompts: &tasks[task].alone, label_ids: &tasks[task].label_ids };
+    let alone = run.ask(o, ("without demonstrations", "alone"), without, &mut stages)?;
+
+    let mut found = Vec::new();
+    for ((task, answers), alone) in tasks.iter().zip(&answers).zip(&alone) {
+        let control = drawn.controls.get(&task.task).copied().unwrap_or(false);
         for setting in &task.settings {
-            let pairs = Pairs { task, setting, answers: &answers, mode };
-            settings.push((setting.name.clone(), summarise(&pairs, global.seed)?));
+            let pairs = Pairs { task, setting, answers, alone, method: &method };
+            found.push(summarise(&pairs, control, global.seed)?);
         }
-        all.push((task.task.clone(), settings));
     }
-    bar.finish_and_clear();
-    if there > 0 {
-        printer.note(&format!("{there} of {} prompts were answered before", drawn.work.n_prompts()));
+    let (means, claims) = conclude(&mut found, &[], global.seed);
+    let mut patches_of = Vec::new();
+    for patch in patches(&found, &means, &fingerprint, model.spec.n_layers) {
+        let name = format!("patches/{}.toml", patch.name);
+        store.write(&name, &patch.text)?;
+        patches_of.push(name);
     }
-    let paper = mode == Mode::Paper;
-    let document = Document {
+    let mut document = Document {
         schema: "refocus.overthinking/1",
         model: checkpoint.path().display().to_string(),
         fingerprint,
-        mode,
-        reproduced: paper.then_some(REPRODUCED),
-        not_reproduced: paper.then_some(NOT_REPRODUCED),
+        mode: method.mode,
+        defects: method.defects.clone(),
         seed: global.seed,
         configuration: configuration.hash(),
-        prompts: drawn.work.hash,
+        prompts: drawn.work.hash.clone(),
         n_layers: model.spec.n_layers,
         about: drawn.about,
-        tasks: all,
+        stages,
+        tasks: by_task(found),
+        means,
+        claims,
+        patches: patches_of,
+        published: None,
     };
-    let summary = summary(&document)?;
-    let mut text = serde_json::to_string_pretty(&summary)?;
-    text.push('\n');
+    document.published = beside(&document, preset.as_ref(), &model.spec, printer);
+    let text = summary(&document)?;
     store.write("summary.json", &text)?;
     if printer.is_json() {
         printer.text(&text)?;
     } else {
-        printer.text(&overthinking_view::table(&document, printer.colours()))?;
+        printer.text(&overthinking_view::tables(&document, printer.colours()))?;
         printer.note(&format!("everything else is in {}", out.join("summary.json").display()));
     }
     Ok(Ended::Well)
 }
 
+/// What all stages found, judged together. A stage adds its ways to answer to the details, and its evidence
+/// for the claims about heads and late blocks.
+fn conclude(
+    found: &mut [(SettingSummary, Detail)],
+    evidence: &[Evidence],
+    seed: u64,
+) -> (Vec<SettingMeans>, Vec<Claim>) {
+    correct_mitigations(found);
+    let details: Vec<Detail> = found.iter().map(|f| f.1.clone()).collect();
+    let means = means(&details, seed);
+    let claims = claims(&details, &means, evidence, seed);
+    (means, claims)
+}
+
+fn method(args: &Overthinking) -> Outcome<Method> {
+    let mode = match args.mode {
+        Some(StudyMode::Correct) => Mode::Correct,
+        None if args.preset.is_none() => Mode::Correct,
+        Some(StudyMode::Paper) | None => Mode::Paper,
+    };
+    let defects = match &args.defects {
+        None if mode == Mode::Paper => Defects::all(),
+        None => Defects::none(),
+        Some(given) if given == "none" => Defects::none(),
+        Some(given) => given
+            .split(',')
+            .map(|n| n.trim().parse().ok().and_then(Defect::of_number))
+            .collect::<Option<Defects>>()
+            .ok_or_else(|| {
+                let known = Defect::ALL.map(|d| format!("{} {}", d.number(), d.words())).join("; ");
+                Failure::new(format!("--defects {given}: give numbers from 1 to 7, or none")).hint(known)
+            })?,
+    };
+    Ok(Method { mode, defects })
+}
+
+/// The protocol of a published model.
+fn preset(name: &str) -> Outcome<Published> {
+    let all = published();
+    let names: Vec<String> = all.iter().map(|p| p.name.clone()).collect();
+    all.into_iter().find(|p| p.name == name).ok_or_else(|| {
+        Failure::new(format!("there is no preset {name}")).hint(format!("one of {}", names.join(", ")))
+    })
+}
+
+/// What the flags ask for, then what the preset does.
+fn wanted(args: &Overthinking, preset: Option<&Published>) -> Wanted {
+    let tasks = match preset {
+        Some(p) if args.tasks.is_empty() => p.tasks(),
+        _ => args.tasks.clone(),
+    };
+    let settings = args.settings.clone().or_else(|| preset.map(Published::settings));
+    Wanted {
+        tasks,
+        pairs: args.pairs.or(preset.map(|p| p.pairs)).unwrap_or(PAIRS),
+        demos: args.demos.or(preset.map(|p| p.demos)).unwrap_or(DEMOS),
+        settings: settings.unwrap_or_else(|| vec![SETTING.to_owned()]),
+        context: args.context.or(preset.map(|p| p.context)),
+    }
+}
+
+/// The figures of the preset, or of the one published model that has these sizes; none of another model.
+fn beside(
+    document: &Document,
+    preset: Option<&Published>,
+    spec: &ModelSpec,
+    printer: &Printer,
+) -> Option<Comparison> {
+    let known = published();
+    let fitting = known.iter().find(|p| p.fits(spec));
+    let theirs = match preset {
+        Some(p) if p.fits(spec) => p,
+        Some(p) => {
+            printer.note(&format!("the published figures of {} are of another model: not shown", p.name));
+            return None;
+        }
+        None => fitting?,
+    };
+    let tasks = overthinking_view::each(document);
+    let as_published = document.mode == Mode::Paper && document.defects == Defects::all();
+    Some(theirs.compare(tasks, &document.means, as_published)).filter(|c| !c.numbers.is_empty())
+}
+
+fn configuration(fingerprint: &str, method: &Method, seed: u64, drawn: &Drawn) -> Configuration {
+    let mut out = Map::new();
+    out.insert("study".into(), json!("overthinking/2"));
+    out.insert("model".into(), json!(fingerprint));
+    out.insert("mode".into(), json!(method.mode));
+    out.insert("defects".into(), json!(method.defects));
+    out.insert("seed".into(), json!(seed));
+    out.extend(drawn.configuration.clone());
+    out.insert("prompts".into(), json!(drawn.work.hash));
+    Configuration(out)
+}
+
+/// Summaries of the settings of each task, in the order of the run.
+fn by_task(found: Vec<(SettingSummary, Detail)>) -> Vec<(String, Vec<(String, SettingSummary)>)> {
+    let mut out: Vec<(String, Vec<(String, SettingSummary)>)> = Vec::new();
+    for (summary, detail) in found {
+        match out.last_mut().filter(|t| t.0 == detail.task) {
+            Some((_, settings)) => settings.push((detail.setting, summary)),
+            None => out.push((detail.task, vec![(detail.setting, summary)])),
+        }
+    }
+    out
+}
+
 /// `tasks` as objects in the order in which they were asked for.
-fn summary(document: &Document) -> Outcome<Value> {
+fn summary(document: &Document) -> Outcome<String> {
     let mut value = serde_json::to_value(document)?;
     let mut by_task = Map::new();
     for (task, settings) in &document.tasks {
@@ -157,109 +298,7 @@ fn summary(document: &Document) -> Outcome<Value> {
         by_task.insert(task.clone(), Value::Object(by_setting));
     }
     value["tasks"] = Value::Object(by_task);
-    Ok(value)
-}
-
-fn from_file(path: &Path, checkpoint: &Checkpoint) -> Outcome<Drawn> {
-    let work = Work::read(path, checkpoint.spec())?;
-    let mut about = Map::new();
-    for t in &work.tasks {
-        about.insert(t.task.clone(), json!({ "demos": t.demos, "label_ids": t.label_ids }));
-    }
-    let mut configuration = Map::new();
-    configuration.insert("source".into(), json!("a file of prompts"));
-    Ok(Drawn { work, about, configuration })
-}
-
-/// Draws the prompts of all tasks, and writes them where they are wanted.
-fn draw(
-    args: &Overthinking,
-    mode: Mode,
-    global: &Global,
-    checkpoint: &Checkpoint,
-    printer: &Printer,
-) -> Outcome<Drawn> {
-    let spec = checkpoint.spec();
-    let mut settings = Vec::new();
-    for name in &args.settings {
-        let setting = tasks::setting(name)?;
-        if settings.contains(&setting) {
-            return Err(Failure::new(format!("the setting {name} is given twice")));
-        }
-        settings.push(setting);
-    }
-    let context = match args.context {
-        Some(n) if n > spec.n_ctx && !spec.stretches() => {
-            return Err(Failure::new(format!(
-                "--context {n} is more than the model's context of {} tokens",
-                spec.n_ctx
-            )));
-        }
-        Some(n) => n,
-        None => spec.n_ctx,
-    };
-    let request = Request { pairs: args.pairs, demos: args.demos, context, settings, seed: global.seed };
-    let tokenizer = checkpoint.tokenizer()?;
-    let pending = args.dump_prompts.as_deref().map(Pending::create).transpose()?;
-    let mut lines: Vec<Line> = Vec::new();
-    let (mut about, mut versions) = (Map::new(), Map::new());
-    let mut keys = BTreeSet::new();
-    for name in &args.tasks {
-        let task = tasks::task(name)?.swap_remove(0);
-        if !keys.insert(task.key.clone()) {
-            return Err(Failure::new(format!("the task {} is given twice", task.key)));
-        }
-        if task.inverted && mode == Mode::Correct {
-            return Err(Failure::new(format!("the words of {} say the opposite of their class", task.key))
-                .hint("it exists for --mode paper alone"));
-        }
-        let data = tasks::rows(&task, args.data.as_deref())?;
-        printer.detail(&format!("drawing prompts of {}", task.key));
-        let built = build(&task, &data, &tokenizer, spec, &request)?;
-        let words: Vec<&str> = task.classes.iter().map(|c| c.word.as_str()).collect();
-        about.insert(
-            task.key.clone(),
-            json!({
-                "version": task.version,
-                "demos": request.demos,
-                "words": words,
-                "label_ids": built.lines[0].label_ids,
-                "rows": data.examples.len(),
-                "mean_text_tokens": built.mean_text_tokens,
-                "special_tokens": built.special_tokens,
-                "drawn_again": { "merged": built.merged, "too_long": built.too_long },
-            }),
-        );
-        if built.merged + built.too_long > 0 {
-            printer.note(&format!(
-                "{}: {} draws not used because of merged tokens, {} because they were too long",
-                task.key, built.merged, built.too_long
-            ));
-        }
-        versions.insert(task.key.clone(), json!(task.version));
-        lines.extend(built.lines);
-    }
-    if let Some(pending) = pending {
-        write_lines(pending, &lines)?;
-    }
-    let path = PathBuf::from("the prompts drawn");
-    let numbered: Vec<(usize, Line)> = lines.into_iter().enumerate().collect();
-    let work = Work::new(&path, &numbered, spec)?;
-    let mut configuration = Map::new();
-    configuration.insert("tasks".into(), Value::Object(versions));
-    configuration.insert("pairs".into(), json!(request.pairs));
-    configuration.insert("demos".into(), json!(request.demos));
-    let names: Vec<String> = request.settings.iter().map(|s| s.name()).collect();
-    configuration.insert("settings".into(), json!(names));
-    configuration.insert("context".into(), json!(context));
-    Ok(Drawn { work, about, configuration })
-}
-
-fn write_lines(mut out: Pending, lines: &[Line]) -> Outcome<()> {
-    for line in lines {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        out.write(&text)?;
-    }
-    out.finish()
+    let mut text = serde_json::to_string_pretty(&value)?;
+    text.push('\n');
+    Ok(text)
 }

@@ -70,7 +70,7 @@ fn dumped_prompts_give_the_same_numbers() {
     let tmp = Tmp::new("overthinking-dump");
     tmp.refocus(&format!("{RUN} --dump-prompts [TMP]/p.jsonl -q")).assert().success();
     let committed = std::fs::read(root().join(MODEL).join("prompts.jsonl")).expect("a file");
-    assert_eq!(std::fs::read(tmp.path("p.jsonl")).expect("dumped"), committed);
+    assert!(std::fs::read(tmp.path("p.jsonl")).expect("dumped") == committed, "other prompts than committed");
     tmp.refocus(&format!("overthinking {MODEL} --prompts [TMP]/p.jsonl --out [TMP]/again -q"))
         .assert()
         .success();
@@ -87,14 +87,16 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
     std::fs::remove_file(tmp.path("run/summary.json")).expect("remove");
     std::fs::remove_file(tmp.path("run/blocks/00-00001.bin")).expect("remove");
     tmp.refocus(&format!("{RUN} --threads 2")).assert().success().stderr_eq(str![[r#"
-note: 16 of 21 prompts were answered before
+note: layers: 16 of 21 prompts were answered before
+note: without demonstrations: 15 of 15 prompts were answered before
 note: everything else is in [TMP]/run/summary.json
 
 "#]]);
     assert_eq!((bytes("summary.json"), bytes("blocks/00-00001.bin")), (whole, block.clone()));
     // The same command again runs nothing.
     tmp.refocus(RUN).assert().success().stderr_eq(str![[r#"
-note: 21 of 21 prompts were answered before
+note: layers: 21 of 21 prompts were answered before
+note: without demonstrations: 15 of 15 prompts were answered before
 note: everything else is in [TMP]/run/summary.json
 
 "#]]);
@@ -125,19 +127,128 @@ hint: give another folder to --out, or the flags of that run
 }
 
 #[test]
-fn paper_mode_differs_at_the_last_layer_and_says_what_it_does() {
+fn paper_mode_differs_at_the_last_layer_and_each_defect_can_be_switched() {
     let tmp = Tmp::new("overthinking-paper");
     tmp.refocus(RUN).assert().success();
-    tmp.refocus(&format!("{} --mode paper", RUN.replace("/run", "/paper"))).assert().success();
-    let (correct, paper) = (summary(&tmp, "run"), summary(&tmp, "paper"));
+    let paper = |name: &str, more: &str| {
+        let run = RUN.replace("/run", &format!("/{name}"));
+        tmp.refocus(&format!("{run} --mode paper {more}")).assert().success();
+        summary(&tmp, name)
+    };
+    let (correct, all) = (summary(&tmp, "run"), paper("all", ""));
     let of = |v: &Value, key: &str| v["tasks"]["unnatural"]["permuted"][key].clone();
     for layer in 0..2 {
-        assert_eq!(of(&correct, "tp")[layer], of(&paper, "tp")[layer]);
+        assert_eq!(of(&correct, "tp")[layer], of(&all, "tp")[layer]);
     }
-    assert_ne!(of(&correct, "label_mass_tp"), of(&paper, "label_mass_tp"));
-    assert_eq!(of(&paper, "early_exit")["measured_on"], "all pairs");
-    assert_eq!(paper["reproduced"].as_array().map(Vec::len), Some(3));
-    assert_eq!(paper["not_reproduced"].as_array().map(Vec::len), Some(5));
+    assert_ne!(of(&correct, "label_mass_tp"), of(&all, "label_mass_tp"));
+    assert_eq!(of(&all, "mitigations")[0]["measured_on"], "all pairs");
+    assert_eq!(all["defects"], serde_json::json!([1, 2, 3, 4, 5, 6, 7]));
+    // Without the first the last layer is read as it is, without the seventh the choice is honest.
+    let six = paper("six", "--defects 7");
+    assert_eq!(of(&correct, "label_mass_tp"), of(&six, "label_mass_tp"));
+    assert_eq!(of(&six, "mitigations")[0]["measured_on"], "all pairs");
+    let none = paper("none", "--defects none");
+    assert_eq!(of(&none, "mitigations")[0]["measured_on"], "odd pairs");
+    assert_eq!(of(&none, "tp"), of(&correct, "tp"));
+    refused(tmp.refocus(&format!("{RUN} --defects 8"))).stderr_eq(str![[r#"
+error: --defects 8: give numbers from 1 to 7, or none
+hint: 1 the final norm is applied twice at the last layer; 2 the words of four of TREC's six classes are mixed up; 3 an inverted format counts in the average over formats; 4 a head set to zero attends uniformly instead; 5 random heads are drawn with layers and heads swapped; 6 ablations of the first format are compared with the average over all; 7 what is chosen is chosen on the pairs that measure it
+
+"#]]);
+}
+
+#[test]
+fn mixed_words_and_inverted_formats_belong_to_their_defects() {
+    let tmp = Tmp::new("overthinking-words");
+    // As tasks/trec.toml, with words whose first tokens the fixture's tokenizer can tell apart.
+    let format = "format = \"{text} = {label};\"";
+    let task = format!(
+        "key = \"trec\"\nversion = 1\ntitle = \"t\"\n{format}\n\
+         class = [{{ name = \"a\", word = \"apple\" }}, {{ name = \"b\", word = \"berry\" }}]\n\
+         source = {{ file = \"t.jsonl\" }}\n\
+         [[variant]]\nname = \"trec.mixed\"\ninverted = true\n{format}\nwords = [\"berry\", \"apple\"]\n"
+    );
+    let row = |i: usize| format!("{{\"text\": \"t{i}\", \"label\": \"{}\"}}\n", ["a", "b"][i % 2]);
+    tmp.write("t.toml", &task);
+    tmp.write("t.jsonl", &(0..40).map(row).collect::<String>());
+    let run = |task: &str, name: &str, more: &str| {
+        let command = format!(
+            "overthinking {MODEL} --tasks {task} --data [TMP] --pairs 5 --demos 2 --out [TMP]/{name} {more}"
+        );
+        tmp.refocus(&command)
+    };
+    run("sst2.10", "inverted", "").assert().code(2).stderr_eq(str![[r#"
+error: words of sst2.10 are not those of their classes
+hint: it exists for --mode paper, or --defects 3
+
+"#]]);
+    let words = |name: &str, more: &str| {
+        run("[TMP]/t.toml", name, more).assert().success();
+        summary(&tmp, name)["about"]["trec"]["words"].clone()
+    };
+    assert_eq!(words("right", ""), serde_json::json!(["apple", "berry"]));
+    assert_eq!(words("mixed", "--defects 2"), serde_json::json!(["berry", "apple"]));
+}
+
+#[test]
+fn a_preset_runs_its_protocol_and_shows_no_figures_of_another_model() {
+    let tmp = Tmp::new("overthinking-preset");
+    let run = |more: &str| tmp.refocus(&format!("overthinking {MODEL} --out [TMP]/run {more}"));
+    run("--preset gpt2 --tasks unnatural --pairs 6 --demos 2 --context 200").assert().success().stderr_eq(
+        str![[r#"
+note: the published figures of gpt2 are of another model: not shown
+note: everything else is in [TMP]/run/summary.json
+
+"#]],
+    );
+    let all = summary(&tmp, "run");
+    assert_eq!(all["mode"], "paper");
+    let settings = all["tasks"]["unnatural"].as_object().expect("settings");
+    assert_eq!(settings.keys().collect::<Vec<_>>(), ["permuted", "half", "random"]);
+    assert_eq!(all.get("published"), None);
+    refused(run("--preset gpt3")).stderr_eq(str![[r#"
+error: there is no preset gpt3
+hint: one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, pythia-410m, gpt-j
+
+"#]]);
+}
+
+#[test]
+fn every_number_of_a_run_is_there() {
+    let tmp = Tmp::new("overthinking-measures");
+    tmp.refocus(&RUN.replace("permuted,half", "permuted,random")).assert().success();
+    let all = summary(&tmp, "run");
+    for setting in ["permuted", "random"] {
+        let s = &all["tasks"]["unnatural"][setting];
+        let predictions = &s["predictions"];
+        for kind in ["plain", "calibrated"] {
+            for layer in 0..3 {
+                for slot in 0..3 {
+                    let at = |name: &str| predictions[kind][name][layer][slot].as_f64().expect("f64");
+                    let sum = at("true_on_false") + at("shown_on_false") + at("other_on_false");
+                    assert!((sum - 1.0).abs() < 1e-12, "{setting} {kind} {layer} {slot}: {sum}");
+                }
+            }
+        }
+        assert_eq!(predictions["agreement"]["slots"], serde_json::json!([1, 2]));
+        assert_eq!(predictions["agreement"]["on_false"][2].as_array().map(Vec::len), Some(2));
+        let names: Vec<&str> =
+            s["mitigations"].as_array().expect("a list").iter().filter_map(|m| m["name"].as_str()).collect();
+        let want = [
+            "zero_shot",
+            "early_exit",
+            "early_exit_balanced",
+            "context_contrast",
+            "layer_contrast",
+            "layer_contrast_fixed",
+        ];
+        assert_eq!(names, want);
+    }
+    // The toy task is a control: there are no means, and no claim over tasks.
+    assert_eq!(all["means"].as_array().map(Vec::len), Some(0));
+    let claims = all["claims"].as_array().expect("claims");
+    assert!(claims.iter().any(|c| c["id"] == "gap" && c["task"] == "unnatural"));
+    assert!(claims.iter().any(|c| c["id"] == "heads_found" && c["why"] == "not measured in this run"));
 }
 
 #[test]
@@ -209,7 +320,7 @@ error: [TMP]/p.jsonl: line 1: id 99999, where the model's vocabulary has 282 tok
 "#]]);
     tmp.write("p.jsonl", &all.replacen("\"pair\"", "\"pear\"", 1));
     refused(tmp.refocus(&run)).stderr_eq(str![[r#"
-error: [TMP]/p.jsonl: line 1: not a prompt: unknown field `pear`, expected one of `task`, `setting`, `pair`, `kind`, `ids`, `slots`, `truth`, `shown`, `label_ids` at line 1 column [..]
+error: [TMP]/p.jsonl: line 1: not a prompt: unknown field `pear`, expected one of `task`, `setting`, `pair`, `kind`, `ids`, `slots`, `truth`, `shown`, `label_ids`, `alone` at line 1 column 47
 
 "#]]);
     refused(refocus("overthinking fixtures/overthinking --tasks unnatural")).stderr_eq(str![[r#"
