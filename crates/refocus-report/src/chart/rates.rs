@@ -50,7 +50,9 @@ impl RateChart {
     pub fn svg(&self) -> String {
         let share = |r: &Rate| r.errors as f64 / r.of.max(1) as f64;
         let rates = || self.rows.iter().flat_map(|r| &r.rates);
-        let least = rates().filter(|r| r.errors > 0).map(share).fold(1e-2, f64::min);
+        // The bound of a model without an error has to be on the axis too.
+        let seen = |r: &Rate| if r.errors > 0 { Some(share(r)) } else { r.interval.map(|i| i.1) };
+        let least = rates().filter_map(seen).filter(|p| *p > 1e-12).fold(1e-2, f64::min);
         let low = least.log10().floor();
         let x = Scale { from: (low, 0.0), to: (FIRST, RIGHT) };
         let place = |p: f64| x.at(p.max(10f64.powf(low)).log10());

@@ -41,11 +41,14 @@ fn unit(measure: &str) -> &'static str {
     }
 }
 
+/// Task and setting.
 type Case<'a> = (&'a str, &'a str);
+/// Measure and the prompts it was taken on.
+type Measure<'a> = (&'a str, Option<&'a str>);
 
 pub(super) fn section(t: &Tables) -> Option<RunSection> {
     let drawable = |h: &&HeadRow| (0..MOST).contains(&h.layer) && (0..MOST).contains(&h.head);
-    let mut measures: Vec<((&str, Option<&str>), Vec<&HeadRow>)> = Vec::new();
+    let mut measures: Vec<(Measure<'_>, Vec<&HeadRow>)> = Vec::new();
     for h in t.heads.iter().filter(drawable) {
         let key = (h.measure.as_str(), h.kind.as_deref());
         match measures.iter_mut().find(|m| m.0 == key) {

@@ -48,7 +48,7 @@ fn layers(setting: &str, rows: &[&Setting]) -> Option<String> {
 }
 
 fn repaired(m: &Mitigation) -> bool {
-    m.balanced_gain_low.is_some_and(|x| x > 0.0) && m.p_holm.is_none_or(|p| p < 0.05)
+    m.balanced_gain_low.is_some_and(|x| x > 0.0) && m.p_holm.is_some_and(|p| p < 0.05)
 }
 
 fn is_repair(m: &Mitigation) -> bool {
@@ -73,11 +73,11 @@ fn repairs(all: &[Mitigation]) -> Vec<String> {
     let mut said = Vec::new();
     let judged = format!("{} on {}", count(tried.len(), "repair"), count(cases.len(), "case"));
     said.push(if families.is_empty() {
-        format!("Of {judged} (task and setting), none raises the balanced accuracy beyond doubt.")
+        format!("Of {judged} (task and setting), none raises the balanced accuracy beyond chance.")
     } else {
         let words: Vec<String> = families.iter().map(|(f, n)| format!("{f} ({n})")).collect();
         format!(
-            "Of {judged} (task and setting), these raise the balanced accuracy beyond doubt: {}.",
+            "Of {judged} (task and setting), these raise the balanced accuracy beyond chance: {}.",
             joined(&words)
         )
     });
