@@ -21,5 +21,6 @@ pub use self::error::StudyError;
 pub use self::measures::{Curves, Mode, Pairs, curves};
 pub use self::resample::Estimate;
 pub use self::store::{Configuration, Store};
-pub use self::summary::{Claim, EarlyExit, SettingSummary, Verdict, summarise};
+pub use self::summary::{Claim, EarlyExit, SettingSummary, summarise};
+pub(crate) use self::work::hex;
 pub use self::work::{Asked, Kind, Line, Pair, SettingWork, TaskWork, Work};

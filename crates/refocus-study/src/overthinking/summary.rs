@@ -6,39 +6,16 @@ use super::error::StudyError;
 use super::measures::{Credit, Curves, Mode, Pairs, curves, mean};
 use super::resample::Estimate;
 use super::work::Kind;
+use crate::verdict::Verdict;
 
-/// How a claim fared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Verdict {
-    /// The interval lies above 0.
-    #[serde(rename = "holds")]
-    Holds,
-    /// The interval lies below 0.
-    #[serde(rename = "does not hold")]
-    DoesNotHold,
-    /// No base effect, or an interval on both sides of 0.
-    #[serde(rename = "cannot be tested")]
-    CannotBeTested,
-}
-
-impl Verdict {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Holds => "holds",
-            Self::DoesNotHold => "does not hold",
-            Self::CannotBeTested => "cannot be tested",
-        }
-    }
-
-    fn of(effect: &Estimate) -> Self {
-        if effect.low > 0.0 {
-            Self::Holds
-        } else if effect.high < 0.0 {
-            Self::DoesNotHold
-        } else {
-            Self::CannotBeTested
-        }
+/// The interval lies above 0, below it, or on both sides.
+fn verdict(effect: &Estimate) -> Verdict {
+    if effect.low > 0.0 {
+        Verdict::Holds
+    } else if effect.high < 0.0 {
+        Verdict::DoesNotHold
+    } else {
+        Verdict::CannotBeTested
     }
 }
 
@@ -206,7 +183,7 @@ fn claims(gap: &Estimate, exit: Option<&EarlyExit>) -> Vec<Claim> {
     let layer = |claim, effect: Option<Estimate>| {
         let why = no_gap.or(effect.is_none().then_some("fewer than four pairs"));
         let verdict = match (&effect, why) {
-            (Some(effect), None) => Verdict::of(effect),
+            (Some(effect), None) => verdict(effect),
             _ => Verdict::CannotBeTested,
         };
         Claim { claim, verdict, why, effect }
@@ -214,7 +191,7 @@ fn claims(gap: &Estimate, exit: Option<&EarlyExit>) -> Vec<Claim> {
     vec![
         Claim {
             claim: "false demonstrations lower accuracy",
-            verdict: Verdict::of(gap),
+            verdict: verdict(gap),
             why: None,
             effect: Some(*gap),
         },
