@@ -137,8 +137,8 @@ pub fn run_job<K: Kernels>(
         config_hash,
         parameters,
         steps,
-        training_seconds: trained,
-        testing_seconds: tested,
+        training_seconds: trained.map(millis),
+        testing_seconds: millis(tested),
         sets: results,
         attention: sharp,
         watched,
@@ -148,6 +148,11 @@ pub fn run_job<K: Kernels>(
     std::fs::create_dir_all(&rows).map_err(|source| FlipflopError::Write { path: rows, source })?;
     write_json(&result_path(dir, job), &result)?;
     Ok(Some(result))
+}
+
+/// More is noise.
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
 }
 
 /// What a run took so far, over all sittings.

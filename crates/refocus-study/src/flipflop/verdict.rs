@@ -217,7 +217,7 @@ impl<'a> Rows<'a> {
     fn long_tail(&self) -> Part {
         let Some(base) = self.get("baseline") else { return none("there is no row baseline") };
         if base.seeds.len() < SEEDS {
-            return none(format!("{} seeds of baseline, {SEEDS} are needed", base.seeds.len()));
+            return none(format!("baseline has {} of {SEEDS} seeds", base.seeds.len()));
         }
         let (Some(inside), Some(sparse), Some(dense)) =
             (base.set(Role::In), base.set(Role::Sparse), base.set(Role::Dense))
@@ -254,7 +254,7 @@ impl<'a> Rows<'a> {
     fn recurrence(&self) -> Part {
         let Some(lstm) = self.get("lstm") else { return none("there is no row lstm") };
         if lstm.seeds.len() < SEEDS {
-            return none(format!("{} seeds of lstm, {SEEDS} are needed", lstm.seeds.len()));
+            return none(format!("lstm has {} of {SEEDS} seeds", lstm.seeds.len()));
         }
         let roles = [Role::In, Role::Sparse, Role::Dense];
         let sets: Vec<&SetSummary> = roles.iter().filter_map(|r| lstm.set(*r)).collect();
@@ -383,7 +383,7 @@ impl<'a> Rows<'a> {
         let rows = self.0.iter().filter(|r| r.claims.contains(&Claim::R7) && r.group != "rare sequences");
         let rows: Vec<&RowSummary> = rows.collect();
         if rows.len() < ROWS {
-            return none(format!("{} rows, {ROWS} are needed", rows.len()));
+            return none(format!("there are {} of {ROWS} rows", rows.len()));
         }
         let (mut whole, mut single) = (Vec::new(), Vec::new());
         for row in &rows {

@@ -173,28 +173,30 @@ fn shown(results: &[SetResult], colour: bool) -> String {
         ]);
     }
     let mut text = table.render(colour);
-    let head = [("set", Side::Left), ("", Side::Left), ("reads", Side::Right), ("errors", Side::Right)];
-    let mut table = Table::new(&[&head[..], &[("rate", Side::Right)]].concat());
     let wrong: Vec<&SetResult> = results.iter().filter(|s| s.errors > 0).collect();
-    for s in &wrong {
-        let parts = [
-            ("instructions since the last write", &s.since_write),
-            ("since the last write or read", &s.since_either),
-            ("overwritten writes of the other bit", &s.stale_other),
-        ];
-        for (what, bins) in parts {
-            for b in bins {
-                table.row([
-                    s.name.clone(),
-                    format!("{what}: {}", numbers(b)),
-                    grouped(b.reads as usize),
-                    grouped(b.errors as usize),
-                    percent(b.errors as f64 / b.reads as f64),
-                ]);
-            }
-        }
+    if wrong.is_empty() {
+        return text;
     }
-    if !wrong.is_empty() {
+    type Part = fn(&SetResult) -> &[BinResult];
+    let parts: [(&str, Part); 3] = [
+        ("instructions since the last write", |s| &s.since_write),
+        ("since the last write or read", |s| &s.since_either),
+        ("overwritten writes of the other bit", |s| &s.stale_other),
+    ];
+    for (what, part) in parts {
+        let mut bins: Vec<&BinResult> = wrong.iter().flat_map(|s| part(s)).collect();
+        bins.sort_by_key(|b| b.from);
+        bins.dedup_by_key(|b| b.from);
+        let mut head = vec![(what, Side::Left)];
+        head.extend(wrong.iter().map(|s| (s.name.as_str(), Side::Right)));
+        let mut table = Table::new(&head);
+        for bin in bins {
+            let of = |s: &&SetResult| {
+                let found = part(s).iter().find(|b| b.from == bin.from);
+                found.map_or_else(String::new, |b| format!("{} of {}", b.errors, grouped(b.reads as usize)))
+            };
+            table.row([numbers(bin)].into_iter().chain(wrong.iter().map(of)));
+        }
         text.push('\n');
         text.push_str(&table.render(colour));
     }

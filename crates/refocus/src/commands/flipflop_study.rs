@@ -255,7 +255,11 @@ fn command(args: &FlipflopStudy) -> String {
 }
 
 fn hours(h: f64) -> String {
-    if h < 1.0 { format!("{:.0} minutes", (60.0 * h).ceil()) } else { format!("{h:.1} hours") }
+    match (60.0 * h).ceil() {
+        m if m <= 1.0 => "a minute".to_owned(),
+        m if m < 60.0 => format!("{m:.0} minutes"),
+        _ => format!("{h:.1} hours"),
+    }
 }
 
 fn planned(plan: &Plan, colour: bool) -> String {
