@@ -67,13 +67,13 @@ fn the_rank_test_counts_all_assignments() {
     assert!((rank_test(&[1.0, 2.0], &high) - 1.0 / 21.0).abs() < 1e-12);
     // Nothing but ties says nothing.
     assert!((rank_test(&[1.0; 3], &[1.0; 4]) - 1.0).abs() < 1e-12);
-    // scipy.stats.mannwhitneyu([1, 4, 6], [2, 5, 7, 8], alternative="less", method="exact"): 8/35.
-    assert!((rank_test(&[1.0, 4.0, 6.0], &[2.0, 5.0, 7.0, 8.0]) - 8.0 / 35.0).abs() < 1e-12);
+    // Of the 35 choices of 3 ranks out of 7, seven have a sum of at most 1 + 3 + 5.
+    assert!((rank_test(&[1.0, 4.0, 6.0], &[2.0, 5.0, 7.0, 8.0]) - 7.0 / 35.0).abs() < 1e-12);
 }
 
 #[test]
 fn a_long_tail_needs_both_sets_and_a_spread() {
-    let base = |errors| [row("baseline", "baseline", &[R1], errors)];
+    let base = |errors: &[[u64; 3]]| [row("baseline", "baseline", &[R1], errors)];
     assert_eq!(verdict(&base(&five([0, 1_000, 100], 3_000)), R1).0, Holds);
     assert_eq!(verdict(&base(&five([0, 10_000, 0], 100)), R1).0, Conditional);
     assert_eq!(verdict(&base(&five([0, 0, 0], 0)), R1).0, DoesNotHold);
@@ -138,7 +138,7 @@ fn scale_is_held_against_rare_sequences() {
 fn three_mitigations_are_judged_together() {
     let rows = |dropout: u64, sharpen: u64, learned: u64| {
         [
-            row("baseline", "baseline", &[], &five([0, 10_000, 10], 500)),
+            row("baseline", "baseline", &[], &five([0, 10_000, 100], 500)),
             row("embedding-dropout", "embedding dropout", &[], &five([0, dropout, 0], 10)),
             row("sharpen", "attention sharpening", &[], &five([0, sharpen, 0], 10)),
             row("learned", "position encoding", &[], &five([0, 20_000, learned], 500)),
@@ -146,7 +146,7 @@ fn three_mitigations_are_judged_together() {
     };
     assert_eq!(verdict(&rows(100, 200, 5_000), R6).0, Holds);
     assert_eq!(verdict(&rows(100, 9_000, 5_000), R6).0, Conditional);
-    assert_eq!(verdict(&rows(9_000, 9_000, 20), R6).0, DoesNotHold);
+    assert_eq!(verdict(&rows(9_000, 9_000, 110), R6).0, DoesNotHold);
     let tests = &judge(&rows(100, 200, 5_000))[5].tests;
     assert_eq!(tests.len(), 3);
     assert!(tests.iter().all(|t| (t.p - 1.0 / 252.0).abs() < 1e-12 && t.p_holm > t.p), "{tests:?}");
