@@ -12,7 +12,7 @@ use refocus_train::TrainError;
 pub enum FlipflopError {
     /// Training, or a checkpoint.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(Box<TrainError>),
     /// The model could not be run.
     #[error("set {set}: the model cannot be run")]
     Run {
@@ -76,7 +76,7 @@ pub enum FlipflopError {
         change: String,
         /// Cause.
         #[source]
-        source: TrainError,
+        source: Box<TrainError>,
     },
     /// A kept file that cannot be used.
     #[error("{}: {why}", path.display())]
@@ -116,6 +116,12 @@ pub enum FlipflopError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<TrainError> for FlipflopError {
+    fn from(e: TrainError) -> Self {
+        Self::Train(Box::new(e))
+    }
 }
 
 /// A result of the study.

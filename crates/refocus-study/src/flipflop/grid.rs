@@ -80,14 +80,13 @@ enum PresetName {
     Paper,
 }
 
-impl PresetName {
-    fn config(self) -> Result<RunConfig, TrainError> {
-        match self {
+impl From<PresetName> for Preset {
+    fn from(name: PresetName) -> Self {
+        match name {
             PresetName::Cpu => Preset::Cpu,
             PresetName::Lstm => Preset::Lstm,
             PresetName::Paper => Preset::Paper,
         }
-        .config()
     }
 }
 
@@ -292,13 +291,13 @@ impl Sweep {
 }
 
 fn resolve(origin: &str, row: FileRow, preset: PresetName, base: &[String]) -> Result<Row> {
-    let failed = |change: &str, source| FlipflopError::Row {
+    let failed = |change: &str, source: TrainError| FlipflopError::Row {
         origin: origin.to_owned(),
         row: row.name.clone(),
         change: change.to_owned(),
-        source,
+        source: Box::new(source),
     };
-    let mut config = row.preset.unwrap_or(preset).config()?;
+    let mut config = Preset::from(row.preset.unwrap_or(preset)).config()?;
     let base = if row.preset.is_some() { &[] } else { base };
     for change in base.iter().chain(&row.set) {
         let Some((field, value)) = change.split_once('=') else {

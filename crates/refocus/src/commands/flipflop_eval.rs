@@ -7,6 +7,7 @@ use refocus_study::flipflop::{
     BinResult, EvalSet, Kept, SetResult, Skipped, Subject, SubjectError, Wrong, evaluate, open_run, percent,
     sets_for,
 };
+use refocus_train::RunConfig;
 use serde::Serialize;
 
 use super::Ended;
@@ -122,7 +123,7 @@ pub(super) fn run(args: &FlipflopEval, global: &Global, printer: &Printer) -> Ou
         schema: "refocus.flipflop-eval/1",
         model: args.model.display().to_string(),
         fingerprint: subject.fingerprint,
-        config_hash: subject.config.as_ref().map(|c| c.hash()).transpose()?,
+        config_hash: subject.config.as_ref().map(RunConfig::hash).transpose()?,
         step: subject.step,
         steps,
         positions,

@@ -212,11 +212,13 @@ fn work(
         };
         match run_job(grid, job, dir, global.seed, backend::cpu(global, printer)?, tick) {
             Ok(_) => {}
-            Err(FlipflopError::Train(TrainError::Busy { .. })) => {
+            Err(FlipflopError::Train(e)) if matches!(*e, TrainError::Busy { .. }) => {
                 bar.suspend(|| printer.note(&format!("{}: another process is at it", job.name())));
             }
             // The other rows can still be had.
-            Err(FlipflopError::Train(e @ (TrainError::Loss { .. } | TrainError::Params { .. }))) => {
+            Err(FlipflopError::Train(e))
+                if matches!(*e, TrainError::Loss { .. } | TrainError::Params { .. }) =>
+            {
                 failed = true;
                 bar.suspend(|| printer.note(&format!("{} failed and is left out: {e}", job.name())));
             }
