@@ -1,4 +1,40 @@
-//! Flip-flop language modeling (Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling",
-//! NeurIPS 2023, arXiv 2306.00946).
+//! Flip-flop language models: errors at reads, the grid of mitigations, and what becomes of the paper's
+//! claims (Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling", NeurIPS 2023,
+//! arXiv 2306.00946).
+//!
+//! [`sets_for`] says on which strings a model is tested, [`evaluate`] finds the reads it gets wrong, and
+//! [`SetResult`] counts them. A [`Grid`] is a list of training runs as data; [`run_job`] carries one out in a
+//! folder; [`summarise`] and [`judge`] put the results together.
 
+mod attention;
+mod curve;
+mod error;
+mod eval;
+mod grid;
+mod job;
+mod kept;
 pub mod probe;
+mod projection;
+mod result;
+mod sets;
+mod study;
+mod subject;
+mod summary;
+mod table;
+mod verdict;
+
+pub use self::attention::{Sharpness, sharpness};
+pub use self::curve::CurvePoint;
+pub use self::error::FlipflopError;
+pub use self::eval::{Wrong, chunk_strings, evaluate};
+pub use self::grid::{Grid, Job, Row};
+pub use self::job::{Stage, job_sets, run_job};
+pub use self::kept::Kept;
+pub use self::projection::{Cost, measure};
+pub use self::result::{BinResult, SetResult};
+pub use self::sets::{EvalSet, Role, Skipped, sets_for};
+pub use self::study::{Series, Study};
+pub use self::subject::{Subject, SubjectError, open_run};
+pub use self::summary::{JobResult, RowSummary, SeedCount, SetSummary, read_results, summarise};
+pub use self::table::{csv, markdown, percent};
+pub use self::verdict::{Claim, Judgement, Test, judge};

@@ -4,3 +4,6 @@
 pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
+mod verdict;
+
+pub use verdict::Verdict;

@@ -31,7 +31,7 @@ pub use self::ablate::{Ablated, At, How, Part, Variant, ablate, ablate_stored, r
 pub use self::ask::{Answers, Questions, Shape, ask, ask_stored};
 pub use self::build::{Built, Request, build};
 pub use self::causal::{CausalCell, Change, MAPPED, Moved, causal_cells, causal_map, single_heads};
-pub use self::claims::{Claim, Effect as ClaimEffect, Evidence, Inside, Verdict, claims};
+pub use self::claims::{Claim, Effect as ClaimEffect, Evidence, Inside, claims};
 pub use self::critical::Critical;
 pub use self::effect::{
     AblatedPairs, AgainstRandom, Credits, Effect, GapReduction, Spread, ablate_pairs, against_random,
@@ -52,4 +52,5 @@ pub use self::resample::{Estimate, Stratum, sign_flip};
 pub use self::rivals::{Chosen, Measured, Mitigation};
 pub use self::store::{Configuration, Store};
 pub use self::summary::{Detail, SettingSummary, correct_mitigations, summarise};
+pub(crate) use self::work::hex;
 pub use self::work::{Alone, Asked, Kind, Line, Pair, SettingWork, TaskWork, Work};

@@ -101,7 +101,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Relation>, FactError> {
         path: path.to_owned(),
         why: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
     })?;
-    let bad = |place: String, why: &str| FactError::Fact { path: path.to_owned(), place, why: why.to_owned() };
+    let bad =
+        |place: String, why: &str| FactError::Fact { path: path.to_owned(), place, why: why.to_owned() };
     let mut seen = BTreeSet::new();
     for (i, row) in file.facts.rows.iter().enumerate() {
         let place = || format!("row {}", i + 1);

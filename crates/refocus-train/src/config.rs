@@ -165,8 +165,8 @@ impl Preset {
             }
             Preset::Cpu => {
                 let model = ModelConfig::Transformer(Architecture::llama(2, 128, 4));
-                let optimizer = Optimizer { steps: 4_000, lr: 1e-3, ..Optimizer::default() };
-                (Set::HALF, model, optimizer, 500, 250, [100, 200, 50])
+                let optimizer = Optimizer { steps: 2_000, lr: 1e-3, ..Optimizer::default() };
+                (Set::HALF, model, optimizer, 100, 250, [100, 200, 50])
             }
             Preset::Paper => {
                 let model = ModelConfig::Transformer(Architecture::paper(6, 512, 8));

@@ -30,5 +30,6 @@ pub use lstm::{Lstm, LstmShape, LstmWeights};
 pub use run::{Progress, Run};
 pub use saved::{Saved, checkpoint_path, load};
 pub use sharpen::{Anneal, Penalty, Sharpen};
-pub use trainer::{Config, Examples, Report, Score, Trainer, score};
+pub use trainer::{Config, Examples, Report, Score, Trainer, choices, score};
 pub use weights::{Net, Tensor, Weights};
+pub use whole::write_whole;

@@ -234,13 +234,21 @@ impl Score {
     }
 }
 
-/// Asks a model for its first choice at the rows of some examples.
+/// A model's first choice at each row of some examples.
 ///
 /// # Errors
 /// As [`refocus_model::forward`].
-pub fn score<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Score, RunError> {
+pub fn choices<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Vec<u32>, RunError> {
     let VocabOut::Top(top) = m.ask(o, examples, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
-    let first = top.iter().map(|row| row.first().map(|choice| choice.0));
-    let right = first.zip(&examples.targets).filter(|(choice, target)| *choice == Some(**target)).count();
+    top.iter().map(|row| row.first().map(|c| c.0).ok_or(RunError::Unread(0))).collect()
+}
+
+/// How many of a model's first choices at the rows of some examples are right.
+///
+/// # Errors
+/// As [`choices`].
+pub fn score<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Score, RunError> {
+    let chosen = choices(o, m, examples)?;
+    let right = chosen.iter().zip(&examples.targets).filter(|(choice, target)| choice == target).count();
     Ok(Score { right, asked: examples.rows.len() })
 }

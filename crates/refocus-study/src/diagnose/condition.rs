@@ -9,7 +9,9 @@ use super::metrics::{METRICS, known};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConditionError {
     /// No `metric < number`.
-    #[error("{text:?} is no condition: it must be METRIC, one of < > <= >=, and a number, joined by and / or")]
+    #[error(
+        "{text:?} is no condition: it must be METRIC, one of < > <= >=, and a number, joined by and / or"
+    )]
     Shape {
         /// The part at fault.
         text: String,

@@ -48,7 +48,8 @@ pub(super) fn run<O: Ops>(
 ) -> Result<Finding, DiagnoseError> {
     let relation = builtin("capital")?;
     let puts = puts(&relation, subject)?;
-    let each = puts.iter().map(|p| p.questions.iter().map(Question::tokens).sum::<usize>()).max().unwrap_or(1);
+    let each =
+        puts.iter().map(|p| p.questions.iter().map(Question::tokens).sum::<usize>()).max().unwrap_or(1);
     let n = subject.budget.items(&m.spec, each, 40, puts.len());
     let puts = &puts[..n.min(puts.len())];
     let asked = format!("{} capitals after {REPEATS} sentences that name another city, or none", puts.len());

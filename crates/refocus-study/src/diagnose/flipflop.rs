@@ -49,7 +49,8 @@ pub(super) fn run<O: Ops>(
     }
     let strings: usize = todo.iter().map(|t| t.1.len()).sum();
     let shown: Vec<String> = todo.iter().map(|t| t.0.to_string()).collect();
-    let mut asked = format!("the last bit written, {strings} strings of {} symbols in words", shown.join(", "));
+    let mut asked =
+        format!("the last bit written, {strings} strings of {} symbols in words", shown.join(", "));
     if !left_out.is_empty() {
         asked.push_str(&format!(" (of {} symbols: longer than the context)", left_out.join(", ")));
     }
@@ -91,9 +92,8 @@ fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
     let right: Vec<&Said> = said.iter().filter(|s| !wrong(s)).collect();
     let some = if right.is_empty() { &all } else { &right };
     let width = said.first().map_or(0, |s| s.answer.mass.len());
-    let mean = |i: usize| {
-        some.iter().map(|s| f64::from(s.answer.mass[i])).sum::<f64>() / some.len().max(1) as f64
-    };
+    let mean =
+        |i: usize| some.iter().map(|s| f64::from(s.answer.mass[i])).sum::<f64>() / some.len().max(1) as f64;
     let best = (0..width).map(|i| (i, mean(i))).reduce(|a, b| if b.1 > a.1 { b } else { a });
 
     let (low, high) = (error.low.unwrap_or(0.0), error.high.unwrap_or(1.0));

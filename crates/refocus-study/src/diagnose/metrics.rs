@@ -25,14 +25,26 @@ pub const METRICS: &[Metric] = &[
     metric("overthinking.accuracy_true", "share", "calibrated accuracy after true demonstrations"),
     metric("overthinking.accuracy_false", "share", "calibrated accuracy after false demonstrations"),
     metric("overthinking.zero_shot", "share", "calibrated accuracy without demonstrations"),
-    metric("overthinking.exit_gain", "share", "what an earlier layer gains after false demonstrations, held out"),
-    metric("recall.fall", "probability", "fall of the right answer from its best late layer to the end, held out"),
+    metric(
+        "overthinking.exit_gain",
+        "share",
+        "what an earlier layer gains after false demonstrations, held out",
+    ),
+    metric(
+        "recall.fall",
+        "probability",
+        "fall of the right answer from its best late layer to the end, held out",
+    ),
     metric("recall.known", "share", "facts answered right where a name is forced"),
     metric("recall.right_open", "share", "of those, right where anything may follow"),
     metric("distractors.drop", "share", "accuracy lost to sentences that name another answer, four of them"),
     metric("distractors.accuracy_neutral", "share", "accuracy after four sentences that name none"),
     metric("distractors.accuracy_swayed", "share", "accuracy after four sentences that name another answer"),
-    metric("distractors.margin_drop", "nats", "fall of log P(right) − log P(named) from the one to the other"),
+    metric(
+        "distractors.margin_drop",
+        "nats",
+        "fall of log P(right) − log P(named) from the one to the other",
+    ),
 ];
 
 /// The metric of a name.

@@ -115,7 +115,8 @@ fn examples(pairs: &Pairs<'_>, words: &[&str], subject: Subject<'_>) -> Vec<Exam
     let mut out = Vec::new();
     for p in &pairs.setting.pairs {
         let (truth, shown) = (p.truth[end] as usize, p.shown[end] as usize);
-        let (honest, misled) = (choice(&pairs.answers[p.true_prompt]), choice(&pairs.answers[p.false_prompt]));
+        let (honest, misled) =
+            (choice(&pairs.answers[p.true_prompt]), choice(&pairs.answers[p.false_prompt]));
         let Asked { ids, slots } = &pairs.task.prompts[p.false_prompt];
         if honest != truth || misled != shown || out.len() == 3 {
             continue;

@@ -60,7 +60,8 @@ pub(super) fn run<O: Ops>(
     }
     let forced = &traces[..n];
     let known: Vec<usize> = (0..n).filter(|&i| forced[i].right).collect();
-    let asked = format!("{n} capitals, {} known, then {} open prompts each", known.len(), relation.open.len());
+    let asked =
+        format!("{n} capitals, {} known, then {} open prompts each", known.len(), relation.open.len());
     let measured = Measured { relation: &relation, traces: &traces, known: &known, n };
     if known.len() < FEWEST {
         let why = format!("fewer than {FEWEST} facts are known");
@@ -96,9 +97,8 @@ impl Measured<'_> {
     fn finding(&self, asked: String, n_layers: usize, seed: u64) -> Finding {
         let choose: Vec<usize> = self.known.iter().copied().step_by(2).collect();
         let measure: Vec<usize> = self.known.iter().copied().skip(1).step_by(2).collect();
-        let mean = |layer: usize| {
-            choose.iter().map(|&i| self.open(i, |t| f64::from(t.probs[layer]))).sum::<f64>()
-        };
+        let mean =
+            |layer: usize| choose.iter().map(|&i| self.open(i, |t| f64::from(t.probs[layer]))).sum::<f64>();
         let mut best = (0, f64::NEG_INFINITY);
         for layer in 0..n_layers {
             let p = mean(layer);
@@ -181,8 +181,7 @@ fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>,
     let plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default())?;
     let got = forward(o, m, &ids, &plan, KvUse::None)?;
     let Some([VocabOut::Ranks(ranks)]) = got[1].lens(0) else { return Err(RunError::Unread(1).into()) };
-    let mut out: Vec<Trace> =
-        ranks.iter().map(|&r| Trace { probs: Vec::new(), right: r == 0 }).collect();
+    let mut out: Vec<Trace> = ranks.iter().map(|&r| Trace { probs: Vec::new(), right: r == 0 }).collect();
     for layer in 0..=m.spec.n_layers {
         let Some([VocabOut::Values(nll)]) = got[0].lens(layer) else {
             return Err(RunError::Unread(0).into());

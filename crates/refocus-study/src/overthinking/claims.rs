@@ -16,6 +16,7 @@ use super::means::{ALL_TASKS, Group, KNOWING_TASKS, SettingMeans, groups, settin
 use super::measures::{Outcome, minus};
 use super::resample::{Estimate, Stratum, sign_flip};
 use super::summary::Detail;
+use crate::verdict::Verdict;
 
 /// Differences of accuracy below this do not matter: two points, about the noise of a mean over 14 tasks of
 /// 500 pairs.
@@ -24,35 +25,6 @@ const SMALLEST: f64 = 0.02;
 const NEAR_CHANCE: f64 = 0.05;
 const SIGNIFICANT: f64 = 0.05;
 const NO_GAP: &str = "the interval of the gap includes 0 or lies below it";
-
-/// How a claim fared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Verdict {
-    /// It holds.
-    #[serde(rename = "holds")]
-    Holds,
-    /// The interval excludes the claimed effect.
-    #[serde(rename = "does not hold")]
-    DoesNotHold,
-    /// It holds over the tasks with zero-shot above chance alone.
-    #[serde(rename = "conditional")]
-    Conditional,
-    /// Neither can be said.
-    #[serde(rename = "cannot be tested")]
-    CannotBeTested,
-}
-
-impl Verdict {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Holds => "holds",
-            Self::DoesNotHold => "does not hold",
-            Self::Conditional => "conditional",
-            Self::CannotBeTested => "cannot be tested",
-        }
-    }
-}
 
 /// An effect with its interval and its paired test; positive where the claim is right.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

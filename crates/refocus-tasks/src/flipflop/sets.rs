@@ -29,13 +29,17 @@ pub enum Set {
     /// `FFL(0.8)` ending in eight overwritten writes of the other bit, one write, eight ignores and the
     /// last read.
     Decoy,
+    /// As [`Set::Piecewise`] at half the length, with as many writes and reads in the tail.
+    HalfPiecewise,
+    /// As [`Set::Decoy`] at half the length, on `FFL(0.6)`.
+    HalfDecoy,
     /// `FFL(0.8)` at 16,384 symbols with as many writes and reads as at 512.
     Long,
 }
 
 impl Set {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Set::In,
         Set::Sparse,
         Set::Dense,
@@ -46,6 +50,8 @@ impl Set {
         Set::RareB3,
         Set::Piecewise,
         Set::Decoy,
+        Set::HalfPiecewise,
+        Set::HalfDecoy,
         Set::Long,
     ];
     /// In distribution, sparse and dense tail as published.
@@ -66,6 +72,8 @@ impl Set {
             Set::RareB3 => "rare-b3",
             Set::Piecewise => "piecewise",
             Set::Decoy => "decoy",
+            Set::HalfPiecewise => "half-piecewise",
+            Set::HalfDecoy => "half-decoy",
             Set::Long => "long",
         }
     }
@@ -100,7 +108,14 @@ impl Set {
     /// # Errors
     /// None for these sets; the constructors give the type.
     pub fn language(self) -> Result<FlipFlop, LanguageError> {
-        let family = |p, family| FlipFlop::of(Alphabet::BINARY, 512, Probabilities::ignoring(p)?, family);
+        let of =
+            |tokens, p, family| FlipFlop::of(Alphabet::BINARY, tokens, Probabilities::ignoring(p)?, family);
+        let family = |p, family| of(512, p, family);
+        let piecewise = |tokens, tail| {
+            let (head, tail) = (Probabilities::new(0.6, 0.2, 0.2)?, Probabilities::ignoring(tail)?);
+            FlipFlop::of(Alphabet::BINARY, tokens, head, Family::Piecewise { from: 0.75, tail })
+        };
+        let decoys = Family::Decoy { burst: 8, gap: 8 };
         match self {
             Set::In => FlipFlop::ignoring(512, 0.8),
             Set::Sparse => FlipFlop::ignoring(512, 0.98),
@@ -110,12 +125,10 @@ impl Set {
             Set::HalfDense => FlipFlop::ignoring(256, 0.1),
             Set::Rare => family(0.8, Family::mixture(&[0.9, 0.98, 0.1])?),
             Set::RareB3 => family(0.8, Family::mixture(&[0.8, 0.98, 0.1])?),
-            Set::Piecewise => {
-                let tail = Probabilities::ignoring(0.984)?;
-                let head = Probabilities::new(0.6, 0.2, 0.2)?;
-                FlipFlop::of(Alphabet::BINARY, 512, head, Family::Piecewise { from: 0.75, tail })
-            }
-            Set::Decoy => family(0.8, Family::Decoy { burst: 8, gap: 8 }),
+            Set::Piecewise => piecewise(512, 0.984),
+            Set::HalfPiecewise => piecewise(256, 0.968),
+            Set::Decoy => family(0.8, decoys),
+            Set::HalfDecoy => of(256, 0.6, decoys),
             Set::Long => FlipFlop::ignoring(512, 0.8)?.stretched(16_384),
         }
     }

@@ -30,6 +30,24 @@ Examples:
   refocus flipflop probe MODEL --lengths 10,50 --p-ignore 0.1,0.9 --count 100 --forms demonstration,symbols
   refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted";
 
+const EVALS: &str = "\
+Examples:
+  Everything that the model's positions allow:
+    refocus flipflop eval runs/baseline --out runs/baseline/tests
+  The paper's three sets in full, and strings of 4,096 symbols:
+    refocus flipflop eval runs/baseline --set paper,long-4096
+  A hundred strings of each of two sets:
+    refocus flipflop eval runs/lstm --set sparse,piecewise --count 100 --json";
+
+const STUDIES: &str = "\
+Examples:
+  What would be run, and how long it takes here:
+    refocus flipflop study --plan
+  The study, for two hours; the same command again goes on:
+    refocus flipflop study --out study --max-hours 2
+  Two rows with two seeds, and a page of Markdown:
+    refocus flipflop study --out study --rows baseline,mixture --seeds 0,1 --table page.md";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlipflopCommand {
     /// Draw strings of the flip-flop language, one a line.
@@ -56,6 +74,79 @@ pub(crate) enum FlipflopCommand {
     /// write that decides it.
     #[command(after_long_help = PROBES)]
     Probe(FlipflopProbe),
+    /// Count the reads that a trained model gets wrong.
+    ///
+    /// Asks a run of `refocus train flipflop`, or any model over the five symbols, at every read of test
+    /// strings, and counts wrong first choices: in all, by instructions since the last write and since the last
+    /// write or read, and by overwritten writes of the other bit. Intervals have 95 % confidence (Wilson; without
+    /// an error from 0 to 3 by the number of reads). --seed chooses other strings.
+    #[command(after_long_help = EVALS)]
+    Eval(FlipflopEval),
+    /// Train and test the paper's mitigations, and judge its claims.
+    ///
+    /// A row is one training configuration; each of its seeds is trained and tested in a folder of --out. Rows
+    /// that are done are not done again, and a run that was stopped goes on at its last checkpoint. Several
+    /// of these commands may work in one --out: each takes runs that no other is at. Rules that turn the
+    /// counts into verdicts were written before the runs. --seed is the seed of the test strings.
+    ///
+    /// (Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling", NeurIPS 2023.)
+    #[command(after_long_help = STUDIES)]
+    Study(FlipflopStudy),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopEval {
+    /// Folder of a run, or a model: a folder in Hugging Face layout, also looked for in REFOCUS_MODELS.
+    pub(crate) model: PathBuf,
+    /// Sets: in, sparse, dense, piecewise, decoy or length (strings of up to 16,384 symbols with as many
+    /// writes), as long as those of training; a set of `flipflop generate`; long-N; or all, paper, half.
+    ///
+    /// all is each of the first six that the model has positions for. paper and half are the paper's three sets
+    /// at 512 symbols and at 256. A model that does not come from a run here counts as trained on 512 symbols,
+    /// or 256 where its context is shorter.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
+    pub(crate) set: Vec<String>,
+    /// Strings of each set [default: as many as the set has].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+    /// Folder to keep the wrong reads in; the same command again goes on where it was.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopStudy {
+    /// Size of the study.
+    #[arg(long, value_enum, default_value_t = StudySize::Cpu)]
+    pub(crate) preset: StudySize,
+    /// Rows: short, one setting of each group; full, every value of every group; or a file of rows.
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "short")]
+    pub(crate) grid: PathBuf,
+    /// Folder of the runs and results.
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    pub(crate) out: Option<PathBuf>,
+    /// These rows alone.
+    #[arg(long, value_name = "ROW,…", value_delimiter = ',')]
+    pub(crate) rows: Vec<String>,
+    /// These seeds, for every row [default: those of each row].
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) seeds: Vec<u64>,
+    /// Stop after so many hours, at a place where the same command goes on.
+    #[arg(long, value_name = "H")]
+    pub(crate) max_hours: Option<f64>,
+    /// Write the tables as a page of Markdown.
+    #[arg(long, value_name = "FILE.md")]
+    pub(crate) table: Option<PathBuf>,
+    /// List the rows with the time that they will take on this machine, and train nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
+}
+
+/// How large a study is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StudySize {
+    /// Transformers of 2 layers on strings of 256 symbols: minutes a run on two cores.
+    Cpu,
 }
 
 #[derive(Debug, Args)]

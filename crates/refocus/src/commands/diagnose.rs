@@ -80,8 +80,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         let mut cpu = backend::cpu(global, printer)?;
         let model = Model::load(&checkpoint, &mut cpu)?;
         let o = &mut Eager::new(cpu);
-        let subject =
-            Subject { tokenizer: &tokenizer, seed: global.seed, budget: document.settings.budget };
+        let subject = Subject { tokenizer: &tokenizer, seed: global.seed, budget: document.settings.budget };
         for &p in &probes {
             if has(&document, p) {
                 continue;
@@ -156,10 +155,8 @@ fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Finding>> {
 
 fn list_metrics(printer: &Printer) -> Outcome<Ended> {
     if printer.is_json() {
-        let all: Vec<_> = METRICS
-            .iter()
-            .map(|m| json!({ "name": m.name, "unit": m.unit, "what": m.what }))
-            .collect();
+        let all: Vec<_> =
+            METRICS.iter().map(|m| json!({ "name": m.name, "unit": m.unit, "what": m.what })).collect();
         printer.document(&json!({ "schema": "refocus.metrics/1", "metrics": all }))?;
         return Ok(Ended::Well);
     }

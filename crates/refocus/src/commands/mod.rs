@@ -4,7 +4,9 @@ mod convert;
 mod diagnose;
 mod doctor;
 mod flipflop;
+mod flipflop_eval;
 mod flipflop_probe;
+mod flipflop_study;
 mod flipflop_validate;
 mod forward;
 mod generate;
@@ -67,6 +69,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
         Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Eval(args)) => flipflop_eval::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Study(args)) => flipflop_study::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
         Command::Report(args) => report::run(args, printer),
     }

@@ -1,8 +1,7 @@
 //! The tables of `overthinking`.
 
-use refocus_study::overthinking::{
-    Comparison, Defect, Estimate, MeanMitigation, Mitigation, SettingSummary, Verdict,
-};
+use refocus_study::Verdict;
+use refocus_study::overthinking::{Comparison, Defect, Estimate, MeanMitigation, Mitigation, SettingSummary};
 
 use super::overthinking::Document;
 use crate::table::{Side, Table};

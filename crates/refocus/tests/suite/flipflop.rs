@@ -301,7 +301,7 @@ error: a mixture takes its probabilities from --mix, not from --p-ignore
 "#]]);
     refused(refocus("flipflop generate --set nope")).stderr_eq(str![[r#"
 error: invalid value 'nope' for '--set <NAME>'
-  [possible values: in, sparse, dense, half-in, half-sparse, half-dense, rare, rare-b3, piecewise, decoy, long]
+  [possible values: in, sparse, dense, half-in, half-sparse, half-dense, rare, rare-b3, piecewise, decoy, half-piecewise, half-decoy, long]
 
 For more information, try '--help'.
 

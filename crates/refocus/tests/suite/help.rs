@@ -27,6 +27,8 @@ fn long_help() {
     refocus("tasks validate --help").assert().success().stdout_eq(file!["help/tasks-validate.txt"]);
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
     refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
+    refocus("flipflop eval --help").assert().success().stdout_eq(file!["help/flipflop-eval.txt"]);
+    refocus("flipflop study --help").assert().success().stdout_eq(file!["help/flipflop-study.txt"]);
     refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
     refocus("flipflop probe --help").assert().success().stdout_eq(file!["help/flipflop-probe.txt"]);
     refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
