@@ -1,4 +1,5 @@
 //! Published studies, each as one protocol that runs on any model. A study draws its inputs, runs the model,
 //! keeps what the runs gave, and works out its measures; how they are shown is for the program to say.
 
+pub mod flipflop;
 pub mod overthinking;

@@ -1,12 +1,13 @@
 //! The flip-flop task as examples: what is asked of which strings (`spec/flip-flop.md` 1.2). The input holds
 //! the true answers of earlier reads.
 
-use refocus_compute::{Ops, Philox, Purpose, unit_f64};
+use refocus_compute::Ops;
 use refocus_model::RunError;
-use refocus_tasks::flipflop::{FlipFlop, Split, reads};
+use refocus_tasks::flipflop::{Split, asked};
 use serde::{Deserialize, Serialize};
 
-use crate::trainer::{Examples, Score, score};
+use crate::task::Language;
+use crate::trainer::{Examples, Score, choices};
 use crate::weights::Net;
 
 /// Strings scored in one pass.
@@ -20,67 +21,73 @@ pub enum Mode {
     Clean,
     /// Every position but a string's last.
     Generative,
+    /// Another task: inputs that write or do nothing, and the state at every position
+    /// ([`refocus_tasks::flipflop::Automaton`]).
+    Automaton,
 }
 
 /// The examples of some strings. In clean mode the last symbol of a string asks nothing and is kept all
 /// the same: dropping it would change no number.
-pub fn examples(mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
+pub fn examples(
+    language: &Language,
+    mode: Mode,
+    strings: impl IntoIterator<Item = (Vec<u32>, Vec<u32>)>,
+) -> Examples {
     let mut out = Examples::default();
-    for s in strings {
-        let start = out.ids.len();
-        match mode {
-            Mode::Clean => {
-                for r in reads(&s) {
-                    out.rows.push((start + r.at) as u32);
-                    out.targets.push(r.answer);
+    for (ids, states) in strings {
+        let start = out.ids.len() as u32;
+        match (language, mode) {
+            (Language::Automaton(_), _) => {
+                out.rows.extend((start..).take(states.len()));
+                out.targets.extend(states);
+            }
+            (Language::Strings(l), Mode::Clean) => {
+                for (at, answer) in asked(l.alphabet(), &ids) {
+                    out.rows.push(start + at as u32);
+                    out.targets.push(answer);
                 }
             }
-            Mode::Generative => {
-                out.rows.extend((start..start + s.len().saturating_sub(1)).map(|r| r as u32));
-                out.targets.extend(s.iter().skip(1));
+            (Language::Strings(_), _) => {
+                out.rows.extend((start..).take(ids.len().saturating_sub(1)));
+                out.targets.extend(ids.iter().skip(1));
             }
         }
-        out.lengths.push(s.len());
-        out.ids.extend(s);
+        out.lengths.push(ids.len());
+        out.ids.extend(ids);
     }
     out
 }
 
-/// The examples of a training step: `sequences` fresh strings, each of one of the languages, drawn
-/// uniformly. A pure function of its arguments.
-pub fn batch(languages: &[FlipFlop], mode: Mode, seed: u64, step: u32, sequences: usize) -> Examples {
-    let rng = Philox::new(seed, Purpose::new("flip-flop: mixture"));
-    let string = |sequence: u32| {
-        let [high, low, ..] = rng.at(step, sequence, 0);
-        let which = (unit_f64(high, low) * languages.len() as f64) as usize;
-        let mut out = Vec::new();
-        if let Some(language) = languages.get(which) {
-            language.append(seed, Split::Train, step, sequence, &mut out);
-        }
-        out
-    };
-    examples(mode, (0..sequences as u32).map(string))
+/// The examples of a training step: `sequences` fresh strings. A pure function of its arguments.
+pub fn batch(language: &Language, mode: Mode, seed: u64, step: u32, sequences: usize) -> Examples {
+    let string = |sequence| language.string(seed, Split::Train, step, sequence);
+    examples(language, mode, (0..sequences as u32).map(string))
 }
 
-/// Reads of the first `sequences` test strings that a model gets right.
+/// Reads of the first `sequences` test strings that a model gets right, all symbols of the datum; of the
+/// automaton, states.
 ///
 /// # Errors
 /// As [`refocus_model::forward`].
 pub fn test<O: Ops>(
     o: &mut O,
     m: &Net<O::K>,
-    language: &FlipFlop,
+    language: &Language,
     seed: u64,
     sequences: usize,
 ) -> Result<Score, RunError> {
-    let mut strings = language.strings(seed, Split::Test, 0).take(sequences);
+    let string = |sequence| language.string(seed, Split::Test, 0, sequence);
+    let mut strings = (0..sequences as u32).map(string);
     let mut total = Score::default();
     loop {
-        let part = examples(Mode::Clean, strings.by_ref().take(PASS));
+        let part = examples(language, Mode::Clean, strings.by_ref().take(PASS));
         if part.lengths.is_empty() {
             return Ok(total);
         }
-        let s = score(o, m, &part)?;
-        total = Score { right: total.right + s.right, asked: total.asked + s.asked };
+        let width = language.width();
+        let choices = choices(o, m, &part)?;
+        let data = choices.chunks(width).zip(part.targets.chunks(width));
+        total.right += data.filter(|(choice, target)| choice == target).count();
+        total.asked += part.targets.len() / width;
     }
 }

@@ -221,9 +221,9 @@ fn shorten(grads: &mut [Vec<f32>], longest: f32) {
 /// First choices that were right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
-    /// Rows whose highest logit is the target's.
+    /// Questions whose answer had the highest logit.
     pub right: usize,
-    /// Rows asked.
+    /// Questions.
     pub asked: usize,
 }
 
@@ -238,9 +238,7 @@ impl Score {
 ///
 /// # Errors
 /// As [`refocus_model::forward`].
-pub fn score<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Score, RunError> {
+pub fn choices<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Vec<u32>, RunError> {
     let VocabOut::Top(top) = m.ask(o, examples, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
-    let first = top.iter().map(|row| row.first().map(|choice| choice.0));
-    let right = first.zip(&examples.targets).filter(|(choice, target)| *choice == Some(**target)).count();
-    Ok(Score { right, asked: examples.rows.len() })
+    Ok(top.iter().filter_map(|row| row.first()).map(|choice| choice.0).collect())
 }

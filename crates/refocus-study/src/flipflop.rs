@@ -1,0 +1,1 @@
+//! The flip-flop study: models trained on the language, and how they do it.
