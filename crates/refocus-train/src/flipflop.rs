@@ -1,9 +1,11 @@
 //! The flip-flop task as examples: what is asked of which strings (`spec/flip-flop.md` 1.2). The input holds
 //! the true answers of earlier reads.
 
+use std::ops::Range;
+
 use refocus_compute::Ops;
 use refocus_model::RunError;
-use refocus_tasks::flipflop::{Split, asked};
+use refocus_tasks::flipflop::{Alphabet, AutomatonString, Split, asked};
 use serde::{Deserialize, Serialize};
 
 use crate::task::Language;
@@ -26,42 +28,63 @@ pub enum Mode {
     Automaton,
 }
 
-/// The examples of some strings. In clean mode the last symbol of a string asks nothing and is kept all
-/// the same: dropping it would change no number.
-pub fn examples(
-    language: &Language,
-    mode: Mode,
-    strings: impl IntoIterator<Item = (Vec<u32>, Vec<u32>)>,
-) -> Examples {
+/// The examples of some strings of the paper's language. In clean mode the last symbol of a string asks
+/// nothing and is kept all the same: dropping it would change no number.
+pub fn examples(mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
+    ask(&Alphabet::BINARY, mode, strings)
+}
+
+fn ask(alphabet: &Alphabet, mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
     let mut out = Examples::default();
-    for (ids, states) in strings {
-        let start = out.ids.len() as u32;
-        match (language, mode) {
-            (Language::Automaton(_), _) => {
-                out.rows.extend((start..).take(states.len()));
-                out.targets.extend(states);
+    for s in strings {
+        let start = out.ids.len();
+        if mode == Mode::Clean {
+            for (at, answer) in asked(alphabet, &s) {
+                out.rows.push((start + at) as u32);
+                out.targets.push(answer);
             }
-            (Language::Strings(l), Mode::Clean) => {
-                for (at, answer) in asked(l.alphabet(), &ids) {
-                    out.rows.push(start + at as u32);
-                    out.targets.push(answer);
-                }
-            }
-            (Language::Strings(_), _) => {
-                out.rows.extend((start..).take(ids.len().saturating_sub(1)));
-                out.targets.extend(ids.iter().skip(1));
-            }
+        } else {
+            out.rows.extend((start..start + s.len().saturating_sub(1)).map(|r| r as u32));
+            out.targets.extend(s.iter().skip(1));
         }
-        out.lengths.push(ids.len());
-        out.ids.extend(ids);
+        out.lengths.push(s.len());
+        out.ids.extend(s);
     }
     out
 }
 
+/// The state at every position.
+fn states(strings: impl IntoIterator<Item = AutomatonString>) -> Examples {
+    let mut out = Examples::default();
+    for s in strings {
+        out.lengths.push(s.inputs.len());
+        out.ids.extend(s.inputs);
+        out.targets.extend(s.states);
+    }
+    out.rows = (0..out.ids.len() as u32).collect();
+    out
+}
+
+impl Language {
+    /// The examples of some strings, by their numbers; the automaton is asked everywhere in every mode.
+    fn examples(&self, mode: Mode, seed: u64, split: Split, step: u32, numbers: Range<u32>) -> Examples {
+        match self {
+            Language::Automaton(a) => states(numbers.map(|i| a.string(seed, split, step, i))),
+            Language::Strings(l) => {
+                let string = |i| {
+                    let mut ids = Vec::with_capacity(l.tokens());
+                    l.append(seed, split, step, i, &mut ids);
+                    ids
+                };
+                ask(l.alphabet(), mode, numbers.map(string))
+            }
+        }
+    }
+}
+
 /// The examples of a training step: `sequences` fresh strings. A pure function of its arguments.
 pub fn batch(language: &Language, mode: Mode, seed: u64, step: u32, sequences: usize) -> Examples {
-    let string = |sequence| language.string(seed, Split::Train, step, sequence);
-    examples(language, mode, (0..sequences as u32).map(string))
+    language.examples(mode, seed, Split::Train, step, 0..sequences as u32)
 }
 
 /// Reads of the first `sequences` test strings that a model gets right, all symbols of the datum; of the
@@ -76,18 +99,15 @@ pub fn test<O: Ops>(
     seed: u64,
     sequences: usize,
 ) -> Result<Score, RunError> {
-    let string = |sequence| language.string(seed, Split::Test, 0, sequence);
-    let mut strings = (0..sequences as u32).map(string);
-    let mut total = Score::default();
-    loop {
-        let part = examples(language, Mode::Clean, strings.by_ref().take(PASS));
-        if part.lengths.is_empty() {
-            return Ok(total);
-        }
+    let (mut total, sequences) = (Score::default(), sequences as u32);
+    for first in (0..sequences).step_by(PASS) {
+        let numbers = first..sequences.min(first + PASS as u32);
+        let part = language.examples(Mode::Clean, seed, Split::Test, 0, numbers);
         let width = language.width();
         let choices = choices(o, m, &part)?;
         let data = choices.chunks(width).zip(part.targets.chunks(width));
         total.right += data.filter(|(choice, target)| choice == target).count();
         total.asked += part.targets.len() / width;
     }
+    Ok(total)
 }

@@ -1,6 +1,6 @@
 //! What is learned, as data: strings of the flip-flop language or the automaton task.
 
-use refocus_tasks::flipflop::{Alphabet, Automaton, Family, FlipFlop, LanguageError, Probabilities, Split};
+use refocus_tasks::flipflop::{Alphabet, Automaton, Family, FlipFlop, LanguageError, Probabilities};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -183,21 +183,6 @@ impl Language {
         match self {
             Language::Strings(l) => l.alphabet().width(),
             Language::Automaton(_) => 1,
-        }
-    }
-
-    /// One string, and its states where it is the automaton's.
-    pub(crate) fn string(&self, seed: u64, split: Split, step: u32, sequence: u32) -> (Vec<u32>, Vec<u32>) {
-        match self {
-            Language::Strings(l) => {
-                let mut ids = Vec::with_capacity(l.tokens());
-                l.append(seed, split, step, sequence, &mut ids);
-                (ids, Vec::new())
-            }
-            Language::Automaton(a) => {
-                let s = a.string(seed, split, step, sequence);
-                (s.inputs, s.states)
-            }
         }
     }
 }

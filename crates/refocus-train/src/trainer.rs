@@ -234,11 +234,11 @@ impl Score {
     }
 }
 
-/// Asks a model for its first choice at the rows of some examples.
+/// A model's first choice at each row of some examples.
 ///
 /// # Errors
 /// As [`refocus_model::forward`].
 pub fn choices<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Vec<u32>, RunError> {
     let VocabOut::Top(top) = m.ask(o, examples, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
-    Ok(top.iter().filter_map(|row| row.first()).map(|choice| choice.0).collect())
+    top.iter().map(|row| row.first().map(|c| c.0).ok_or(RunError::Unread(0))).collect()
 }

@@ -68,7 +68,11 @@ impl Weights {
         }
     }
 
-    pub(crate) fn pack<K: Kernels>(&self, kernels: &mut K, step: u32) -> Result<Net<K>> {
+    /// Packs them for a backend; `step` is for messages.
+    ///
+    /// # Errors
+    /// A value is no number.
+    pub fn pack<K: Kernels>(&self, kernels: &mut K, step: u32) -> Result<Net<K>> {
         match self {
             Weights::Transformer(p) => Model::from_params(p.spec(), kernels, &**p)
                 .map(|m| Net::Transformer(Box::new(m)))

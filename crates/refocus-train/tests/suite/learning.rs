@@ -47,8 +47,7 @@ fn mean(reports: &[Report]) -> f32 {
 
 /// How often the test strings' more frequent answer, and the bit just before a read, are right.
 fn baselines(strings: usize) -> (f64, f64) {
-    let drawn = language().strings(DATA_SEED, Split::Test, 0).take(strings).map(|s| (s, Vec::new()));
-    let e = flipflop::examples(&language().into(), Mode::Clean, drawn);
+    let e = flipflop::examples(Mode::Clean, language().strings(DATA_SEED, Split::Test, 0).take(strings));
     let share = |hits: usize| hits as f64 / e.rows.len() as f64;
     let ones = share(e.targets.iter().filter(|&&t| t == e.targets[0]).count());
     let copied = e.rows.iter().zip(&e.targets).filter(|(r, t)| e.ids[**r as usize - 1] == **t).count();

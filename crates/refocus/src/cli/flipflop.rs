@@ -30,6 +30,14 @@ Examples:
   refocus flipflop probe MODEL --lengths 10,50 --p-ignore 0.1,0.9 --count 100 --forms demonstration,symbols
   refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted";
 
+const ATTENDS: &str = "\
+Examples:
+  The sets that a run watches, at its last checkpoint, finished or not:
+    refocus flipflop attend runs/cpu
+  The hand-set model on strings that break others:
+    refocus flipflop handset --out handset
+    refocus flipflop attend handset --set sparse,decoy,piecewise --count 50";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlipflopCommand {
     /// Draw strings of the flip-flop language, one a line.
@@ -56,6 +64,52 @@ pub(crate) enum FlipflopCommand {
     /// write that decides it.
     #[command(after_long_help = PROBES)]
     Probe(FlipflopProbe),
+    /// Look where a trained model attends at reads, apart for right and wrong answers.
+    ///
+    /// For each head: attention on the datum of the last write, on that of a read since (both hold the
+    /// answer), on overwritten data of the same and of other value, on ignored data, on all else, and on
+    /// the first eight symbols whatever they are; entropy in nats; the share of both right places in the sum of
+    /// weight times length of the value. Then: logit of the answer minus the best other one; answers after
+    /// one written datum is changed (a changed last write must change the answer, a changed stale one must not);
+    /// wrong reads at other temperatures of attention (mended below 1: attention was too soft; not mended: it
+    /// looks at a wrong place); and Proposition 3 of the paper: the largest weight that the head's singular
+    /// values allow.
+    #[command(after_long_help = ATTENDS)]
+    Attend(FlipflopAttend),
+    /// Write a model that makes no error, its weights set by hand.
+    ///
+    /// The construction of Proposition 2 of the paper: two layers of one head, width 7.
+    Handset(FlipflopHandset),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopAttend {
+    /// Folder of a run, or a model: a folder in Hugging Face layout, also looked for in REFOCUS_MODELS.
+    pub(crate) model: PathBuf,
+    /// Sets of `flipflop generate` [default: those that the run watches, else the paper's].
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(Set::ALL.map(Set::name)), hide_possible_values = true)]
+    pub(crate) set: Vec<String>,
+    /// Strings of each set.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Keep the document here, as attend.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopHandset {
+    /// Folder of the model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Symbols of the longest string.
+    #[arg(long, value_name = "T", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    pub(crate) length: u32,
+    /// Replace another model in that folder.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,8 @@
 mod convert;
 mod doctor;
 mod flipflop;
+mod flipflop_attend;
+mod flipflop_handset;
 mod flipflop_probe;
 mod flipflop_validate;
 mod forward;
@@ -63,6 +65,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Generate(args)) => flipflop::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
         Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Attend(args)) => flipflop_attend::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
     }
 }
