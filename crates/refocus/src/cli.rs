@@ -13,8 +13,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub(crate) use self::convert::{Convert, WeightType};
 pub(crate) use self::flipflop::{
-    FamilyArgs, FlipflopAttend, FlipflopCommand, FlipflopGenerate, FlipflopHandset, FlipflopProbe,
-    FlipflopValidate, Form, ProbeForm,
+    FamilyArgs, FlipflopAttend, FlipflopCommand, FlipflopFigures, FlipflopGenerate, FlipflopHandset,
+    FlipflopProbe, FlipflopValidate, Form, ProbeForm,
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode};

@@ -30,6 +30,12 @@ Examples:
   refocus flipflop probe MODEL --lengths 10,50 --p-ignore 0.1,0.9 --count 100 --forms demonstration,symbols
   refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted";
 
+const FIGURES: &str = "\
+Examples:
+  refocus flipflop figures --out figures --plan
+  refocus flipflop figures --out figures --only a,c
+  refocus flipflop figures --out figures    again: nothing is trained twice";
+
 const ATTENDS: &str = "\
 Examples:
   The sets that a run watches, at its last checkpoint, finished or not:
@@ -80,6 +86,34 @@ pub(crate) enum FlipflopCommand {
     ///
     /// The construction of Proposition 2 of the paper: two layers of one head, width 7.
     Handset(FlipflopHandset),
+    /// Train small models on the automaton task and look into them.
+    ///
+    /// The figures of the paper's mechanistic study: (a) attention of one head without and with sharpening;
+    /// (b) sharpened models that are wrong because they are locked on early positions; (c) drift from the last
+    /// write, linear positions; (d) norms of weights by sharpening; (e) distances between heads over training;
+    /// (f) first-layer heads beside the ideal map. A model that is trained is not trained again, and one that was
+    /// stopped goes on.
+    #[command(after_long_help = FIGURES)]
+    Figures(FlipflopFigures),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopFigures {
+    /// Folder of the models and of the figures' data, a.json to f.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// These figures alone.
+    #[arg(long, value_name = "LETTER,…", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Models of each setting in (b) and (d); three at most in (c), one in the others.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// Steps of each model.
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
+    pub(crate) steps: u32,
+    /// List the models with the time that they will take on this machine, and train nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod convert;
 mod doctor;
 mod flipflop;
 mod flipflop_attend;
+mod flipflop_figures;
 mod flipflop_handset;
 mod flipflop_probe;
 mod flipflop_validate;
@@ -66,6 +67,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Validate(args)) => flipflop_validate::run(args, printer),
         Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Attend(args)) => flipflop_attend::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Figures(args)) => flipflop_figures::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
     }
