@@ -58,6 +58,9 @@ pub struct AtTemperature {
     pub mended: u64,
     /// Right reads of the same strings that became wrong.
     pub broken: u64,
+    /// Share of the most frequent answer at all these reads. Near 1, the model always says the same, and what
+    /// it mends it mends by chance.
+    pub commonest: f64,
 }
 
 /// Wrong reads at several temperatures: those that sharpening mends were attended to too softly, the others
@@ -209,7 +212,11 @@ pub fn temperatures<O: Ops>(
     let mut at = Vec::new();
     for temperature in TEMPERATURES {
         let chosen = choose(o, m, &strings, Some(temperature))?.concat();
-        let mut row = AtTemperature { temperature, mended: 0, broken: 0 };
+        let mut frequency: BTreeMap<u32, u64> = BTreeMap::new();
+        chosen.iter().for_each(|choice| *frequency.entry(*choice).or_default() += 1);
+        let most = frequency.values().max().copied().unwrap_or(0);
+        let commonest = most as f64 / chosen.len().max(1) as f64;
+        let mut row = AtTemperature { temperature, mended: 0, broken: 0, commonest };
         for ((choice, &(answer, was_wrong)), mended) in chosen.iter().zip(&reads).zip(&mut mended) {
             let right = *choice == answer;
             row.mended += u64::from(was_wrong && right);

@@ -262,11 +262,12 @@ fn reactions(set: &SetDocument) -> Table {
             t.pair(
                 &format!("temperature {}", at.temperature),
                 format!(
-                    "{} of {} wrong reads mended, {} of {} right ones broken",
+                    "{} of {} wrong reads mended, {} of {} right ones broken, {:.0} % the same answer",
                     grouped(at.mended as usize),
                     grouped(s.wrong as usize),
                     grouped(at.broken as usize),
-                    grouped(s.right as usize)
+                    grouped(s.right as usize),
+                    100.0 * at.commonest
                 ),
             );
         }

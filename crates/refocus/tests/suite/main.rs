@@ -5,6 +5,7 @@
 mod convert;
 mod doctor;
 mod flipflop;
+mod flipflop_inside;
 mod formats;
 mod forward;
 mod generate;
