@@ -54,7 +54,7 @@ pub struct Automata {
 }
 
 /// The task with its usual model: one layer, one head, width 64, 128 inputs.
-fn base(noop: f64, seed: u64, steps: u32) -> Result<RunConfig, TrainError> {
+fn base(noop: f64, seed: u64, steps: u32) -> Result<RunConfig, Box<TrainError>> {
     let mut c = Preset::Automaton.config()?;
     (c.seed, c.data_seed) = (seed, seed);
     c.task.ignore = vec![noop];
@@ -68,7 +68,7 @@ fn base(noop: f64, seed: u64, steps: u32) -> Result<RunConfig, TrainError> {
 ///
 /// # Errors
 /// None for probabilities.
-pub fn single(sharpened: Sharpened, noop: f64, seed: u64, steps: u32) -> Result<Automata, TrainError> {
+pub fn single(sharpened: Sharpened, noop: f64, seed: u64, steps: u32) -> Result<Automata, Box<TrainError>> {
     let mut config = base(noop, seed, steps)?;
     let start = match sharpened {
         Sharpened::No => None,
@@ -85,7 +85,7 @@ pub fn single(sharpened: Sharpened, noop: f64, seed: u64, steps: u32) -> Result<
 ///
 /// # Errors
 /// None.
-pub fn drifting(seed: u64, steps: u32) -> Result<Automata, TrainError> {
+pub fn drifting(seed: u64, steps: u32) -> Result<Automata, Box<TrainError>> {
     let mut config = base(0.5, seed, steps)?;
     config.task.tokens = 500;
     config.task.batch = 8;
@@ -103,7 +103,7 @@ pub fn drifting(seed: u64, steps: u32) -> Result<Automata, TrainError> {
 ///
 /// # Errors
 /// None.
-pub fn deep(seed: u64, steps: u32) -> Result<Automata, TrainError> {
+pub fn deep(seed: u64, steps: u32) -> Result<Automata, Box<TrainError>> {
     let mut config = base(0.5, seed, steps)?;
     config.task.tokens = 64;
     config.task.batch = 16;
@@ -178,7 +178,7 @@ impl Automata {
         out: &Path,
         kernels: K,
         progress: &mut dyn FnMut(),
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), Box<TrainError>> {
         let dir = self.dir(out);
         let mut run = Run::open(&dir, self.config.clone(), kernels)?;
         let path = dir.join("snapshots.json");
@@ -209,10 +209,11 @@ impl Automata {
     ///
     /// # Errors
     /// There is none, or a damaged one.
-    pub fn params(&self, out: &Path) -> Result<Params, TrainError> {
+    pub fn params(&self, out: &Path) -> Result<Params, Box<TrainError>> {
         let path = checkpoint_path(&self.dir(out));
         let weights = load(&path)?.into_weights();
-        weights.params().cloned().ok_or(TrainError::Checkpoint { path, why: "it is no transformer".into() })
+        let missing = || TrainError::Checkpoint { path, why: "it is no transformer".into() };
+        Ok(weights.params().cloned().ok_or_else(missing)?)
     }
 
     /// Distances between its heads while it was trained.

@@ -60,7 +60,7 @@ impl Figure {
     ///
     /// # Errors
     /// None.
-    pub fn models(self, seeds: u64, steps: u32) -> Result<Vec<Automata>, TrainError> {
+    pub fn models(self, seeds: u64, steps: u32) -> Result<Vec<Automata>, Box<TrainError>> {
         match self {
             Self::A => {
                 [Sharpened::No, Sharpened::Always].map(|s| single(s, NOOP, 0, steps)).into_iter().collect()
@@ -136,7 +136,7 @@ pub struct Drawn {
 pub enum FigureError {
     /// Its models.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(#[from] Box<TrainError>),
     /// Its models' parameters.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -16,6 +16,9 @@ const HEAD: usize = 2;
 /// Logit between neighbouring positions.
 const GAP: f32 = 10.0;
 
+/// Row, column, value.
+type Entry = (usize, usize, f32);
+
 /// The model for strings of up to `n_ctx` symbols.
 ///
 /// # Errors
@@ -48,7 +51,7 @@ pub fn handset(n_ctx: usize) -> Result<Params, LoadError> {
         eos: Vec::new(),
     };
     let mut p = Params::new(spec);
-    let matrix = |rows: usize, columns: usize, entries: &[(usize, usize, f32)]| {
+    let matrix = |rows: usize, columns: usize, entries: &[Entry]| {
         let mut m = vec![0.0; rows * columns];
         for &(row, column, value) in entries {
             m[row * columns + column] = value;
@@ -65,7 +68,7 @@ pub fn handset(n_ctx: usize) -> Result<Params, LoadError> {
     let sharp = GAP * n_ctx as f32;
     let query = matrix(HEAD, WIDTH, &[(0, 4, sharp), (1, 4, sharp)]);
     // What is looked for, what is taken, and where it goes.
-    let layers: [[&[(usize, usize, f32)]; 3]; 2] = [
+    let layers: [[&[Entry]; 3]; 2] = [
         [&[(0, 0, 2.0), (0, 1, 2.0), (1, 6, 1.0)], &[(0, 0, 1.0)], &[(5, 0, 1.0)]],
         [&[(0, 5, 2.0), (1, 6, 1.0)], &[(0, 2, 1.0), (1, 3, 1.0)], &[(2, 0, 1.0), (3, 1, 1.0)]],
     ];

@@ -1,11 +1,13 @@
 //! Folders of trained models that `transformers` loads.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Eager, Isa};
 use refocus_model::export::Export;
 use refocus_model::{Checkpoint, Family, Model, capture};
 use refocus_train::{RunConfig, Weights};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 
 fn fixture() -> PathBuf {
@@ -57,9 +59,10 @@ fn the_same_run_is_still_saved_that_way() {
         .expect("written");
     let again = std::fs::read_to_string(dir.join("config.json")).expect("a configuration");
     assert_eq!(again, read("config.json"));
-    let shapes = |folder: &Path| -> Vec<(String, Vec<usize>)> {
-        let c = Checkpoint::open(folder).expect("a checkpoint");
-        c.entries().iter().map(|(name, e)| (name.clone(), e.shape.clone())).collect()
+    let shapes = |folder: &Path| -> BTreeMap<String, Vec<usize>> {
+        let bytes = std::fs::read(folder.join("model.safetensors")).expect("weights");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        file.tensors().into_iter().map(|(name, t)| (name, t.shape().to_vec())).collect()
     };
     assert_eq!(shapes(&dir), shapes(&fixture()));
     std::fs::remove_dir_all(&dir).expect("remove");
