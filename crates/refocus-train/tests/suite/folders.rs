@@ -28,7 +28,7 @@ struct Expected {
 /// `fixtures/trained.py` loaded the folder with `transformers` and wrote these logits.
 #[test]
 fn a_trained_gpt2_is_the_same_model_to_transformers() {
-    let checkpoint = Checkpoint::open(&fixture()).expect("a checkpoint");
+    let checkpoint = Checkpoint::open(fixture()).expect("a checkpoint");
     assert_eq!(checkpoint.spec().family, Family::Gpt2);
     let mut cpu = Cpu::new(Isa::detect(), 1);
     let model = Model::load(&checkpoint, &mut cpu).expect("a model");
