@@ -27,7 +27,7 @@ mod valid;
 
 pub use self::alphabet::{Alphabet, MAX_REGISTERS, MAX_TOKENS, MAX_VALUES};
 pub use self::automaton::{Automaton, AutomatonString, drift_inputs};
-pub use self::facts::{Facts, Older, Read, Write, reads};
+pub use self::facts::{Facts, Older, Read, Write, asked, reads};
 pub use self::family::Family;
 pub use self::language::{FlipFlop, Split, Strings};
 pub use self::natural::{Asked, DEMONSTRATION, Verbalised, WORDINGS, Wording};

@@ -25,13 +25,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => Architecture::paper(layers, d_model, heads).init(vocab, n_ctx, 1)?.into(),
     };
     let mode = if generative { Mode::Generative } else { Mode::Clean };
-    let language = FlipFlop::ignoring(n_ctx, 0.8)?;
+    let language = FlipFlop::ignoring(n_ctx, 0.8)?.into();
     let mut cpu = Cpu::new(Isa::detect(), threads);
     let name = cpu.isa().name();
     println!("{name}, {threads} threads, peak {:.0} GFLOP/s", cpu.peak_gflops(300));
     let mut trainer = Trainer::new(first, Config::default(), cpu)?;
     for step in 0..steps as u32 {
-        let mut e = flipflop::batch(std::slice::from_ref(&language), mode, 1, step, batch);
+        let mut e = flipflop::batch(&language, mode, 1, step, batch);
         if all {
             e.ids.iter_mut().enumerate().for_each(|(i, id)| *id = (*id + 7 * i as u32) % 1024);
             e.rows = (0..e.ids.len() as u32).collect();

@@ -75,6 +75,9 @@ pub struct Architecture {
     pub norm: Norms,
     /// Biases of norms, MLP and unembedding; attention has none.
     pub bias: bool,
+    /// Whether the unembedding has one; absent: as `bias` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unembed_bias: Option<bool>,
     /// Attention's scores are divided by it, and by the root of the head's width.
     pub temperature: f64,
 }
@@ -93,6 +96,7 @@ impl Architecture {
             mlp: Mlp::Gelu,
             norm: Norms::Layer,
             bias: true,
+            unembed_bias: None,
             temperature: 1.0,
         }
     }
@@ -144,11 +148,19 @@ impl Architecture {
         if rotary && !d_head.is_multiple_of(2) {
             return refuse("heads", heads, "rotary positions need an even width of the heads");
         }
-        let silent = !self.bias && self.temperature == 1.0;
-        let llama = rotary && silent && self.norm == Norms::Rms && self.mlp != Mlp::Gelu;
+        // GPT-2 and Llama have no bias of the unembedding; what GPT-2 has more is saved as zeros.
+        let plain = !self.has_unembed_bias() && self.temperature == 1.0;
+        let llama = rotary && plain && !self.bias && self.norm == Norms::Rms && self.mlp != Mlp::Gelu;
+        let learned = self.positions == PositionKind::Learned;
+        let gpt2 = learned && plain && self.norm == Norms::Layer && self.mlp == Mlp::Gelu;
+        let family = match (llama, gpt2) {
+            (true, _) => Family::Llama,
+            (_, true) => Family::Gpt2,
+            _ => Family::Refocus,
+        };
         let scale = 1.0 / ((d_head as f64).sqrt() * self.temperature);
         Ok(ModelSpec {
-            family: if llama { Family::Llama } else { Family::Refocus },
+            family,
             n_layers: layers,
             d_model,
             d_embed: d_model,
@@ -185,6 +197,10 @@ impl Architecture {
         })
     }
 
+    fn has_unembed_bias(&self) -> bool {
+        self.unembed_bias.unwrap_or(self.bias)
+    }
+
     /// First parameters as x-transformers and PyTorch draw theirs: token embedding `N(0, 2/d)`, positions
     /// `N(0, 1/d)`, T5's biases `N(0, 1)`, linear maps and their biases uniform within `±1/√n_in`, gains 1,
     /// biases of norms 0.
@@ -196,12 +212,18 @@ impl Architecture {
     pub fn init(&self, vocab: usize, tokens: usize, seed: u64) -> Result<Params> {
         let spec = self.spec(vocab, tokens)?;
         let draw = Draw::new(Philox::new(seed, Purpose::new("initial parameters")));
-        draw_all(draw, spec, self.bias).map_err(|source| TrainError::Params { step: 0, source })
+        draw_all(draw, spec, self.bias, self.has_unembed_bias())
+            .map_err(|source| TrainError::Params { step: 0, source })
     }
 }
 
 /// Every parameter of a specification.
-fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, refocus_model::LoadError> {
+fn draw_all(
+    mut draw: Draw,
+    spec: ModelSpec,
+    biases: bool,
+    unembed: bool,
+) -> Result<Params, refocus_model::LoadError> {
     let mut out = Params::new(spec.clone());
     let blocks = (0..spec.n_layers).flat_map(|l| Part::BLOCK.map(|p| (p, l)));
     for (part, layer) in Part::GLOBAL.map(|p| (p, 0)).into_iter().chain(blocks) {
@@ -219,11 +241,13 @@ fn draw_all(mut draw: Draw, spec: ModelSpec, biases: bool) -> Result<Params, ref
         };
         out.insert(part, layer, Which::Weight, weight)?;
         let bias = match part {
+            Part::Unembed if unembed => draw.uniform(n, bound),
+            Part::Unembed => continue,
             _ if !biases => continue,
             // RMSNorm has none.
             _ if part.is_norm() && spec.norm == NormKind::Rms => continue,
             _ if part.is_norm() => vec![0.0; n],
-            Part::Gate | Part::Up | Part::Down | Part::Unembed => draw.uniform(n, bound),
+            Part::Gate | Part::Up | Part::Down => draw.uniform(n, bound),
             _ => continue,
         };
         out.insert(part, layer, Which::Bias, bias)?;

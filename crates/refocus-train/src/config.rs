@@ -1,7 +1,7 @@
 //! A run as data: everything that its result depends on.
 
 use refocus_model::Noise;
-use refocus_tasks::flipflop::{FlipFlop, Set, VOCAB};
+use refocus_tasks::flipflop::Set;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Value;
@@ -12,6 +12,7 @@ use crate::error::{Result, TrainError};
 use crate::flipflop::Mode;
 use crate::lstm::LstmShape;
 use crate::sharpen::Sharpen;
+use crate::task::Task;
 use crate::trainer;
 use crate::weights::Weights;
 
@@ -37,20 +38,6 @@ pub struct RunConfig {
     pub optimizer: Optimizer,
     /// What is watched meanwhile.
     pub watch: Watch,
-}
-
-/// Strings and questions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Task {
-    /// Symbols of a string.
-    pub tokens: usize,
-    /// Probabilities to ignore; each string has one of them, all equally often.
-    pub ignore: Vec<f64>,
-    /// Which positions are asked.
-    pub mode: Mode,
-    /// Strings of a step.
-    pub batch: usize,
 }
 
 /// What learns.
@@ -150,6 +137,8 @@ pub enum Preset {
     Cpu,
     /// The paper's transformer (`spec/flip-flop.md` 2.1).
     Paper,
+    /// One head on the automaton task (`spec/flip-flop.md` 4.2 and 7.2).
+    Automaton,
 }
 
 impl Preset {
@@ -158,6 +147,9 @@ impl Preset {
     /// # Errors
     /// As [`Set::language`].
     pub fn config(self) -> Result<RunConfig> {
+        if self == Preset::Automaton {
+            return Ok(automaton());
+        }
         let (sets, model, optimizer, every, save_every, sequences) = match self {
             Preset::Lstm => {
                 let optimizer = Optimizer { steps: 500, ..Optimizer::default() };
@@ -168,7 +160,7 @@ impl Preset {
                 let optimizer = Optimizer { steps: 2_000, lr: 1e-3, ..Optimizer::default() };
                 (Set::HALF, model, optimizer, 100, 250, [100, 200, 50])
             }
-            Preset::Paper => {
+            Preset::Paper | Preset::Automaton => {
                 let model = ModelConfig::Transformer(Architecture::paper(6, 512, 8));
                 (Set::PAPER, model, Optimizer::default(), 1_000, 100, [1_000, 1_000, 100])
             }
@@ -187,6 +179,9 @@ impl Preset {
                 ignore: vec![trained.probabilities().ignore()],
                 mode: Mode::Clean,
                 batch: 16,
+                symbols: None,
+                registers: None,
+                family: None,
             },
             model,
             dropout: DropoutRates::default(),
@@ -198,6 +193,31 @@ impl Preset {
                 sets: sets.into_iter().zip(sequences).map(test).collect::<Result<_>>()?,
             },
         })
+    }
+}
+
+/// A model as GPT-2 is made, as the paper's study of the automaton used it, so without a bias of the
+/// unembedding.
+fn automaton() -> RunConfig {
+    let architecture = Architecture { unembed_bias: Some(false), ..Architecture::paper(1, 64, 1) };
+    let test = |name: &str, ignore| TestSet { name: name.to_owned(), ignore, sequences: 100 };
+    RunConfig {
+        seed: 0,
+        data_seed: 0,
+        task: Task {
+            tokens: 128,
+            ignore: vec![0.5],
+            mode: Mode::Automaton,
+            batch: 32,
+            symbols: None,
+            registers: None,
+            family: None,
+        },
+        model: ModelConfig::Transformer(architecture),
+        dropout: DropoutRates::default(),
+        sharpen: None,
+        optimizer: Optimizer { steps: 2_000, lr: 1e-3, ..Optimizer::default() },
+        watch: Watch { every: 500, save_every: 500, sets: vec![test("in", 0.5), test("sparse", 0.98)] },
     }
 }
 
@@ -241,9 +261,9 @@ impl RunConfig {
     /// # Errors
     /// Names the field.
     pub fn check(&self) -> Result<()> {
-        self.languages()?;
+        let vocab = self.task.language()?.vocab();
         for s in &self.watch.sets {
-            FlipFlop::ignoring(self.task.tokens, s.ignore)?;
+            self.task.test_language(s.ignore)?;
         }
         let counts = [
             ("task.batch", self.task.batch as f64),
@@ -271,7 +291,7 @@ impl RunConfig {
         }
         match &self.model {
             ModelConfig::Transformer(a) => {
-                a.spec(VOCAB, self.task.tokens)?;
+                a.spec(vocab, self.task.tokens)?;
             }
             ModelConfig::Lstm { .. } => {
                 let rates = d.attention + d.mlp + d.embedding;
@@ -286,32 +306,15 @@ impl RunConfig {
         Ok(())
     }
 
-    /// The languages to learn.
-    ///
-    /// # Errors
-    /// There is none, or one that cannot be.
-    pub fn languages(&self) -> Result<Vec<FlipFlop>> {
-        if self.task.ignore.is_empty() {
-            return Err(bad("task.ignore", 0.0, "at least one probability is needed"));
-        }
-        Ok(self
-            .task
-            .ignore
-            .iter()
-            .map(|&p| FlipFlop::ignoring(self.task.tokens, p))
-            .collect::<Result<_, _>>()?)
-    }
-
     /// First parameters.
     ///
     /// # Errors
     /// Sizes that make no model.
     pub fn init(&self) -> Result<Weights> {
+        let vocab = self.task.language()?.vocab();
         Ok(match &self.model {
-            ModelConfig::Transformer(a) => a.init(VOCAB, self.task.tokens, self.seed)?.into(),
-            ModelConfig::Lstm { hidden } => {
-                LstmShape { vocab: VOCAB, hidden: *hidden }.init(self.seed)?.into()
-            }
+            ModelConfig::Transformer(a) => a.init(vocab, self.task.tokens, self.seed)?.into(),
+            ModelConfig::Lstm { hidden } => LstmShape { vocab, hidden: *hidden }.init(self.seed)?.into(),
         })
     }
 
@@ -354,6 +357,12 @@ impl RunConfig {
             (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
             (_, value) => value,
         };
+        // A family by its name alone has its usual values.
+        if let Some(family) = whole.get_mut("task").and_then(|t| t.get_mut("family"))
+            && family.is_str()
+        {
+            *family = Value::Table(toml::Table::from_iter([("kind".to_owned(), family.clone())]));
+        }
         if let Value::Table(t) = &mut whole
             && let Some(Value::Table(s)) = t.get_mut("sharpen")
         {
@@ -400,7 +409,7 @@ mod tests {
 
     #[test]
     fn presets_can_be_run_and_written() {
-        for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper] {
+        for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper, Preset::Automaton] {
             let c = preset.config().expect("a preset");
             c.check().expect("a configuration");
             let text = c.to_toml().expect("text");

@@ -1,12 +1,15 @@
 //! The flip-flop task as examples: what is asked of which strings (`spec/flip-flop.md` 1.2). The input holds
 //! the true answers of earlier reads.
 
-use refocus_compute::{Ops, Philox, Purpose, unit_f64};
+use std::ops::Range;
+
+use refocus_compute::Ops;
 use refocus_model::RunError;
-use refocus_tasks::flipflop::{FlipFlop, Split, reads};
+use refocus_tasks::flipflop::{Alphabet, AutomatonString, Split, asked};
 use serde::{Deserialize, Serialize};
 
-use crate::trainer::{Examples, Score, score};
+use crate::task::Language;
+use crate::trainer::{Examples, Score, choices};
 use crate::weights::Net;
 
 /// Strings scored in one pass.
@@ -20,25 +23,29 @@ pub enum Mode {
     Clean,
     /// Every position but a string's last.
     Generative,
+    /// Another task: inputs that write or do nothing, and the state at every position
+    /// ([`refocus_tasks::flipflop::Automaton`]).
+    Automaton,
 }
 
-/// The examples of some strings. In clean mode the last symbol of a string asks nothing and is kept all
-/// the same: dropping it would change no number.
+/// The examples of some strings of the paper's language. In clean mode the last symbol of a string asks
+/// nothing and is kept all the same: dropping it would change no number.
 pub fn examples(mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
+    ask(&Alphabet::BINARY, mode, strings)
+}
+
+fn ask(alphabet: &Alphabet, mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
     let mut out = Examples::default();
     for s in strings {
         let start = out.ids.len();
-        match mode {
-            Mode::Clean => {
-                for r in reads(&s) {
-                    out.rows.push((start + r.at) as u32);
-                    out.targets.push(r.answer);
-                }
+        if mode == Mode::Clean {
+            for (at, answer) in asked(alphabet, &s) {
+                out.rows.push((start + at) as u32);
+                out.targets.push(answer);
             }
-            Mode::Generative => {
-                out.rows.extend((start..start + s.len().saturating_sub(1)).map(|r| r as u32));
-                out.targets.extend(s.iter().skip(1));
-            }
+        } else {
+            out.rows.extend((start..start + s.len().saturating_sub(1)).map(|r| r as u32));
+            out.targets.extend(s.iter().skip(1));
         }
         out.lengths.push(s.len());
         out.ids.extend(s);
@@ -46,41 +53,61 @@ pub fn examples(mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Exam
     out
 }
 
-/// The examples of a training step: `sequences` fresh strings, each of one of the languages, drawn
-/// uniformly. A pure function of its arguments.
-pub fn batch(languages: &[FlipFlop], mode: Mode, seed: u64, step: u32, sequences: usize) -> Examples {
-    let rng = Philox::new(seed, Purpose::new("flip-flop: mixture"));
-    let string = |sequence: u32| {
-        let [high, low, ..] = rng.at(step, sequence, 0);
-        let which = (unit_f64(high, low) * languages.len() as f64) as usize;
-        let mut out = Vec::new();
-        if let Some(language) = languages.get(which) {
-            language.append(seed, Split::Train, step, sequence, &mut out);
-        }
-        out
-    };
-    examples(mode, (0..sequences as u32).map(string))
+/// The state at every position.
+fn states(strings: impl IntoIterator<Item = AutomatonString>) -> Examples {
+    let mut out = Examples::default();
+    for s in strings {
+        out.lengths.push(s.inputs.len());
+        out.ids.extend(s.inputs);
+        out.targets.extend(s.states);
+    }
+    out.rows = (0..out.ids.len() as u32).collect();
+    out
 }
 
-/// Reads of the first `sequences` test strings that a model gets right.
+impl Language {
+    /// The examples of some strings, by their numbers; the automaton is asked everywhere in every mode.
+    fn examples(&self, mode: Mode, seed: u64, split: Split, step: u32, numbers: Range<u32>) -> Examples {
+        match self {
+            Language::Automaton(a) => states(numbers.map(|i| a.string(seed, split, step, i))),
+            Language::Strings(l) => {
+                let string = |i| {
+                    let mut ids = Vec::with_capacity(l.tokens());
+                    l.append(seed, split, step, i, &mut ids);
+                    ids
+                };
+                ask(l.alphabet(), mode, numbers.map(string))
+            }
+        }
+    }
+}
+
+/// The examples of a training step: `sequences` fresh strings. A pure function of its arguments.
+pub fn batch(language: &Language, mode: Mode, seed: u64, step: u32, sequences: usize) -> Examples {
+    language.examples(mode, seed, Split::Train, step, 0..sequences as u32)
+}
+
+/// Reads of the first `sequences` test strings that a model gets right, all symbols of the datum; of the
+/// automaton, states.
 ///
 /// # Errors
 /// As [`refocus_model::forward`].
 pub fn test<O: Ops>(
     o: &mut O,
     m: &Net<O::K>,
-    language: &FlipFlop,
+    language: &Language,
     seed: u64,
     sequences: usize,
 ) -> Result<Score, RunError> {
-    let mut strings = language.strings(seed, Split::Test, 0).take(sequences);
-    let mut total = Score::default();
-    loop {
-        let part = examples(Mode::Clean, strings.by_ref().take(PASS));
-        if part.lengths.is_empty() {
-            return Ok(total);
-        }
-        let s = score(o, m, &part)?;
-        total = Score { right: total.right + s.right, asked: total.asked + s.asked };
+    let (mut total, sequences) = (Score::default(), sequences as u32);
+    for first in (0..sequences).step_by(PASS) {
+        let numbers = first..sequences.min(first + PASS as u32);
+        let part = language.examples(Mode::Clean, seed, Split::Test, 0, numbers);
+        let width = language.width();
+        let choices = choices(o, m, &part)?;
+        let data = choices.chunks(width).zip(part.targets.chunks(width));
+        total.right += data.filter(|(choice, target)| choice == target).count();
+        total.asked += part.targets.len() / width;
     }
+    Ok(total)
 }

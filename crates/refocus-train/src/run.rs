@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
 use refocus_model::export::Export;
-use refocus_tasks::flipflop::FlipFlop;
 
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::flipflop;
 use crate::saved::{checkpoint_path, load, save};
+use crate::task::Language;
 use crate::trainer::{Report, Score, Trainer};
 use crate::whole::write_whole;
 
@@ -32,8 +32,8 @@ pub struct Progress {
 pub struct Run<K: Kernels> {
     dir: PathBuf,
     config: RunConfig,
-    languages: Vec<FlipFlop>,
-    tests: Vec<FlipFlop>,
+    language: Language,
+    tests: Vec<Language>,
     trainer: Trainer<K>,
     curve: BufWriter<File>,
     /// Step that the run began at, when it was opened.
@@ -76,11 +76,11 @@ impl<K: Kernels> Run<K> {
         write_whole(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
         let step = trainer.steps();
         let (curve, last) = open_curve(&dir.join("curve.csv"), &config, step)?;
-        let languages = config.languages()?;
-        let test = |s: &crate::config::TestSet| FlipFlop::ignoring(config.task.tokens, s.ignore);
+        let language = config.task.language()?;
+        let test = |s: &crate::config::TestSet| config.task.test_language(s.ignore);
         let tests = config.watch.sets.iter().map(test).collect::<Result<_, _>>()?;
         let dir = dir.to_owned();
-        Ok(Self { dir, config, languages, tests, trainer, curve, resumed: step, last, _lock: lock })
+        Ok(Self { dir, config, language, tests, trainer, curve, resumed: step, last, _lock: lock })
     }
 
     /// The configuration.
@@ -124,7 +124,7 @@ impl<K: Kernels> Run<K> {
         if step >= steps {
             return Ok(None);
         }
-        let examples = flipflop::batch(&self.languages, task.mode, self.config.data_seed, step, task.batch);
+        let examples = flipflop::batch(&self.language, task.mode, self.config.data_seed, step, task.batch);
         let report = self.trainer.step(&examples)?;
         let due = |every: u32| report.step == steps || (every > 0 && report.step.is_multiple_of(every));
         let scores = if due(watch.every) { Some(self.test()?) } else { None };
@@ -169,7 +169,7 @@ impl<K: Kernels> Run<K> {
     fn test(&mut self) -> Result<Vec<Score>> {
         let (step, seed) = (self.trainer.steps(), self.config.data_seed);
         let (net, o) = self.trainer.model();
-        let one = |(language, set): (&FlipFlop, &crate::config::TestSet)| {
+        let one = |(language, set): (&Language, &crate::config::TestSet)| {
             flipflop::test(o, net, language, seed, set.sequences as usize)
                 .map_err(|source| TrainError::Run { step, source })
         };

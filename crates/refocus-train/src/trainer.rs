@@ -221,9 +221,9 @@ fn shorten(grads: &mut [Vec<f32>], longest: f32) {
 /// First choices that were right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
-    /// Rows whose highest logit is the target's.
+    /// Questions whose answer had the highest logit.
     pub right: usize,
-    /// Rows asked.
+    /// Questions.
     pub asked: usize,
 }
 
@@ -241,14 +241,4 @@ impl Score {
 pub fn choices<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Vec<u32>, RunError> {
     let VocabOut::Top(top) = m.ask(o, examples, Vocab::Top(1))? else { return Err(RunError::Unread(0)) };
     top.iter().map(|row| row.first().map(|c| c.0).ok_or(RunError::Unread(0))).collect()
-}
-
-/// How many of a model's first choices at the rows of some examples are right.
-///
-/// # Errors
-/// As [`choices`].
-pub fn score<O: Ops>(o: &mut O, m: &Net<O::K>, examples: &Examples) -> Result<Score, RunError> {
-    let chosen = choices(o, m, examples)?;
-    let right = chosen.iter().zip(&examples.targets).filter(|(choice, target)| choice == target).count();
-    Ok(Score { right, asked: examples.rows.len() })
 }

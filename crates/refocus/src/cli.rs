@@ -16,8 +16,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub(crate) use self::convert::{Convert, WeightType};
 pub(crate) use self::diagnose::Diagnose;
 pub(crate) use self::flipflop::{
-    FamilyArgs, FlipflopCommand, FlipflopEval, FlipflopGenerate, FlipflopProbe, FlipflopStudy,
-    FlipflopValidate, Form, ProbeForm, StudySize,
+    FamilyArgs, FlipflopAttend, FlipflopCommand, FlipflopEval, FlipflopFigures, FlipflopGenerate,
+    FlipflopHandset, FlipflopProbe, FlipflopStudy, FlipflopValidate, Form, ProbeForm, StudySize,
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode};

@@ -38,9 +38,9 @@ impl Cost {
 /// # Errors
 /// As training does.
 pub fn measure<K: Kernels>(config: &RunConfig, sets: &[EvalSet], kernels: K) -> Result<Cost> {
-    let languages = config.languages()?;
+    let language = config.task.language()?;
     let mut trainer = Trainer::new(config.init()?, config.trainer(), kernels)?;
-    let draw = |step| batch(&languages, config.task.mode, config.data_seed, step, config.task.batch);
+    let draw = |step| batch(&language, config.task.mode, config.data_seed, step, config.task.batch);
     trainer.step(&draw(0))?;
     let start = Instant::now();
     for step in 1..=STEPS {
@@ -50,7 +50,7 @@ pub fn measure<K: Kernels>(config: &RunConfig, sets: &[EvalSet], kernels: K) -> 
     let mut per_token = |language: &FlipFlop, strings: usize| -> Result<f64> {
         let (net, o) = trainer.model();
         let start = Instant::now();
-        test(o, net, language, config.data_seed, strings)
+        test(o, net, &language.clone().into(), config.data_seed, strings)
             .map_err(|source| FlipflopError::Run { set: "a slice of it".to_owned(), source })?;
         Ok(start.elapsed().as_secs_f64() / (strings * language.tokens()) as f64)
     };

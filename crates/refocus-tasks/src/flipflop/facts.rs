@@ -143,3 +143,11 @@ pub fn reads(ids: &[u32]) -> impl Iterator<Item = Read> {
     let ids = if bits { ids } else { &[] };
     Facts::trusting(&Alphabet::BINARY, ids).reads.into_iter()
 }
+
+/// Where a model is asked, and the id that follows: one question for each symbol of the datum of each read.
+/// The part of an instruction at the end of a string that is not whole asks nothing.
+pub fn asked<'a>(alphabet: &Alphabet, ids: &'a [u32]) -> impl Iterator<Item = (usize, u32)> + 'a {
+    let (group, datum) = (alphabet.group(), alphabet.datum());
+    let reads = ids.chunks_exact(group).enumerate().filter(|(_, symbols)| symbols[0] == id::READ);
+    reads.flat_map(move |(k, symbols)| (datum..group).map(move |i| (k * group + i - 1, symbols[i])))
+}

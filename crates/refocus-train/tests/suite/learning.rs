@@ -34,7 +34,7 @@ fn config(lr: f32, steps: u32) -> Config {
 fn train<K: Kernels>(kernels: K, first: Params, config: Config, batch: usize) -> (Trainer<K>, Vec<Report>) {
     let mut t = Trainer::new(first, config, kernels).expect("a trainer");
     let step = |step| {
-        t.step(&flipflop::batch(&[language()], Mode::Clean, DATA_SEED, step, batch))
+        t.step(&flipflop::batch(&language().into(), Mode::Clean, DATA_SEED, step, batch))
             .unwrap_or_else(|e| panic!("{e}"))
     };
     let reports = (0..config.schedule.steps).map(step).collect();
@@ -70,7 +70,7 @@ fn two_hundred_steps_learn_the_language() {
         let (mut t, reports) = train(Cpu::new(Isa::detect(), 1), first, config(3e-3, 200), 16);
         let (first, last) = (mean(&reports[..5]), mean(&reports[190..]));
         let (m, o) = t.model();
-        let s = flipflop::test(o, m, &language(), DATA_SEED, strings).expect("a score");
+        let s = flipflop::test(o, m, &language().into(), DATA_SEED, strings).expect("a score");
         let what = format!(
             "{}: loss {first:.3} to {last:.3}, {}/{} = {:.3} right; majority {majority:.3}, copying {copied:.3}",
             style.0,
@@ -131,7 +131,7 @@ fn the_reference_learns_the_same() {
 #[test]
 fn numbers_that_are_none_are_errors_that_name_the_step() {
     let cpu = || Cpu::new(Isa::detect(), 1);
-    let batch = flipflop::batch(&[language()], Mode::Clean, DATA_SEED, 0, 1);
+    let batch = flipflop::batch(&language().into(), Mode::Clean, DATA_SEED, 0, 1);
     // Steps this large leave the numbers whose squares are numbers. LayerNorm makes NaN of them.
     let mut t = Trainer::new(first_params(PAPER, 32, 1), config(1e30, 20), cpu()).expect("a trainer");
     assert!(t.step(&batch).is_ok());
@@ -165,7 +165,7 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
 fn examples_that_do_not_fit_are_named() {
     let first = first_params(LLAMA, 32, 1);
     let mut t = Trainer::new(first, config(1e-3, 9), Cpu::new(Isa::detect(), 1)).expect("a trainer");
-    let good = flipflop::batch(&[language()], Mode::Clean, 0, 0, 2);
+    let good = flipflop::batch(&language().into(), Mode::Clean, 0, 0, 2);
     assert_eq!(t.step(&good).expect("a step").step, 1);
     let mut refusal = |change: fn(&mut Examples)| {
         let mut e = good.clone();
@@ -182,7 +182,7 @@ fn examples_that_do_not_fit_are_named() {
 #[test]
 fn clean_examples_ask_at_reads_and_nowhere_else() {
     let strings: Vec<Vec<u32>> = language().strings(4, Split::Train, 3).take(3).collect();
-    let e = flipflop::batch(&[language()], Mode::Clean, 4, 3, 3);
+    let e = flipflop::batch(&language().into(), Mode::Clean, 4, 3, 3);
     assert_eq!(e.ids, strings.concat());
     assert_eq!(e.lengths, [TOKENS; 3]);
     let reads: Vec<u32> = (0..e.ids.len() as u32).filter(|&i| e.ids[i as usize] == 1).collect();

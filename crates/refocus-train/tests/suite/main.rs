@@ -1,5 +1,6 @@
 //! One binary for the crate's integration tests.
 
+mod folders;
 mod learning;
 mod lstm;
 mod options;

@@ -47,7 +47,7 @@ fn language() -> FlipFlop {
 }
 
 fn examples() -> Examples {
-    flipflop::batch(&[language()], Asked::Clean, 3, 0, 3)
+    flipflop::batch(&language().into(), Asked::Clean, 3, 0, 3)
 }
 
 /// Loss as a node of a tape; with statistics, plus a sum over them.
@@ -298,7 +298,7 @@ fn sharpening_sharpens() {
             let first = architectures()[0].init(VOCAB, TOKENS, 1).expect("parameters");
             let mut t = Trainer::new(first, config, Cpu::new(Isa::detect(), 1)).expect("a trainer");
             for step in 0..40 {
-                t.step(&flipflop::batch(&[language()], Asked::Clean, 3, step, 3)).expect("a step");
+                t.step(&flipflop::batch(&language().into(), Asked::Clean, 3, step, 3)).expect("a step");
             }
             entropy(&mut t)
         };

@@ -48,6 +48,20 @@ Examples:
   Two rows with two seeds, and a page of Markdown:
     refocus flipflop study --out study --rows baseline,mixture --seeds 0,1 --table page.md";
 
+const FIGURES: &str = "\
+Examples:
+  refocus flipflop figures --out figures --plan
+  refocus flipflop figures --out figures --only a,c
+  refocus flipflop figures --out figures    again: nothing is trained twice";
+
+const ATTENDS: &str = "\
+Examples:
+  The sets that a run watches, at its last checkpoint, finished or not:
+    refocus flipflop attend runs/cpu
+  The hand-set model on strings that break others:
+    refocus flipflop handset --out handset
+    refocus flipflop attend handset --set sparse,decoy,piecewise --count 50";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlipflopCommand {
     /// Draw strings of the flip-flop language, one a line.
@@ -92,6 +106,31 @@ pub(crate) enum FlipflopCommand {
     /// (Liu et al., "Exposing Attention Glitches with Flip-Flop Language Modeling", NeurIPS 2023.)
     #[command(after_long_help = STUDIES)]
     Study(FlipflopStudy),
+    /// Look where a trained model attends at reads, apart for right and wrong answers.
+    ///
+    /// For each head: attention on the datum of the last write, on that of a read since (both hold the
+    /// answer), on overwritten data of the same and of other value, on ignored data, on all else, and on
+    /// the first eight symbols whatever they are; entropy in nats; the share of both right places in the sum of
+    /// weight times length of the value. Then: logit of the answer minus the best other one; answers after
+    /// one written datum is changed (a changed last write must change the answer, a changed stale one must not);
+    /// wrong reads at other temperatures of attention (mended below 1: attention was too soft; not mended: it
+    /// looks at a wrong place); and Proposition 3 of the paper: the largest weight that the head's singular
+    /// values allow.
+    #[command(after_long_help = ATTENDS)]
+    Attend(FlipflopAttend),
+    /// Write a model that makes no error, its weights set by hand.
+    ///
+    /// The construction of Proposition 2 of the paper: two layers of one head, width 7.
+    Handset(FlipflopHandset),
+    /// Train small models on the automaton task and look into them.
+    ///
+    /// The figures of the paper's mechanistic study: (a) attention of one head without and with sharpening;
+    /// (b) sharpened models that are wrong because they are locked on early positions; (c) drift from the last
+    /// write, linear positions; (d) norms of weights by sharpening; (e) distances between heads over training;
+    /// (f) first-layer heads beside the ideal map. A model that is trained is not trained again, and one that was
+    /// stopped goes on.
+    #[command(after_long_help = FIGURES)]
+    Figures(FlipflopFigures),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +149,41 @@ pub(crate) struct FlipflopEval {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: Option<u32>,
     /// Folder to keep the wrong reads in; the same command again goes on where it was.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopFigures {
+    /// Folder of the models and of the figures' data, a.json to f.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// These figures alone.
+    #[arg(long, value_name = "LETTER,…", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Models of each setting in (b) and (d); three at most in (c), one in the others.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// Steps of each model.
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(10..))]
+    pub(crate) steps: u32,
+    /// List the models with the time that they will take on this machine, and train nothing.
+    #[arg(long)]
+    pub(crate) plan: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopAttend {
+    /// Folder of a run, or a model: a folder in Hugging Face layout, also looked for in REFOCUS_MODELS.
+    pub(crate) model: PathBuf,
+    /// Sets of `flipflop generate` [default: those that the run watches, else the paper's].
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(Set::ALL.map(Set::name)), hide_possible_values = true)]
+    pub(crate) set: Vec<String>,
+    /// Strings of each set.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Keep the document here, as attend.json.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -147,6 +221,20 @@ pub(crate) struct FlipflopStudy {
 pub(crate) enum StudySize {
     /// Transformers of 2 layers on strings of 256 symbols: minutes a run on two cores.
     Cpu,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlipflopHandset {
+    /// Folder of the model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Symbols of the longest string.
+    #[arg(long, value_name = "T", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    pub(crate) length: u32,
+    /// Replace another model in that folder.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,7 +14,9 @@ pub(crate) enum TrainCommand {
     /// the strings.
     #[command(after_long_help = "Examples:\n  refocus train flipflop --preset lstm --out runs/lstm\n  \
         refocus train flipflop --preset cpu --seed 3 --out runs/mixture --set task.ignore=[0.1,0.6,0.96]\n  \
-        refocus train flipflop --preset cpu --out runs/t5 --set model.positions=t5 --set dropout.embedding=0.5")]
+        refocus train flipflop --preset cpu --out runs/t5 --set model.positions=t5 --set dropout.embedding=0.5\n  \
+        refocus train flipflop --preset cpu --out runs/decoy --set task.family=decoy --set task.family.burst=4\n  \
+        refocus train flipflop --preset automaton --out runs/linear --set model.positions=linear --set model.norm=none")]
     Flipflop(TrainFlipflop),
 }
 
@@ -24,20 +26,27 @@ pub(crate) struct TrainFlipflop {
     #[arg(long, value_enum)]
     pub(crate) preset: PresetName,
     /// Folder of the run.
-    #[arg(long, value_name = "DIR", required_unless_present = "show")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["show", "estimate"])]
     pub(crate) out: Option<PathBuf>,
     /// Steps of the run; the learning rate falls to zero over them.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: Option<u32>,
     /// Change any field of the configuration, such as optimizer.lr=0.001; may be repeated.
     ///
-    /// --show lists the fields. Those that a preset leaves out: optimizer.clip, model.d_mlp, model.n_ctx, and
-    /// sharpen.by, sharpen.lambda, sharpen.anneal and sharpen.start together.
+    /// --show lists the fields. Those that a preset leaves out: task.symbols (M, or M*W), task.registers,
+    /// task.family (with fields of its own, such as task.family.burst), optimizer.clip, model.d_mlp,
+    /// model.n_ctx, model.unembed_bias, and sharpen.by, sharpen.lambda, sharpen.anneal and sharpen.start
+    /// together.
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(crate) set: Vec<String>,
     /// Print the configuration as TOML and train nothing.
     #[arg(long)]
     pub(crate) show: bool,
+    /// Take a few steps, print how long the whole run would take, and keep nothing.
+    ///
+    /// A run of more than 10^14 operations says so by itself before it starts.
+    #[arg(long, conflicts_with = "show")]
+    pub(crate) estimate: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -48,4 +57,7 @@ pub(crate) enum PresetName {
     Cpu,
     /// The paper's transformer: 6 layers of width 512, 10,000 steps; days on a CPU.
     Paper,
+    /// One layer with one head on the automaton task: inputs 0, 1 or nothing, and the state at every
+    /// position.
+    Automaton,
 }

@@ -4,7 +4,10 @@ mod convert;
 mod diagnose;
 mod doctor;
 mod flipflop;
+mod flipflop_attend;
 mod flipflop_eval;
+mod flipflop_figures;
+mod flipflop_handset;
 mod flipflop_probe;
 mod flipflop_study;
 mod flipflop_validate;
@@ -71,6 +74,9 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Probe(args)) => flipflop_probe::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Eval(args)) => flipflop_eval::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Study(args)) => flipflop_study::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Attend(args)) => flipflop_attend::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Figures(args)) => flipflop_figures::run(args, global, printer),
+        Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
         Command::Report(args) => report::run(args, printer),
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use refocus_train::{Preset, Run, RunConfig, TrainError, checkpoint_path, load};
+use refocus_train::{Estimate, Preset, Run, RunConfig, TrainError, checkpoint_path, load};
 use serde::Serialize;
 
 use super::Ended;
@@ -11,6 +11,22 @@ use crate::cli::{Global, PresetName, TrainFlipflop};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::table::{Table, grouped};
+
+/// Steps that are timed for an estimate.
+const TIMED: u32 = 3;
+/// Operations from which on a run says how long it will take.
+const LONG: f64 = 1e14;
+
+#[derive(Serialize)]
+struct EstimateDocument {
+    schema: &'static str,
+    config_hash: String,
+    steps: u32,
+    steps_timed: u32,
+    #[serde(flatten)]
+    estimate: Estimate,
+    hours: f64,
+}
 
 #[derive(Serialize)]
 struct Document {
@@ -43,6 +59,7 @@ fn configure(args: &TrainFlipflop, global: &Global) -> Outcome<RunConfig> {
         PresetName::Lstm => Preset::Lstm,
         PresetName::Cpu => Preset::Cpu,
         PresetName::Paper => Preset::Paper,
+        PresetName::Automaton => Preset::Automaton,
     }
     .config()?;
     (config.seed, config.data_seed) = (global.seed, global.seed);
@@ -73,6 +90,10 @@ pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer)
         }
         return Ok(Ended::Well);
     }
+    if args.estimate {
+        estimate(&config, global, printer)?;
+        return Ok(Ended::Well);
+    }
     let Some(dir) = &args.out else { return Err(Failure::new("--out is needed")) };
     let mut run = Run::open(dir, config, backend::cpu(global, printer)?).map_err(|e| {
         let other = matches!(e, TrainError::Other { .. });
@@ -84,6 +105,16 @@ pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer)
         }
     })?;
     let steps = run.config().optimizer.steps;
+    if run.config().flops()? > LONG && run.resumed() < steps {
+        let e = Estimate::measure(run.config(), backend::cpu(global, printer)?, TIMED)?;
+        let left = e.seconds_per_step * f64::from(steps - run.resumed());
+        printer.note(&format!(
+            "{} symbols and {:.2e} operations in all; the steps to come take about {}, tests aside",
+            grouped(e.tokens as usize),
+            e.flops,
+            duration(left)
+        ));
+    }
     if run.resumed() > 0 && run.resumed() < steps {
         printer.note(&format!("going on after step {} of {steps}", run.resumed()));
     }
@@ -107,6 +138,37 @@ pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer)
     let model = run.save_model()?;
     report(&run, dir, model.as_deref(), printer)?;
     Ok(Ended::Well)
+}
+
+/// Prints the work and the projected time of a run.
+fn estimate(config: &RunConfig, global: &Global, printer: &Printer) -> Outcome<()> {
+    let e = Estimate::measure(config, backend::cpu(global, printer)?, TIMED)?;
+    if printer.is_json() {
+        return printer.document(&EstimateDocument {
+            schema: "refocus.train-estimate/1",
+            config_hash: config.hash()?,
+            steps: config.optimizer.steps,
+            steps_timed: TIMED,
+            estimate: e,
+            hours: e.seconds / 3600.0,
+        });
+    }
+    let mut t = Table::pairs();
+    t.pair("steps", grouped(config.optimizer.steps as usize));
+    t.pair("symbols", grouped(e.tokens as usize));
+    t.pair("operations", format!("{:.2e}", e.flops));
+    t.pair("a step", format!("{:.3} s (mean of {TIMED})", e.seconds_per_step));
+    t.pair("in all", format!("{}, tests aside", duration(e.seconds)));
+    printer.text(&t.render(printer.colours()))
+}
+
+/// `3.4 hours`.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} seconds"),
+        s if s < 7200.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
+    }
 }
 
 /// What is left after an error.

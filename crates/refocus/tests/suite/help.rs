@@ -31,6 +31,9 @@ fn long_help() {
     refocus("flipflop study --help").assert().success().stdout_eq(file!["help/flipflop-study.txt"]);
     refocus("flipflop generate --help").assert().success().stdout_eq(file!["help/flipflop-generate.txt"]);
     refocus("flipflop probe --help").assert().success().stdout_eq(file!["help/flipflop-probe.txt"]);
+    refocus("flipflop attend --help").assert().success().stdout_eq(file!["help/flipflop-attend.txt"]);
+    refocus("flipflop handset --help").assert().success().stdout_eq(file!["help/flipflop-handset.txt"]);
+    refocus("flipflop figures --help").assert().success().stdout_eq(file!["help/flipflop-figures.txt"]);
     refocus("flipflop validate --help").assert().success().stdout_eq(file!["help/flipflop-validate.txt"]);
 }
 

@@ -6,6 +6,7 @@ mod convert;
 mod diagnose;
 mod doctor;
 mod flipflop;
+mod flipflop_inside;
 mod flipflop_study;
 mod formats;
 mod forward;

@@ -113,3 +113,80 @@ cause: [..]
 
 "#]]);
 }
+
+#[test]
+fn a_run_can_be_estimated() {
+    let tmp = Tmp::new("train-estimate");
+    let small = SMALL.replace("--out [TMP]/run", "--estimate");
+    tmp.refocus(&small).assert().success().stderr_eq("").stdout_eq(str![[r#"
+steps       4,000
+symbols     256,000
+operations  8.77e9
+a step      [..] s (mean of 3)
+in all      [..], tests aside
+
+"#]]);
+    let json = tmp.refocus(&format!("{small} --json")).assert().success();
+    let d: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).expect("JSON");
+    let per_step = d["seconds_per_step"].as_f64().expect("a number");
+    assert_eq!(d["schema"], "refocus.train-estimate/1");
+    assert!(per_step > 0.0 && d["hours"].as_f64() == Some(4000.0 * per_step / 3600.0), "{d}");
+    assert!(tmp.list().is_empty());
+}
+
+/// The true model at the true length; one string a step instead of sixteen, so that this takes no minutes.
+#[test]
+fn the_papers_model_takes_twenty_steps() {
+    let tmp = Tmp::new("train-paper");
+    let paper = "train flipflop --preset paper --out [TMP]/run --steps 20 --set task.batch=1 \
+        --set watch.sets=[] --set watch.save_every=20 --json";
+    let run = tmp.refocus(paper).assert().success().stderr_eq("");
+    let d: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).expect("JSON");
+    assert_eq!((d["parameters"].as_u64(), d["steps"].as_u64()), (Some(19_170_309), Some(20)));
+    let curve = std::fs::read_to_string(tmp.path("run/curve.csv")).expect("a curve");
+    let losses: Vec<f64> =
+        curve.lines().skip(1).filter_map(|row| row.split(',').nth(1)?.parse().ok()).collect();
+    assert_eq!(losses.len(), 20, "{curve}");
+    // From five symbols to two bits.
+    assert!(losses[0] > 1.2 && losses[19] < 1.1, "{curve}");
+}
+
+#[test]
+fn other_alphabets_families_and_the_automaton_are_trained() {
+    let tmp = Tmp::new("train-tasks");
+    let small = "--steps 4 --set model.d_model=16 --set model.heads=2 --set model.d_mlp=32 \
+        --set task.batch=2 --set watch.every=4 --json";
+    let cases = [
+        ("cpu", "--set task.tokens=40 --set task.symbols=16", 19),
+        ("cpu", "--set task.tokens=45 --set task.symbols=2*2", 5),
+        ("cpu", "--set task.tokens=45 --set task.registers=4 --set task.mode=generative", 9),
+        ("cpu", "--set task.tokens=60 --set task.family=decoy --set task.family.burst=4", 5),
+        ("cpu", "--set task.tokens=60 --set task.family=piecewise", 5),
+        ("automaton", "--set task.tokens=17 --set model.positions=linear --set model.norm=none", 3),
+    ];
+    for (i, (preset, fields, vocab)) in cases.into_iter().enumerate() {
+        let command = format!("train flipflop --preset {preset} --out [TMP]/{i} {fields} {small}");
+        let run = tmp.refocus(&command).assert().success().stderr_eq("");
+        let d: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).expect("JSON");
+        assert!(d["sets"][0]["reads"].as_u64().is_some_and(|n| n > 0), "{fields}: {d}");
+        let config = std::fs::read_to_string(tmp.path(&format!("{i}/model/config.json"))).expect("a model");
+        let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+        assert_eq!(config["vocab_size"], vocab, "{fields}");
+    }
+    let wrong =
+        |flags: &str| refused(tmp.refocus(&format!("train flipflop --preset cpu --out [TMP]/x {flags}")));
+    wrong("--set task.family=decoys").stderr_eq(str![[r#"
+error: --set task.family=decoys cannot be used
+cause: the configuration cannot be read: unknown variant `decoys`, expected one of `piecewise`, `decoy`, `read-run`, `churn`, `write-flip`, `anti-correlated`, `markov` in `task.family.kind`
+hint: `refocus train flipflop --preset NAME --show` lists the fields
+
+"#]]);
+    wrong("--set task.family=decoy --set task.ignore=[0.1,0.9]").stderr_eq(str![[r#"
+error: task.ignore = 2: a family takes one probability to ignore
+
+"#]]);
+    wrong("--set task.mode=automaton --set task.registers=2").stderr_eq(str![[r#"
+error: task.registers = 2: the automaton has one bit and no families
+
+"#]]);
+}
