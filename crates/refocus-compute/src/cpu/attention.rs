@@ -295,7 +295,7 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                 c: s.as_mut_ptr(),
                 ldc: KEY_BLOCK,
                 cols: KEY_BLOCK,
-                add: false,
+                start: product::Start::Zero,
             };
             product::tile(isa, &scores);
             for (i, p) in pair.iter_mut().enumerate() {
@@ -340,7 +340,7 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                 c: o.as_mut_ptr(),
                 ldc: dv,
                 cols: dv,
-                add: true,
+                start: product::Start::Added,
             };
             product::tile(isa, &values);
         }

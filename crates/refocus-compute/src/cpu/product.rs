@@ -214,7 +214,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
             let mut row = 0;
             while row < r.rows {
                 let n = tall(isa, r.rows - row);
-                repack(r.x.add(row * r.ldx + k0), r.ldx, n, kc, &mut packed[row * kc..(row + n) * kc]);
+                repack(isa, r.x.add(row * r.ldx + k0), r.ldx, n, kc, &mut packed[row * kc..(row + n) * kc]);
                 row += n;
             }
             let mut p = r.p0;
@@ -245,7 +245,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
                         c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
                         ldc: r.ldc,
                         cols,
-                        add: k0 > 0,
+                        start: if k0 > 0 { Start::Added } else { Start::Zero },
                     };
                     tile(isa, &t);
                     if last && !plain {
@@ -260,6 +260,103 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
     }
 }
 
+/// A rectangle of `yᵀ x`, the products of columns of two matrices with the same rows: outputs are
+/// columns of `y` by columns of `x`, and the inputs that are summed are the rows of both.
+#[derive(Clone, Copy)]
+pub(crate) struct Outer {
+    /// First of the columns, and the distance of rows.
+    pub y: *const f32,
+    pub ldy: usize,
+    pub rows: usize,
+    /// The whole matrix.
+    pub x: *const f32,
+    pub width: usize,
+    pub inputs: usize,
+    /// Panels of sixteen columns of `x`.
+    pub p0: usize,
+    pub p1: usize,
+    /// Output of (first column of `y`, first column of panel `p0`), and the distance of rows.
+    pub c: *mut f32,
+    pub ldc: usize,
+}
+
+/// Computes a rectangle, with the bits of [`rect`] on transposed and packed matrices.
+///
+/// # Safety
+/// The pointers are valid for the rectangle, and nobody else writes it.
+pub(crate) unsafe fn outer(isa: Isa, r: &Outer) {
+    let mut heights = Vec::new();
+    let mut left = r.rows;
+    while left > 0 {
+        heights.push(tall(isa, left));
+        left -= tall(isa, left);
+    }
+    let weights = WIDE * K_BLOCK * LANES;
+    let size = weights + r.rows * K_BLOCK;
+    let mut scratch = Scratch::take(size);
+    let (panels, packed) = scratch.get(size).split_at_mut(weights);
+    // SAFETY: the caller's promise; tiles stay within columns, panels and inputs.
+    unsafe {
+        for k0 in (0..r.inputs).step_by(K_BLOCK) {
+            let kc = K_BLOCK.min(r.inputs - k0);
+            cut(isa, r.y.add(k0 * r.ldy), r.ldy, kc, &heights, packed);
+            for p in (r.p0..r.p1).step_by(WIDE) {
+                let wide = WIDE.min(r.p1 - p);
+                for i in 0..wide {
+                    let col = (p + i) * LANES;
+                    let panel = &mut panels[i * kc * LANES..][..kc * LANES];
+                    columns(isa, r.x.add(k0 * r.width + col), r.width, LANES.min(r.width - col), panel);
+                }
+                let mut row = 0;
+                for &n in &heights {
+                    let t = Tile {
+                        rows: n,
+                        panels: wide,
+                        a: packed.as_ptr().add(row * kc),
+                        a_row: 1,
+                        a_k: n,
+                        kc,
+                        b: panels.as_ptr(),
+                        stride: kc * LANES,
+                        c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
+                        ldc: r.ldc,
+                        cols: (wide * LANES).min(r.width - p * LANES),
+                        start: if k0 > 0 { Start::Added } else { Start::Zero },
+                    };
+                    tile(isa, &t);
+                    row += n;
+                }
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Cuts the columns of a row-major matrix into tiles `[kc][n]` for the given numbers of columns `n`.
+    ///
+    /// # Safety
+    /// There are `kc` rows, `ld` apart, with all these columns; `out` has room for the tiles.
+    unsafe fn cut = cut_body(x: *const f32, ld: usize, kc: usize, heights: &[usize], out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn cut_body<S: Simd>(x: *const f32, ld: usize, kc: usize, heights: &[usize], out: &mut [f32]) {
+    let all: usize = heights.iter().sum();
+    // SAFETY: the caller's promise; whole vectors are moved only where all of it is readable and the rest
+    // is written again by the rows that follow.
+    unsafe {
+        for k in 0..kc {
+            let (mut col, mut to) = (0, out.as_mut_ptr());
+            for &n in heights {
+                let (from, at) = (x.add(k * ld + col), to.add(k * n));
+                let v = if col + LANES <= all { S::load(from) } else { S::load_part(from, n) };
+                if (kc - k) * n >= LANES { S::store(at, v) } else { S::store_part(at, v, n) }
+                (col, to) = (col + n, to.add(n * kc));
+            }
+        }
+    }
+}
+
 /// Rows of the next tile when `left` are left: few sizes, so that few kernels are compiled.
 pub(crate) fn tall(isa: Isa, left: usize) -> usize {
     let sizes: &[usize] = match isa {
@@ -270,12 +367,58 @@ pub(crate) fn tall(isa: Isa, left: usize) -> usize {
     sizes.iter().copied().find(|&s| s <= left).unwrap_or(1)
 }
 
-/// `[n][k] → [k][n]`.
-unsafe fn repack(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32]) {
-    for i in 0..n {
-        for k in 0..kc {
-            // SAFETY: row `i` has `kc` readable inputs; `out` is `n·kc` long.
-            unsafe { *out.get_unchecked_mut(k * n + i) = *x.add(i * ldx + k) };
+isa_fn! {
+    /// `[n][k] → [k][n]`.
+    ///
+    /// # Safety
+    /// `n ≤` [`TALL`] rows, `ldx` apart, of `kc` readable inputs; `out` is `n·kc` long.
+    pub(crate) unsafe fn repack = repack_body(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn repack_body<S: Simd>(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32]) {
+    let end = out.len();
+    // SAFETY: the caller's promise; whole vectors are stored only where they fit, and what one writes
+    // beyond its column the next ones write again.
+    unsafe {
+        for k0 in (0..kc).step_by(LANES) {
+            let m = LANES.min(kc - k0);
+            let mut v = [S::splat(0.0); LANES];
+            for (i, v) in v.iter_mut().enumerate().take(n) {
+                let at = x.add(i * ldx + k0);
+                *v = if m == LANES { S::load(at) } else { S::load_part(at, m) };
+            }
+            S::transpose(&mut v);
+            for (k, v) in v.iter().enumerate().take(m) {
+                let at = (k0 + k) * n;
+                if at + LANES <= end {
+                    S::store(out.as_mut_ptr().add(at), *v);
+                } else {
+                    S::store_part(out.as_mut_ptr().add(at), *v, n);
+                }
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Sixteen columns of a row-major matrix as a panel: `out` `[rows][16]`, of which the first `n` are
+    /// columns of the matrix and the rest zeros.
+    ///
+    /// # Safety
+    /// The rows, `ldx` apart, have `n` readable columns; `out` is whole vectors.
+    pub(crate) unsafe fn columns = columns_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn columns_body<S: Simd>(x: *const f32, ldx: usize, n: usize, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let o = out.as_mut_ptr();
+        for k in 0..out.len() / LANES {
+            let at = x.add(k * ldx);
+            let v = if n == LANES { S::load(at) } else { S::load_part(at, n) };
+            S::store(o.add(k * LANES), v);
         }
     }
 }
@@ -320,7 +463,7 @@ unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
     }
 }
 
-/// A tile of a product on f32 panels: `c = a b` or `c += a b`, one chain of `kc` an output.
+/// A tile of a product on f32 panels, one chain of `kc` an output.
 pub(crate) struct Tile {
     /// One of the sizes that [`tall`] gives.
     pub rows: usize,
@@ -338,7 +481,18 @@ pub(crate) struct Tile {
     pub ldc: usize,
     /// Columns to store; the last panel may be cut.
     pub cols: usize,
-    pub add: bool,
+    pub start: Start,
+}
+
+/// What a tile does with the values that it finds.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Start {
+    /// `c = a b`.
+    Zero,
+    /// `c += a b`, the product being a sum of its own.
+    Added,
+    /// The chain of each output goes on from what is there.
+    Chained,
 }
 
 isa_fn! {
@@ -373,7 +527,7 @@ unsafe fn tile_body<S: Simd>(t: &Tile) {
 unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
-        if t.a_row == 1 && t.a_k == R {
+        if t.a_row == 1 {
             tile_panels::<S, R, true>(t);
         } else {
             tile_panels::<S, R, false>(t);
@@ -381,7 +535,7 @@ unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
     }
 }
 
-/// `PACKED`: the inputs of a tile lie `[kc][R]`, so that their addresses are constants apart.
+/// `PACKED`: the rows of one input lie side by side, so that their addresses are constants apart.
 #[inline(always)]
 unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
     let mut p = 0;
@@ -411,12 +565,20 @@ unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool>(t: &Tile, p: usize) {
-    let (a_row, a_k) = if PACKED { (1, R) } else { (t.a_row, t.a_k) };
+    let (a_row, a_k) = (if PACKED { 1 } else { t.a_row }, t.a_k);
     // SAFETY: the caller's promise.
     unsafe {
         let mut b = t.b.add(p * t.stride);
         let mut a = t.a;
         let mut acc = [[S::splat(0.0); P]; R];
+        if t.start == Start::Chained {
+            for i in 0..R {
+                for j in 0..P {
+                    let n = LANES.min(t.cols - (p + j) * LANES);
+                    acc[i][j] = S::load_part(t.c.add(i * t.ldc + (p + j) * LANES), n);
+                }
+            }
+        }
         for _ in 0..t.kc {
             let mut w = [S::splat(0.0); P];
             for j in 0..P {
@@ -436,10 +598,11 @@ unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: boo
                 let v = acc[i][j];
                 let n = LANES.min(t.cols - (p + j) * LANES);
                 let c = t.c.add(i * t.ldc + (p + j) * LANES);
+                let add = t.start == Start::Added;
                 if n == LANES {
-                    S::store(c, if t.add { S::add(S::load(c), v) } else { v });
+                    S::store(c, if add { S::add(S::load(c), v) } else { v });
                 } else {
-                    S::store_part(c, if t.add { S::add(S::load_part(c, n), v) } else { v }, n);
+                    S::store_part(c, if add { S::add(S::load_part(c, n), v) } else { v }, n);
                 }
             }
         }
