@@ -6,6 +6,7 @@ use std::time::Instant;
 use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
 use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Readout, Reading, Site, empty_cache, forward};
 
+use crate::learner::{Learner, Shape};
 use crate::product::Packed;
 use crate::{Outcome, machine, median};
 
@@ -14,12 +15,14 @@ const LABELS: usize = 20;
 /// Positions where the lens is asked for log-sum-exp.
 const SLOTS: usize = 20;
 
-/// The team, the model once loaded, and the weights of a lone product.
+/// The team, the model once loaded, the weights of a lone product, and a model that learns with a team of
+/// its own.
 pub struct Session {
     isa: Isa,
     ops: Eager<Cpu>,
     model: Option<Model<Cpu>>,
     packed: Packed,
+    learner: Option<Learner>,
 }
 
 /// Token ids that both sides of a comparison can make.
@@ -34,7 +37,7 @@ impl Session {
             Err(_) => Isa::detect(),
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { isa, ops: Eager::new(Cpu::new(isa, threads)), model: None, packed: Packed::new() })
+        Ok(Self { isa, ops: Eager::new(Cpu::new(isa, threads)), model: None, packed: Packed::new(), learner: None })
     }
 
     pub fn product(&mut self) -> (&mut Cpu, &mut Packed) {
@@ -63,6 +66,17 @@ impl Session {
         let checkpoint = Checkpoint::open(path)?;
         self.model = Some(Model::load(&checkpoint, &mut self.ops.kernels)?);
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Begins to learn, on as many threads as the team has now.
+    pub fn learn(&mut self, shape: Shape, ask: &str, file: &str) -> Outcome<()> {
+        self.learner = None;
+        self.learner = Some(Learner::new(Cpu::new(self.isa, self.team()), shape, ask, file)?);
+        Ok(())
+    }
+
+    pub fn learner(&mut self) -> Outcome<&mut Learner> {
+        self.learner.as_mut().ok_or_else(|| "nothing learns".into())
     }
 
     /// Writes the logits that follow `t` tokens.
