@@ -527,34 +527,36 @@ unsafe fn tile_body<S: Simd>(t: &Tile) {
 unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
-        if t.a_row == 1 {
-            tile_panels::<S, R, true>(t);
-        } else {
-            tile_panels::<S, R, false>(t);
+        match (t.start, t.a_row) {
+            (Start::Chained, _) => tile_panels::<S, R, true, true>(t),
+            (_, 1) => tile_panels::<S, R, true, false>(t),
+            _ => tile_panels::<S, R, false, false>(t),
         }
     }
 }
 
 /// `PACKED`: the rows of one input lie side by side, so that their addresses are constants apart.
+/// `CHAINED`: as [`Start::Chained`]; only with `PACKED`, and whole vectors of outputs.
 #[inline(always)]
-unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
+unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool, const CHAINED: bool>(t: &Tile) {
+    debug_assert!(!CHAINED || (t.a_row == 1 && t.cols.is_multiple_of(LANES)));
     let mut p = 0;
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if S::ACC >= 24 && R <= 4 {
             while p + 4 <= t.panels {
-                tile_kernel::<S, R, 4, PACKED>(t, p);
+                tile_kernel::<S, R, 4, PACKED, CHAINED>(t, p);
                 p += 4;
             }
         }
         if S::ACC >= 24 {
             while p + 2 <= t.panels {
-                tile_kernel::<S, R, 2, PACKED>(t, p);
+                tile_kernel::<S, R, 2, PACKED, CHAINED>(t, p);
                 p += 2;
             }
         }
         while p < t.panels {
-            tile_kernel::<S, R, 1, PACKED>(t, p);
+            tile_kernel::<S, R, 1, PACKED, CHAINED>(t, p);
             p += 1;
         }
     }
@@ -564,18 +566,20 @@ unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
 /// loops over constants: behind iterators or a reference the accumulators end up in memory.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool>(t: &Tile, p: usize) {
+unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool, const CHAINED: bool>(
+    t: &Tile,
+    p: usize,
+) {
     let (a_row, a_k) = (if PACKED { 1 } else { t.a_row }, t.a_k);
     // SAFETY: the caller's promise.
     unsafe {
         let mut b = t.b.add(p * t.stride);
         let mut a = t.a;
         let mut acc = [[S::splat(0.0); P]; R];
-        if t.start == Start::Chained {
+        if CHAINED {
             for i in 0..R {
                 for j in 0..P {
-                    let n = LANES.min(t.cols - (p + j) * LANES);
-                    acc[i][j] = S::load_part(t.c.add(i * t.ldc + (p + j) * LANES), n);
+                    acc[i][j] = S::load(t.c.add(i * t.ldc + (p + j) * LANES));
                 }
             }
         }
