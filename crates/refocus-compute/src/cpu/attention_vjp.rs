@@ -158,12 +158,8 @@ unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
                 by_dimension(isa, from.add(j * width), width, n, &mut turned[j * d..(j + LANES) * d]);
             }
         }
-        k.fill(0.0);
         let from = job.qkv.k.as_slice().as_ptr().wrapping_add(first_key);
-        for (c, panel) in k.chunks_exact_mut((keys * LANES).max(1)).enumerate() {
-            let n = LANES.min(d - c * LANES);
-            product::columns(isa, from.add(c * LANES), width, n, &mut panel[..longest * LANES]);
-        }
+        product::columns(isa, from, width, longest, d, k, keys * LANES);
     }
     dk.fill(0.0);
     dv.fill(0.0);
@@ -184,13 +180,8 @@ unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
         // SAFETY: tiles stay within the parts of the scratch memory, which are sized above; the queries
         // and their heads are this tile's own.
         unsafe {
-            for (x, panel) in [(&*q, &mut *qp), (&*dz, &mut *dzp)] {
-                for c in 0..panels {
-                    let n = LANES.min(d - c * LANES);
-                    let panel = &mut panel[c * rows * LANES..(c + 1) * rows * LANES];
-                    product::columns(isa, x.as_ptr().add(c * LANES), d, n, panel);
-                }
-            }
+            product::columns(isa, q.as_ptr(), d, rows, d, qp, rows * LANES);
+            product::columns(isa, dz.as_ptr(), d, rows, d, dzp, rows * LANES);
             let mut at = 0;
             while at < rows {
                 let n = tall(isa, rows - at);

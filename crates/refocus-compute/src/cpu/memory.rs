@@ -40,8 +40,8 @@ pub(crate) fn floats_mut(v: &mut Lines, n: usize) -> &mut [f32] {
 }
 
 /// Memory of a backend and its buffers. What is given back is kept for reuse, as long as all of it,
-/// used and free, is no more than was once in use at a time: a training step runs in the memory of the
-/// step before, and nothing grows beyond what was needed anyway.
+/// used and free, is hardly more than was once in use at a time: a training step runs in the memory of
+/// the step before, and nothing grows much beyond what was needed anyway.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Mutex<Store>>);
 
@@ -73,10 +73,11 @@ impl Store {
         v
     }
 
-    /// Frees the longest until `count` more fit below the peak.
+    /// Frees the longest until `count` more fit. An eighth above the peak is left to what is small and comes
+    /// and goes while much is in use.
     fn make_room(&mut self, count: usize) {
         self.peak = self.peak.max(self.used + count);
-        while self.used + self.idle + count > self.peak {
+        while self.used + self.idle + count > self.peak + self.peak / 8 {
             let Some(len) = self.free.last_key_value().map(|(len, _)| *len) else { return };
             drop(self.remove(len));
         }
@@ -254,12 +255,11 @@ mod tests {
         assert_eq!((pool.store().used, held(&pool), pool.store().peak), (2400, 2400, 2500));
         // Far too long is not handed out for a small need.
         drop(long);
-        let short = take(100);
-        assert_eq!((short.as_slice().len(), pool.store().used), (1600, 100));
-        assert_eq!(held(&pool), 2500);
+        let short = take(300);
+        assert_eq!((short.as_slice().len(), pool.store().used), (4800, 300));
+        assert_eq!(held(&pool), 2700);
         let copy = short.clone();
-        assert_eq!((pool.store().used, pool.store().peak), (200, 2500));
-        assert!(held(&pool) <= 2500);
+        assert_eq!((pool.store().used, held(&pool), pool.store().peak), (600, 600, 2500));
         drop((short, copy));
         assert_eq!(pool.store().used, 0);
     }

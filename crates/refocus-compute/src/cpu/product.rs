@@ -22,6 +22,9 @@ pub(crate) const FEW_ROWS: usize = 2;
 /// Panels a tile spans at most.
 const WIDE: usize = 2;
 
+/// Panels of columns that are copied together in [`outer`].
+const TOGETHER: usize = 8;
+
 /// Rows a tile spans at most.
 pub(crate) const TALL: usize = 12;
 
@@ -291,8 +294,11 @@ pub(crate) unsafe fn outer(isa: Isa, r: &Outer) {
         heights.push(tall(isa, left));
         left -= tall(isa, left);
     }
-    let weights = WIDE * K_BLOCK * LANES;
-    let size = weights + r.rows * K_BLOCK;
+    // Panels, and tiles of columns, are a line further apart than they are long: streams at distances of
+    // whole pages would drive each other out of the cache.
+    let stride = K_BLOCK * LANES + LANES;
+    let weights = TOGETHER * stride;
+    let size = weights + r.rows * K_BLOCK + heights.len() * LANES;
     let mut scratch = Scratch::take(size);
     let (panels, packed) = scratch.get(size).split_at_mut(weights);
     // SAFETY: the caller's promise; tiles stay within columns, panels and inputs.
@@ -300,31 +306,30 @@ pub(crate) unsafe fn outer(isa: Isa, r: &Outer) {
         for k0 in (0..r.inputs).step_by(K_BLOCK) {
             let kc = K_BLOCK.min(r.inputs - k0);
             cut(isa, r.y.add(k0 * r.ldy), r.ldy, kc, &heights, packed);
-            for p in (r.p0..r.p1).step_by(WIDE) {
-                let wide = WIDE.min(r.p1 - p);
-                for i in 0..wide {
-                    let col = (p + i) * LANES;
-                    let panel = &mut panels[i * kc * LANES..][..kc * LANES];
-                    columns(isa, r.x.add(k0 * r.width + col), r.width, LANES.min(r.width - col), panel);
-                }
-                let mut row = 0;
-                for &n in &heights {
-                    let t = Tile {
-                        rows: n,
-                        panels: wide,
-                        a: packed.as_ptr().add(row * kc),
-                        a_row: 1,
-                        a_k: n,
-                        kc,
-                        b: panels.as_ptr(),
-                        stride: kc * LANES,
-                        c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
-                        ldc: r.ldc,
-                        cols: (wide * LANES).min(r.width - p * LANES),
-                        start: if k0 > 0 { Start::Added } else { Start::Zero },
-                    };
-                    tile(isa, &t);
-                    row += n;
+            for group in (r.p0..r.p1).step_by(TOGETHER) {
+                let end = r.p1.min(group + TOGETHER);
+                let (first, last) = (group * LANES, r.width.min(end * LANES));
+                columns(isa, r.x.add(k0 * r.width + first), r.width, kc, last - first, panels, stride);
+                for p in (group..end).step_by(WIDE) {
+                    let (mut row, mut a) = (0, packed.as_ptr());
+                    for &n in &heights {
+                        let t = Tile {
+                            rows: n,
+                            panels: WIDE.min(end - p),
+                            a,
+                            a_row: 1,
+                            a_k: n,
+                            kc,
+                            b: panels.as_ptr().add((p - group) * stride),
+                            stride,
+                            c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
+                            ldc: r.ldc,
+                            cols: (WIDE * LANES).min(last - p * LANES),
+                            start: if k0 > 0 { Start::Added } else { Start::Zero },
+                        };
+                        tile(isa, &t);
+                        (row, a) = (row + n, a.add(n * kc + LANES));
+                    }
                 }
             }
         }
@@ -332,7 +337,8 @@ pub(crate) unsafe fn outer(isa: Isa, r: &Outer) {
 }
 
 isa_fn! {
-    /// Cuts the columns of a row-major matrix into tiles `[kc][n]` for the given numbers of columns `n`.
+    /// Cuts the columns of a row-major matrix into tiles `[kc][n]` for the given numbers of columns `n`, a
+    /// line of nothing between two of them.
     ///
     /// # Safety
     /// There are `kc` rows, `ld` apart, with all these columns; `out` has room for the tiles.
@@ -342,16 +348,16 @@ isa_fn! {
 #[inline(always)]
 unsafe fn cut_body<S: Simd>(x: *const f32, ld: usize, kc: usize, heights: &[usize], out: &mut [f32]) {
     let all: usize = heights.iter().sum();
-    // SAFETY: the caller's promise; whole vectors are moved only where all of it is readable and the rest
-    // is written again by the rows that follow.
+    // SAFETY: the caller's promise; whole vectors are read only where all of them is readable, and what is
+    // written beyond a row is written again by the next.
     unsafe {
         for k in 0..kc {
             let (mut col, mut to) = (0, out.as_mut_ptr());
             for &n in heights {
                 let (from, at) = (x.add(k * ld + col), to.add(k * n));
-                let v = if col + LANES <= all { S::load(from) } else { S::load_part(from, n) };
-                if (kc - k) * n >= LANES { S::store(at, v) } else { S::store_part(at, v, n) }
-                (col, to) = (col + n, to.add(n * kc));
+                // What is stored beyond the tile lies in the line between.
+                S::store(at, if col + LANES <= all { S::load(from) } else { S::load_part(from, n) });
+                (col, to) = (col + n, to.add(n * kc + LANES));
             }
         }
     }
@@ -402,23 +408,38 @@ unsafe fn repack_body<S: Simd>(x: *const f32, ldx: usize, n: usize, kc: usize, o
 }
 
 isa_fn! {
-    /// Sixteen columns of a row-major matrix as a panel: `out` `[rows][16]`, of which the first `n` are
-    /// columns of the matrix and the rest zeros.
+    /// Columns of a row-major matrix as panels `[rows][16]` that begin `stride` apart; columns beyond the
+    /// last are zeros.
     ///
     /// # Safety
-    /// The rows, `ldx` apart, have `n` readable columns; `out` is whole vectors.
-    pub(crate) unsafe fn columns = columns_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
+    /// There are `rows` rows, `ldx` apart, of `cols` readable columns; `out` has room for the panels.
+    pub(crate) unsafe fn columns = columns_body(
+        x: *const f32, ldx: usize, rows: usize, cols: usize, out: &mut [f32], stride: usize,
+    )
 }
 
 #[inline(always)]
-unsafe fn columns_body<S: Simd>(x: *const f32, ldx: usize, n: usize, out: &mut [f32]) {
+unsafe fn columns_body<S: Simd>(
+    x: *const f32,
+    ldx: usize,
+    rows: usize,
+    cols: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let (panels, rest) = (cols / LANES, cols % LANES);
+    debug_assert!(rows * cols == 0 || (cols.div_ceil(LANES) - 1) * stride + rows * LANES <= out.len());
     // SAFETY: the caller's promise.
     unsafe {
         let o = out.as_mut_ptr();
-        for k in 0..out.len() / LANES {
-            let at = x.add(k * ldx);
-            let v = if n == LANES { S::load(at) } else { S::load_part(at, n) };
-            S::store(o.add(k * LANES), v);
+        for k in 0..rows {
+            let (at, to) = (x.add(k * ldx), o.add(k * LANES));
+            for p in 0..panels {
+                S::store(to.add(p * stride), S::load(at.add(p * LANES)));
+            }
+            if rest > 0 {
+                S::store(to.add(panels * stride), S::load_part(at.add(panels * LANES), rest));
+            }
         }
     }
 }

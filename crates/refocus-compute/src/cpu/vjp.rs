@@ -111,8 +111,9 @@ pub(super) fn linear_weight(cpu: &mut Cpu, x: &CpuBuf, dy: &CpuBuf) -> Result<Cp
     Ok(dw)
 }
 
-/// Columns that one tile sums up.
-const COLUMNS: usize = 64;
+/// Columns that one tile sums up, and vectors of them.
+const COLUMNS: usize = COLUMN_VECS * LANES;
+const COLUMN_VECS: usize = 4;
 
 /// Column sums, rows in ascending order.
 pub(super) fn sum_rows(cpu: &mut Cpu, dy: &CpuBuf) -> Result<CpuBuf> {
@@ -137,10 +138,27 @@ isa_fn! {
 
 #[inline(always)]
 unsafe fn add_columns_body<S: Simd>(dy: &[f32], width: usize, at: usize, out: &mut [f32]) {
-    for c in (0..out.len()).step_by(LANES) {
-        let n = LANES.min(out.len() - c);
-        // SAFETY: `n` columns are left in every row.
-        unsafe {
+    // SAFETY: so many columns are in every row.
+    unsafe {
+        if out.len() == COLUMNS {
+            let mut sum = [S::splat(0.0); COLUMN_VECS];
+            for (v, sum) in sum.iter_mut().enumerate() {
+                *sum = S::load(out.as_ptr().add(v * LANES));
+            }
+            let mut row = dy.as_ptr().add(at);
+            for _ in 0..dy.len() / width {
+                for (v, sum) in sum.iter_mut().enumerate() {
+                    *sum = S::add(*sum, S::load(row.add(v * LANES)));
+                }
+                row = row.wrapping_add(width);
+            }
+            for (v, sum) in sum.into_iter().enumerate() {
+                S::store(out.as_mut_ptr().add(v * LANES), sum);
+            }
+            return;
+        }
+        for c in (0..out.len()).step_by(LANES) {
+            let n = LANES.min(out.len() - c);
             let mut sum = S::load_part(out.as_ptr().add(c), n);
             for r in (0..dy.len()).step_by(width) {
                 sum = S::add(sum, S::load_part(dy.as_ptr().add(r + at + c), n));
