@@ -135,8 +135,19 @@ unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
     // Rows of a tile must not alias in the cache.
     let ld = keys + LANES;
     let sizes = [
-        keys * d, keys * d, keys * dp, keys * dp, keys * dp, most * d, most * d, most * dp, most * dp,
-        most * ld, most * ld, TALL * d, keys,
+        keys * d,
+        keys * d,
+        keys * dp,
+        keys * dp,
+        keys * dp,
+        most * d,
+        most * d,
+        most * dp,
+        most * dp,
+        most * ld,
+        most * ld,
+        TALL * d,
+        keys,
     ];
     let size = sizes.iter().sum();
     let mut scratch = Scratch::take(size);
@@ -349,8 +360,7 @@ unsafe fn slopes_body<S: Simd>(
         let n = groups[t.seg].len();
         for (g, ranges) in groups[t.seg].iter().enumerate() {
             let d = dmass.row(i)[head * n + g];
-            for k in
-                ranges.iter().flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1))
+            for k in ranges.iter().flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1))
             {
                 ds[k] += d;
             }

@@ -232,8 +232,7 @@ unsafe fn transpose8(v: &mut [__m256; 8]) {
         let mut four = [v[0]; 8];
         for g in [0, 4] {
             let (lo, hi) = (_mm256_unpacklo_ps(v[g], v[g + 1]), _mm256_unpackhi_ps(v[g], v[g + 1]));
-            let (lo2, hi2) =
-                (_mm256_unpacklo_ps(v[g + 2], v[g + 3]), _mm256_unpackhi_ps(v[g + 2], v[g + 3]));
+            let (lo2, hi2) = (_mm256_unpacklo_ps(v[g + 2], v[g + 3]), _mm256_unpackhi_ps(v[g + 2], v[g + 3]));
             four[g] = pairs!(_mm256_unpacklo_pd, lo, lo2);
             four[g + 1] = pairs!(_mm256_unpackhi_pd, lo, lo2);
             four[g + 2] = pairs!(_mm256_unpacklo_pd, hi, hi2);
