@@ -123,9 +123,13 @@ class Bench:
     def clean_rounds(self, row):
         return [r for r in row.rounds if all(self.clean(row, x) for x in r.values())]
 
+    def wanted(self, name, threads=None):
+        """Whether `--only` lets a row or a figure through."""
+        return re.search(self.options.only, name + (f", {threads} thread{'s' * (threads > 1)}" if threads else ""))
+
     def compare(self, name, threads, sides, base="refocus", work=None, tokens=0, targets=None):
         """`sides`: name → function of a number of repetitions that gives median seconds. Gives the row."""
-        if not re.search(self.options.only, f"{name}, {threads} thread{'s' * (threads > 1)}"):
+        if not self.wanted(name, threads):
             return None
         row = Row(name, threads, base, work or {}, tokens, targets or {})
         self.rows.append(row)

@@ -10,6 +10,12 @@
 //! forward WHAT B T REPS       → seconds                    WHAT: hidden, logits, labels, slots
 //! decode B T N REPS           → prefill, seconds, ids …    prompts of T tokens, then N steps
 //! linear DTYPE ROWS K N REPS  → seconds, checksum
+//! learner SHAPE ASK FILE      → 0                          SHAPE: layers (0: LSTM) width heads vocab T B
+//!                                                          ASK: all, reads; parameters and batches → FILE
+//! losses STEPS                → losses …                   of the learner's next steps
+//! step REPS                   → seconds                    a training step
+//! score REPS                  → seconds                    a batch scored
+//! generate T COUNT            → seconds                    flip-flop strings, one thread
 //! draw TASK PAIRS DEMOS CONTEXT FILE → 0                  prompts for the study of false demonstrations
 //! prompts FILE                → number                     reads them
 //! lens N                      → seconds                    labels at every slot after every layer, N prompts
@@ -21,6 +27,7 @@
 //! Seconds are medians of REPS repetitions. `refocus-bench first PATH TEXT` loads a model, says its next
 //! token and prints the time this took inside the process and VmHWM.
 
+mod learner;
 mod machine;
 mod overthinking;
 mod product;
@@ -62,6 +69,14 @@ fn answer(session: &mut Session, line: &str) -> Outcome<String> {
             let shape = [number(2)?, number(3)?, number(4)?];
             product::linear(session, word(1)?, shape, number(5)?)?
         }
+        "learner" => {
+            let shape = [number(1)?, number(2)?, number(3)?, number(4)?, number(5)?, number(6)?];
+            session.learn(shape, word(7)?, word(8)?).map(|()| "0".to_owned())?
+        }
+        "losses" => session.learner()?.losses(number(1)?)?,
+        "step" => session.learner()?.steps(number(1)?)?.to_string(),
+        "score" => session.learner()?.scores(number(1)?)?.to_string(),
+        "generate" => learner::generate(number(1)?, u32::try_from(number(2)?)?)?.to_string(),
         "draw" => {
             session.draw(word(1)?, number(2)?, number(3)?, number(4)?, word(5)?).map(|()| "0".to_owned())?
         }

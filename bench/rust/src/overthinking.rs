@@ -6,8 +6,8 @@ use std::time::Instant;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::{Checkpoint, Model};
 use refocus_study::overthinking::{
-    Asked, HeadScore, How, Kind, Line, Mode, Request, TaskWork, Variant, Work, ablate, ask, build, looks, observe,
-    single_heads,
+    Asked, HeadScore, How, Kind, Line, Method, Request, TaskWork, Variant, Work, ablate, ask, build, looks,
+    observe, single_heads,
 };
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 use serde::Serialize;
@@ -33,7 +33,8 @@ pub fn draw(model: &str, task: &str, pairs: u32, demos: usize, context: usize, f
     let data = Dataset::read(&task, folder.as_deref())?;
     let request = Request { pairs, demos, context, settings: vec![Setting::Permuted], seed: 0 };
     let built = build(&task, &data, &checkpoint.tokenizer()?, checkpoint.spec(), &request)?;
-    let text: Vec<String> = built.lines.iter().map(|l: &Line| serde_json::to_string(l)).collect::<Result<_, _>>()?;
+    let text: Vec<String> =
+        built.lines.iter().map(|l: &Line| serde_json::to_string(l)).collect::<Result<_, _>>()?;
     Ok(std::fs::write(file, text.join("\n") + "\n")?)
 }
 
@@ -50,7 +51,7 @@ fn heads(m: &Model<Cpu>) -> Vec<Variant> {
 /// Seconds of the lens over all layers and slots of the first `n` prompts.
 pub fn lens(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize) -> Outcome<f64> {
     let start = Instant::now();
-    std::hint::black_box(ask(o, m, &task.prompts[..n], &task.label_ids, Mode::Correct, |_| {})?);
+    std::hint::black_box(ask(o, m, &task.prompts[..n], &task.label_ids, &Method::correct(), |_| {})?);
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -68,7 +69,7 @@ pub fn causal(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize) -> 
 
 /// Writes what is compared, of the first `n` prompts, as JSON.
 pub fn values(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize, file: &str) -> Outcome<()> {
-    let answers = ask(o, m, &task.prompts[..n], &task.label_ids, Mode::Correct, |_| {})?;
+    let answers = ask(o, m, &task.prompts[..n], &task.label_ids, &Method::correct(), |_| {})?;
     let lens = answers
         .iter()
         .map(|a| {

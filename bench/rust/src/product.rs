@@ -35,7 +35,8 @@ pub fn linear(session: &mut Session, dtype: &str, [rows, k, n]: [usize; 3], reps
 
 fn pack(cpu: &mut Cpu, dtype: Dtype, n: usize, k: usize) -> Outcome<Panels> {
     let bytes = stored(dtype, n * k);
-    let source = MatrixSource { name: "w", dtype, bytes: &bytes, stored: [n, k], transposed: false, rows: None };
+    let source =
+        MatrixSource { name: "w", dtype, bytes: &bytes, stored: [n, k], transposed: false, rows: None };
     Ok(cpu.pack(&source)?)
 }
 
@@ -52,7 +53,8 @@ fn stored(dtype: Dtype, count: usize) -> Vec<u8> {
         _ => (0..count / 32)
             .flat_map(|block| {
                 // d = 2⁻⁴, m = −0.5 as f16, then nibbles.
-                let nibbles = (0..16).map(move |i| (block * 16 + i).wrapping_mul(2_654_435_761).to_le_bytes()[3]);
+                let nibbles =
+                    (0..16).map(move |i| (block * 16 + i).wrapping_mul(2_654_435_761).to_le_bytes()[3]);
                 [0x00, 0x2c, 0x00, 0xb8].into_iter().chain(nibbles)
             })
             .collect(),

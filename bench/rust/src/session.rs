@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
-use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Readout, Reading, Site, empty_cache, forward};
+use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Reading, Readout, Site, empty_cache, forward};
 
+use crate::learner::{Learner, Shape};
 use crate::product::Packed;
 use crate::{Outcome, machine, median, overthinking};
 
@@ -14,7 +15,8 @@ const LABELS: usize = 20;
 /// Positions where the lens is asked for log-sum-exp.
 const SLOTS: usize = 20;
 
-/// The team, the model once loaded, and the weights of a lone product.
+/// The team, the model once loaded, the weights of a lone product, and a model that learns with a team of
+/// its own.
 pub struct Session {
     isa: Isa,
     ops: Eager<Cpu>,
@@ -22,6 +24,7 @@ pub struct Session {
     path: String,
     study: Option<refocus_study::overthinking::TaskWork>,
     packed: Packed,
+    learner: Option<Learner>,
 }
 
 /// Token ids that both sides of a comparison can make.
@@ -37,7 +40,15 @@ impl Session {
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let ops = Eager::new(Cpu::new(isa, threads));
-        Ok(Self { isa, ops, model: None, path: String::new(), study: None, packed: Packed::new() })
+        Ok(Self {
+            isa,
+            ops,
+            model: None,
+            path: String::new(),
+            study: None,
+            packed: Packed::new(),
+            learner: None,
+        })
     }
 
     pub fn product(&mut self) -> (&mut Cpu, &mut Packed) {
@@ -95,6 +106,17 @@ impl Session {
         overthinking::values(&mut self.ops, m, self.study.as_ref().ok_or("no prompts")?, n, file)
     }
 
+    /// Begins to learn, on as many threads as the team has now.
+    pub fn learn(&mut self, shape: Shape, ask: &str, file: &str) -> Outcome<()> {
+        self.learner = None;
+        self.learner = Some(Learner::new(Cpu::new(self.isa, self.team()), shape, ask, file)?);
+        Ok(())
+    }
+
+    pub fn learner(&mut self) -> Outcome<&mut Learner> {
+        self.learner.as_mut().ok_or_else(|| "nothing learns".into())
+    }
+
     /// Writes the logits that follow `t` tokens.
     pub fn logits(&mut self, file: &str, t: usize) -> Outcome<()> {
         let m = self.model.as_ref().ok_or("no model is loaded")?;
@@ -146,7 +168,8 @@ impl Session {
         for _ in 0..reps.max(1) {
             let start = Instant::now();
             let mut caches: Vec<_> = (0..b).map(|_| empty_cache(m)).collect();
-            let mut next = step(&mut self.ops, m, &prompts, &Batch::from_lengths(vec![t; b]), &mut caches, false)?;
+            let mut next =
+                step(&mut self.ops, m, &prompts, &Batch::from_lengths(vec![t; b]), &mut caches, false)?;
             prefills.push(start.elapsed().as_secs_f64());
             said = vec![next[0]];
             let start = Instant::now();

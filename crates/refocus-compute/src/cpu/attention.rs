@@ -272,9 +272,16 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
     let (s, rest) = rest.split_at_mut(n * KEY_BLOCK);
     let (o, all) = rest.split_at_mut(n * dv);
     o.fill(0.0);
-    for (i, p) in pair.iter().enumerate() {
-        for (j, &x) in job.q.row(p.row)[p.head * d..(p.head + 1) * d].iter().enumerate() {
-            q[j * n + i] = x;
+    if pair[0].head == pair[n - 1].head {
+        // Neighbouring rows.
+        let x = job.q.row(pair[0].row)[pair[0].head * d..].as_ptr();
+        // SAFETY: `n` rows of one head.
+        unsafe { product::repack(isa, x, job.q.width, n, d, q) };
+    } else {
+        for (i, p) in pair.iter().enumerate() {
+            for (j, &x) in job.q.row(p.row)[p.head * d..(p.head + 1) * d].iter().enumerate() {
+                q[j * n + i] = x;
+            }
         }
     }
     let mut block = start;
@@ -295,7 +302,7 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                 c: s.as_mut_ptr(),
                 ldc: KEY_BLOCK,
                 cols: KEY_BLOCK,
-                add: false,
+                start: product::Start::Zero,
             };
             product::tile(isa, &scores);
             for (i, p) in pair.iter_mut().enumerate() {
@@ -340,7 +347,7 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
                 c: o.as_mut_ptr(),
                 ldc: dv,
                 cols: dv,
-                add: true,
+                start: product::Start::Added,
             };
             product::tile(isa, &values);
         }

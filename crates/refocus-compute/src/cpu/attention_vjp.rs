@@ -1,4 +1,8 @@
-//! Gradients of attention: the weights are computed again row by row, nothing was stored.
+//! Gradients of attention: the weights are computed again, nothing was stored.
+//!
+//! A block of query rows meets all keys that it sees. Scores, the gradients of weights, and what is passed
+//! on to queries, keys and values are products on tiles; each of their sums is one chain, over dimensions,
+//! over keys, or over queries in ascending order, so a chain goes on from block to block.
 
 use std::ops::Range;
 
@@ -6,11 +10,12 @@ use crate::KEY_BLOCK;
 use crate::error::Result;
 use crate::kernels::AttnGrads;
 use crate::ops::{AttnProbe, AttnSpec, Batch, KeyGroups, Qkv, RowSet};
-use crate::simd::{LANES, Simd, exp, isa_fn};
+use crate::simd::{Isa, LANES, Simd, exp, isa_fn};
 
 use super::Cpu;
 use super::attention::{Bias, Edit, Edits, edit_scores, edits_by_row, given, query_rows};
 use super::memory::{CpuBuf, Out, Scratch};
+use super::product::{self, Start, TALL, tall};
 
 /// What every (segment, key/value head) needs.
 struct Job<'a> {
@@ -33,10 +38,13 @@ struct Job<'a> {
 /// One segment and one key/value head: it owns their keys and values.
 struct Tile {
     seg: usize,
-    row0: usize,
+    rows: Range<usize>,
     kv_head: usize,
     queries: Range<usize>,
 }
+
+/// Rows of a block, about.
+const ROWS: usize = 48;
 
 /// See [`crate::Kernels::attention_vjp`].
 #[allow(clippy::too_many_arguments)]
@@ -56,10 +64,11 @@ pub(super) fn attention_vjp(
         Some(p) => edits_by_row(p, spec, &packed, &pos)?,
         None => Edits::new(),
     };
+    // Every row belongs to a segment, and a tile writes all rows of its own.
     let mut grads = AttnGrads {
-        dq: cpu.zeroed(qkv.q.rows, qkv.q.width)?,
-        dk: cpu.zeroed(qkv.k.rows, qkv.k.width)?,
-        dv: cpu.zeroed(qkv.v.rows, qkv.v.width)?,
+        dq: cpu.stale(qkv.q.rows, qkv.q.width)?,
+        dk: cpu.stale(qkv.k.rows, qkv.k.width)?,
+        dv: cpu.stale(qkv.v.rows, qkv.v.width)?,
         dbias: None,
     };
     // A part for each segment, added up in their order.
@@ -72,7 +81,8 @@ pub(super) fn attention_vjp(
     for (seg, s) in batch.segs.iter().enumerate() {
         let end = first + packed[first..].partition_point(|&r| r < s.rows.end);
         for kv_head in 0..spec.n_kv_heads {
-            tiles.push(Tile { seg, row0: s.rows.start as usize, kv_head, queries: first..end });
+            let rows = s.rows.start as usize..s.rows.end as usize;
+            tiles.push(Tile { seg, rows, kv_head, queries: first..end });
         }
         first = end;
     }
@@ -110,193 +120,279 @@ pub(super) fn attention_vjp(
     Ok(grads)
 }
 
-isa_fn! {
-    /// # Safety
-    /// Nobody else writes the tile's gradients.
-    unsafe fn tile = tile_body(job: &Job<'_>, t: &Tile)
-}
-
-#[inline(always)]
-unsafe fn tile_body<S: Simd>(job: &Job<'_>, t: &Tile) {
+/// # Safety
+/// Nobody else writes the tile's gradients.
+unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
     let spec = job.spec;
-    let d = spec.d_head;
-    let group = spec.n_heads / spec.n_kv_heads;
-    let kv = |row: usize| (t.row0 + row) * spec.n_kv_heads * d + t.kv_head * d;
+    let (d, group) = (spec.d_head, spec.n_heads / spec.n_kv_heads);
+    let (panels, width) = (d.div_ceil(LANES), spec.n_kv_heads * d);
+    let dp = panels * LANES;
     let longest = t.queries.clone().map(|i| job.pos[i] as usize + 1).max().unwrap_or(0);
-    // Keys and values by dimension, so that vector lanes run over keys; what is beyond the last is zero.
-    let stride = longest.next_multiple_of(KEY_BLOCK);
-    let size = (3 + 2 * d) * stride;
+    let keys = longest.next_multiple_of(LANES);
+    // A block holds whole queries with all heads that share these keys.
+    let queries = (ROWS / group).max(1);
+    let most = queries * group;
+    // Rows of a tile must not alias in the cache.
+    let ld = keys + LANES;
+    let sizes = [
+        keys * d,
+        keys * d,
+        keys * dp,
+        keys * dp,
+        keys * dp,
+        most * d,
+        most * d,
+        most * dp,
+        most * dp,
+        most * ld,
+        most * ld,
+        TALL * d,
+        keys,
+    ];
+    let size = sizes.iter().sum();
     let mut scratch = Scratch::take(size);
-    let (p, rest) = scratch.get(size).split_at_mut(stride);
-    let (ds, rest) = rest.split_at_mut(stride);
-    let (kept, rest) = rest.split_at_mut(stride);
-    let (keys, values) = rest.split_at_mut(d * stride);
+    let mut rest = scratch.get(size);
+    // Keys and values by dimension, keys as they are, their gradients, the block's rows and the gradients
+    // of their outputs, both also as panels, weights, slopes, a tile of rows by dimension, what is kept.
+    let [kt, vt, k, dk, dv, q, dz, qp, dzp, p, ds, packed, kept] = sizes.map(|n| {
+        let (part, left) = std::mem::take(&mut rest).split_at_mut(n);
+        rest = left;
+        part
+    });
+    let first_key = t.rows.start * width + t.kv_head * d;
+    // SAFETY: the segment has `longest` keys and values, `width` apart.
+    unsafe {
+        for (all, turned) in [(job.qkv.k, &mut *kt), (job.qkv.v, &mut *vt)] {
+            let from = all.as_slice().as_ptr().wrapping_add(first_key);
+            for j in (0..longest).step_by(LANES) {
+                let n = LANES.min(longest - j);
+                by_dimension(isa, from.add(j * width), width, n, &mut turned[j * d..(j + LANES) * d]);
+            }
+        }
+        let from = job.qkv.k.as_slice().as_ptr().wrapping_add(first_key);
+        product::columns(isa, from, width, longest, d, k, keys * LANES);
+    }
+    dk.fill(0.0);
+    dv.fill(0.0);
     kept.fill(1.0);
-    for (all, turned) in [(job.qkv.k, &mut *keys), (job.qkv.v, &mut *values)] {
-        turned.fill(0.0);
-        for j in 0..longest {
-            for (c, x) in all.as_slice()[kv(j)..kv(j) + d].iter().enumerate() {
-                turned[c * stride + j] = *x;
+    for start in t.queries.clone().step_by(queries) {
+        let block = start..t.queries.end.min(start + queries);
+        let rows = block.len() * group;
+        // Row r of the block is head r mod group of query r / group.
+        let query = |r: usize| (start + r / group, t.kv_head * group + r % group);
+        let seen = |r: usize| job.pos[query(r).0] as usize + 1;
+        for r in 0..rows {
+            let (i, head) = query(r);
+            q[r * d..(r + 1) * d].copy_from_slice(&job.qkv.q.row(i)[head * d..(head + 1) * d]);
+            dz[r * d..(r + 1) * d].copy_from_slice(&job.dz.row(i)[head * d..(head + 1) * d]);
+        }
+        let first = spec.window.map_or(0, |w| seen(0).saturating_sub(w)) / LANES * LANES;
+        let last = seen(rows - 1);
+        // SAFETY: tiles stay within the parts of the scratch memory, which are sized above; the queries
+        // and their heads are this tile's own.
+        unsafe {
+            product::columns(isa, q.as_ptr(), d, rows, d, qp, rows * LANES);
+            product::columns(isa, dz.as_ptr(), d, rows, d, dzp, rows * LANES);
+            let mut at = 0;
+            while at < rows {
+                let n = tall(isa, rows - at);
+                let end = seen(at + n - 1).next_multiple_of(LANES);
+                for (x, turned, out) in [(&*q, &*kt, &mut *p), (&*dz, &*vt, &mut *ds)] {
+                    product::repack(isa, x.as_ptr().add(at * d), d, n, d, &mut packed[..n * d]);
+                    let products = product::Tile {
+                        rows: n,
+                        panels: (end - first) / LANES,
+                        a: packed.as_ptr(),
+                        a_row: 1,
+                        a_k: n,
+                        kc: d,
+                        b: turned.as_ptr().add(first * d),
+                        stride: LANES * d,
+                        c: out.as_mut_ptr().add(at * ld + first),
+                        ldc: ld,
+                        cols: end - first,
+                        start: Start::Zero,
+                    };
+                    product::tile(isa, &products);
+                }
+                for r in at..at + n {
+                    let (i, head) = query(r);
+                    let row = r * ld..r * ld + last.next_multiple_of(LANES);
+                    slopes(isa, job, t, i, head, first, &mut p[row.clone()], &mut ds[row], kept);
+                }
+                // The slopes times the keys. `q` and `dz` are in panels by now, so a row's gradient takes
+                // the place of the row.
+                let chain = product::Tile {
+                    rows: n,
+                    panels,
+                    a: ds.as_ptr().add(at * ld + first),
+                    a_row: ld,
+                    a_k: 1,
+                    kc: seen(at + n - 1) - first,
+                    b: k.as_ptr().add(first * LANES),
+                    stride: keys * LANES,
+                    c: q.as_mut_ptr().add(at * d),
+                    ldc: d,
+                    cols: d,
+                    start: Start::Zero,
+                };
+                product::tile(isa, &chain);
+                for r in at..at + n {
+                    let (i, head) = query(r);
+                    let dq = job.dq.slice((i * spec.n_heads + head) * d, d);
+                    dq.copy_from_slice(&q[r * d..(r + 1) * d]);
+                }
+                at += n;
+            }
+            let mut key = first;
+            while key < last {
+                let n = tall(isa, last - key);
+                // The rows before do not see these keys.
+                let from = (0..rows).find(|&r| seen(r) > key).unwrap_or(rows);
+                for (a, b, c) in [(&*ds, &*qp, &mut *dk), (&*p, &*dzp, &mut *dv)] {
+                    let chain = product::Tile {
+                        rows: n,
+                        panels,
+                        a: a.as_ptr().add(from * ld + key),
+                        a_row: 1,
+                        a_k: ld,
+                        kc: rows - from,
+                        b: b.as_ptr().add(from * LANES),
+                        stride: rows * LANES,
+                        c: c.as_mut_ptr().add(key * dp),
+                        ldc: dp,
+                        cols: dp,
+                        start: Start::Chained,
+                    };
+                    product::tile(isa, &chain);
+                }
+                key += n;
             }
         }
     }
-    for i in t.queries.clone() {
-        let pos = job.pos[i] as usize;
-        let first = spec.window.map_or(0, |w| (pos + 1).saturating_sub(w));
-        for head in t.kv_head * group..(t.kv_head + 1) * group {
-            let edits: &[Edit<'_>] = job.edits.get(&(job.packed[i], head)).map_or(&[], Vec::as_slice);
-            let q = &job.qkv.q.row(i)[head * d..(head + 1) * d];
-            let dz = &job.dz.row(i)[head * d..(head + 1) * d];
-            let set = given(edits);
-            // SAFETY: keys and values of this segment and head are `d` long at `kv(row)`.
-            unsafe {
-                products::<S>(q, keys, stride, first, pos, p);
-                p[first..=pos].iter_mut().for_each(|p| *p *= spec.scale);
-                if let Some(bias) = &job.bias {
-                    let bias = bias.of(head, pos, first);
-                    p[first..=pos].iter_mut().zip(bias).for_each(|(p, b)| *p += b);
-                }
-                if let Some(d) = &spec.dropout {
-                    d.factors((t.seg * spec.n_heads + head) as u32, pos as u32, 0, &mut kept[..=pos]);
-                }
-                weights::<S>(p, first, pos, edits, set);
-                products::<S>(dz, values, stride, first, pos, ds);
-                ds[first..=pos].iter_mut().zip(&kept[first..=pos]).for_each(|(d, k)| *d *= k);
-                if let Some(dstats) = job.dstats {
-                    let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
-                    add_stats(&p[first..=pos], dstats, &mut ds[first..=pos]);
-                }
-                if let Some((dmass, groups)) = job.dmass {
-                    let n = groups[t.seg].len();
-                    for (g, ranges) in groups[t.seg].iter().enumerate() {
-                        let d = dmass.row(i)[head * n + g];
-                        for k in ranges
-                            .iter()
-                            .flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1))
-                        {
-                            ds[k] += d;
-                        }
-                    }
-                }
-                let mean = dot::<S>(&p[first..=pos], &ds[first..=pos]);
-                let temperature: f32 =
-                    edits.iter().map(|e| if let Edit::Temperature(t) = e { *t } else { 1.0 }).product();
-                let flat = set.is_some() || edits.iter().any(|e| matches!(e, Edit::Uniform));
-                for j in first..=pos {
-                    ds[j] = if flat { 0.0 } else { p[j] * (ds[j] - mean) / temperature };
-                    p[j] *= kept[j];
-                }
-                if let (Some((dbias, distances)), false) = (job.dbias, flat) {
-                    let part = dbias.slice((t.seg * spec.n_heads + head) * distances, distances);
-                    for (b, s) in part[..=pos - first].iter_mut().zip(ds[first..=pos].iter().rev()) {
-                        *b += s;
-                    }
-                }
-                ds[first..=pos].iter_mut().for_each(|s| *s *= spec.scale);
-                let row = Row { q, dz, first, pos, weights: p, slopes: ds };
-                // The width in vectors is a constant where it can be, so that sums stay in registers.
-                match d.div_ceil(LANES) {
-                    1 => spread::<S, 1>(job, t, &row, i, head),
-                    2 => spread::<S, 2>(job, t, &row, i, head),
-                    4 => spread::<S, 4>(job, t, &row, i, head),
-                    n => {
-                        for v in 0..n {
-                            spread_part::<S, 1>(job, t, &row, i, head, v * LANES);
-                        }
-                    }
-                }
+    for (gradient, out) in [(&*dk, job.dk), (&*dv, job.dv)] {
+        for (j, row) in t.rows.clone().enumerate() {
+            // SAFETY: the keys and values of this segment and head are this tile's own.
+            let out = unsafe { out.slice(row * width + t.kv_head * d, d) };
+            if j < longest {
+                out.copy_from_slice(&gradient[j * dp..j * dp + d]);
+            } else {
+                out.fill(0.0);
             }
         }
     }
 }
 
-/// One query row and head.
-struct Row<'a> {
-    q: &'a [f32],
-    dz: &'a [f32],
-    /// The keys that it sees.
-    first: usize,
-    pos: usize,
-    /// By key: what its value was multiplied by.
-    weights: &'a [f32],
-    /// By key: the gradient of the product of query and key.
-    slopes: &'a [f32],
+isa_fn! {
+    /// `n ≤ 16` rows of a matrix by dimension: `out` `[d][16]`, zero beyond them.
+    ///
+    /// # Safety
+    /// The rows, `ldx` apart, have as many readable columns as `out` has vectors.
+    unsafe fn by_dimension = by_dimension_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
 }
 
-/// What a row passes on to its query, keys and values, `V` vectors wide.
 #[inline(always)]
-unsafe fn spread<S: Simd, const V: usize>(job: &Job<'_>, t: &Tile, row: &Row<'_>, i: usize, head: usize) {
-    // SAFETY: the caller's promise, passed on.
-    unsafe { spread_part::<S, V>(job, t, row, i, head, 0) }
+unsafe fn by_dimension_body<S: Simd>(x: *const f32, ldx: usize, n: usize, out: &mut [f32]) {
+    let d = out.len() / LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for c in (0..d).step_by(LANES) {
+            let m = LANES.min(d - c);
+            let mut v = [S::splat(0.0); LANES];
+            for (i, v) in v.iter_mut().enumerate().take(n) {
+                *v = S::load_part(x.add(i * ldx + c), m);
+            }
+            S::transpose(&mut v);
+            for (i, v) in v.iter().enumerate().take(m) {
+                S::store(out.as_mut_ptr().add((c + i) * LANES), *v);
+            }
+        }
+    }
 }
 
-/// The same for dimensions from `c0` on.
+isa_fn! {
+    /// One query row and head: from products of query and keys (`p`) and of gradient and values (`ds`) to
+    /// what values are multiplied by, and to the gradients of the former products. Keys that it does not see
+    /// get zeros, from `start` to the end of both.
+    ///
+    /// # Safety
+    /// Nobody else writes the gradients of the bias of this segment and head.
+    unsafe fn slopes = slopes_body(
+        job: &Job<'_>, t: &Tile, i: usize, head: usize, start: usize, p: &mut [f32], ds: &mut [f32],
+        kept: &mut [f32],
+    )
+}
+
 #[inline(always)]
-#[allow(clippy::needless_range_loop)]
-unsafe fn spread_part<S: Simd, const V: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn slopes_body<S: Simd>(
     job: &Job<'_>,
     t: &Tile,
-    row: &Row<'_>,
     i: usize,
     head: usize,
-    c0: usize,
+    start: usize,
+    p: &mut [f32],
+    ds: &mut [f32],
+    kept: &mut [f32],
 ) {
-    let (spec, d) = (job.spec, job.spec.d_head);
-    let part = |v: usize| LANES.min(d - c0 - v * LANES);
-    // SAFETY: the tile owns its keys, values and queries; partial vectors stay within the head.
-    unsafe {
-        let (mut q, mut dz, mut dq) = ([S::splat(0.0); V], [S::splat(0.0); V], [S::splat(0.0); V]);
-        for v in 0..V {
-            q[v] = S::load_part(row.q.as_ptr().add(c0 + v * LANES), part(v));
-            dz[v] = S::load_part(row.dz.as_ptr().add(c0 + v * LANES), part(v));
-        }
-        for j in row.first..=row.pos {
-            let (w, s) = (row.weights[j], row.slopes[j]);
-            if w == 0.0 && s == 0.0 {
-                continue;
+    let spec = job.spec;
+    let pos = job.pos[i] as usize;
+    let first = spec.window.map_or(0, |w| (pos + 1).saturating_sub(w));
+    let edits: &[Edit<'_>] = job.edits.get(&(job.packed[i], head)).map_or(&[], Vec::as_slice);
+    let set = given(edits);
+    p[first..=pos].iter_mut().for_each(|p| *p *= spec.scale);
+    if let Some(bias) = &job.bias {
+        let bias = bias.of(head, pos, first);
+        p[first..=pos].iter_mut().zip(bias).for_each(|(p, b)| *p += b);
+    }
+    // SAFETY: the caller's instruction set.
+    unsafe { weights::<S>(p, first, pos, edits, set) };
+    let kept = &mut kept[..=pos];
+    if let Some(d) = &spec.dropout {
+        d.factors((t.seg * spec.n_heads + head) as u32, pos as u32, 0, kept);
+        ds[first..=pos].iter_mut().zip(&kept[first..]).for_each(|(d, k)| *d *= k);
+    }
+    if let Some(dstats) = job.dstats {
+        let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
+        add_stats(&p[first..=pos], dstats, &mut ds[first..=pos]);
+    }
+    if let Some((dmass, groups)) = job.dmass {
+        let n = groups[t.seg].len();
+        for (g, ranges) in groups[t.seg].iter().enumerate() {
+            let d = dmass.row(i)[head * n + g];
+            for k in ranges.iter().flat_map(|r| (r.start as usize).max(first)..(r.end as usize).min(pos + 1))
+            {
+                ds[k] += d;
             }
-            let at = ((t.row0 + j) * spec.n_kv_heads + t.kv_head) * d + c0;
-            let (w, s) = (S::splat(w), S::splat(s));
-            for v in 0..V {
-                let (at, n) = (at + v * LANES, part(v));
-                let (dk, dv) = (job.dk.at(at), job.dv.at(at));
-                S::store_part(dv, S::fma(w, dz[v], S::load_part(dv, n)), n);
-                S::store_part(dk, S::fma(s, q[v], S::load_part(dk, n)), n);
-                dq[v] = S::fma(s, S::load_part(job.qkv.k.as_slice().as_ptr().add(at), n), dq[v]);
-            }
-        }
-        for v in 0..V {
-            S::store_part(job.dq.at((i * spec.n_heads + head) * d + c0 + v * LANES), dq[v], part(v));
         }
     }
-}
-
-/// `out[j] = Σ_c x[c] · turned[c][j]` for the keys `first ..= pos` and what shares their blocks.
-#[inline(always)]
-unsafe fn products<S: Simd>(
-    x: &[f32],
-    turned: &[f32],
-    stride: usize,
-    first: usize,
-    pos: usize,
-    out: &mut [f32],
-) {
-    const VECS: usize = KEY_BLOCK / LANES;
-    for block in (first / KEY_BLOCK * KEY_BLOCK..=pos).step_by(KEY_BLOCK) {
-        // SAFETY: `stride` is whole blocks, and every dimension has one row of it.
-        unsafe {
-            let mut acc = [S::splat(0.0); VECS];
-            for (c, &x) in x.iter().enumerate() {
-                let x = S::splat(x);
-                let at = turned.as_ptr().add(c * stride + block);
-                for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = S::fma(x, S::load(at.add(v * LANES)), *acc);
-                }
-            }
-            for (v, acc) in acc.into_iter().enumerate() {
-                S::store(out.as_mut_ptr().add(block + v * LANES), acc);
-            }
+    // SAFETY: the caller's instruction set.
+    let mean = unsafe { dot::<S>(&p[first..=pos], &ds[first..=pos]) };
+    let flat = set.is_some() || edits.iter().any(|e| matches!(e, Edit::Uniform));
+    if flat {
+        ds[first..=pos].fill(0.0);
+    } else {
+        ds[first..=pos].iter_mut().zip(&p[first..=pos]).for_each(|(s, p)| *s = p * (*s - mean));
+        let temperature: f32 =
+            edits.iter().map(|e| if let Edit::Temperature(t) = e { *t } else { 1.0 }).product();
+        if temperature != 1.0 {
+            ds[first..=pos].iter_mut().for_each(|s| *s /= temperature);
         }
+    }
+    if spec.dropout.is_some() {
+        p[first..=pos].iter_mut().zip(&kept[first..]).for_each(|(p, k)| *p *= k);
+    }
+    if let (Some((dbias, distances)), false) = (job.dbias, flat) {
+        // SAFETY: the caller's promise.
+        let part = unsafe { dbias.slice((t.seg * spec.n_heads + head) * distances, distances) };
+        for (b, s) in part[..=pos - first].iter_mut().zip(ds[first..=pos].iter().rev()) {
+            *b += s;
+        }
+    }
+    ds[first..=pos].iter_mut().for_each(|s| *s *= spec.scale);
+    for row in [p, ds] {
+        row[start..first].fill(0.0);
+        row[pos + 1..].fill(0.0);
     }
 }
 

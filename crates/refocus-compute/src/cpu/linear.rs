@@ -20,17 +20,17 @@ const MANY_ROWS: usize = 96;
 const TILES_PER_THREAD: usize = 3;
 
 /// One tile: rows and panels of one of the weights.
-struct Tile {
+pub(super) struct Tile {
     weight: usize,
-    row: usize,
-    rows: usize,
-    p0: usize,
-    p1: usize,
+    pub(super) row: usize,
+    pub(super) rows: usize,
+    pub(super) p0: usize,
+    pub(super) p1: usize,
 }
 
-/// Cuts the product of `rows` inputs with `weights` into tiles.
-fn tiles(rows: usize, weights: &[(&Panels, Option<&CpuBuf>)], threads: usize) -> Vec<Tile> {
-    let panels: usize = weights.iter().map(|(w, _)| w.n.div_ceil(LANES)).sum();
+/// Cuts the product of `rows` inputs with weights of these numbers of outputs into tiles.
+pub(super) fn tiles(rows: usize, outputs: &[usize], threads: usize) -> Vec<Tile> {
+    let panels: usize = outputs.iter().map(|n| n.div_ceil(LANES)).sum();
     let want = threads * TILES_PER_THREAD;
     let (block, strips) = if rows < MANY_ROWS {
         (rows, want)
@@ -46,8 +46,8 @@ fn tiles(rows: usize, weights: &[(&Panels, Option<&CpuBuf>)], threads: usize) ->
     };
     let mut out = Vec::new();
     for row in (0..rows).step_by(block.max(1)) {
-        for (weight, (w, _)) in weights.iter().enumerate() {
-            let count = w.n.div_ceil(LANES);
+        for (weight, n) in outputs.iter().enumerate() {
+            let count = n.div_ceil(LANES);
             for p0 in (0..count).step_by(strip.max(1)) {
                 out.push(Tile { weight, row, rows: block.min(rows - row), p0, p1: count.min(p0 + strip) });
             }
@@ -112,7 +112,8 @@ fn product(
     if x.rows == 0 {
         return;
     }
-    let plan = tiles(x.rows, ws, cpu.team.size());
+    let outputs: Vec<usize> = ws.iter().map(|(w, _)| w.n).collect();
+    let plan = tiles(x.rows, &outputs, cpu.team.size());
     let isa = cpu.isa;
     let input = x.as_slice();
     cpu.team.run(plan.len(), |i| {

@@ -1,6 +1,9 @@
 //! Activation buffers on cache lines, and the pool that reuses them.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -36,46 +39,76 @@ pub(crate) fn floats_mut(v: &mut Lines, n: usize) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(v.as_mut_ptr().cast(), n) }
 }
 
-/// Free memory by size, shared by a backend and its buffers.
+/// Memory of a backend and its buffers. What is given back is kept for reuse, as long as all of it,
+/// used and free, is hardly more than was once in use at a time: a training step runs in the memory of
+/// the step before, and nothing grows much beyond what was needed anyway.
 #[derive(Clone, Default)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Lines>>>);
+pub(crate) struct Pool(Arc<Mutex<Store>>);
 
-/// Buffers kept for reuse.
-const KEPT: usize = 24;
+/// Counts are in lines.
+#[derive(Default)]
+struct Store {
+    /// Free memory by length.
+    free: BTreeMap<usize, Vec<Lines>>,
+    idle: usize,
+    used: usize,
+    /// The most that was ever in use at a time.
+    peak: usize,
+}
+
+impl Store {
+    /// Takes out a free allocation of one of these lengths, the shortest first.
+    fn shortest(&mut self, lengths: impl RangeBounds<usize>) -> Option<Lines> {
+        let len = *self.free.range(lengths).next()?.0;
+        self.remove(len)
+    }
+
+    fn remove(&mut self, len: usize) -> Option<Lines> {
+        let same = self.free.get_mut(&len)?;
+        let v = same.pop();
+        if same.is_empty() {
+            self.free.remove(&len);
+        }
+        self.idle -= len;
+        v
+    }
+
+    /// Frees the longest until `count` more fit. An eighth above the peak is left to what is small and comes
+    /// and goes while much is in use.
+    fn make_room(&mut self, count: usize) {
+        self.peak = self.peak.max(self.used + count);
+        while self.used + self.idle + count > self.peak + self.peak / 8 {
+            let Some(len) = self.free.last_key_value().map(|(len, _)| *len) else { return };
+            drop(self.remove(len));
+        }
+    }
+}
 
 impl Pool {
-    /// A list of free memory is valid whatever happened while it was held.
-    fn free(&self) -> MutexGuard<'_, Vec<Lines>> {
+    /// A store is valid whatever happened while it was held.
+    fn store(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The smallest free allocation that is large enough and not wastefully so; contents are stale.
     pub(super) fn take(&self, n: usize) -> Result<Lines> {
         let count = n.div_ceil(16);
-        let mut free = self.free();
-        let best = free
-            .iter()
-            .enumerate()
-            .filter(|(_, v)| v.len() >= count && v.len() <= 2 * count + 64)
-            .min_by_key(|(_, v)| v.len())
-            .map(|(i, _)| i);
-        match best {
-            Some(i) => Ok(free.swap_remove(i)),
-            None => lines(n),
+        let mut store = self.store();
+        if let Some(v) = store.shortest(count..=count + count / 2 + 64) {
+            store.used += v.len();
+            return Ok(v);
         }
+        store.make_room(count);
+        let v = lines(n)?;
+        store.used += v.len();
+        Ok(v)
     }
 
     pub(super) fn give(&self, v: Lines) {
-        let mut free = self.free();
-        if free.len() == KEPT
-            && let Some(i) = (0..free.len()).min_by_key(|&i| free[i].len())
-        {
-            if free[i].len() >= v.len() {
-                return;
-            }
-            free.swap_remove(i);
-        }
-        free.push(v);
+        let mut store = self.store();
+        store.used -= v.len();
+        store.idle += v.len();
+        store.free.entry(v.len()).or_default().push(v);
     }
 }
 
@@ -99,6 +132,13 @@ impl CpuBuf {
         floats(&self.data, self.rows * self.width)
     }
 
+    /// The same as bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        let x = self.as_slice();
+        // SAFETY: any four bytes of an f32 may be read.
+        unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+    }
+
     /// The numbers, row-major.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         let n = self.rows * self.width;
@@ -119,7 +159,11 @@ impl Drop for CpuBuf {
 
 impl Clone for CpuBuf {
     fn clone(&self) -> Self {
-        Self { rows: self.rows, width: self.width, data: self.data.clone(), pool: self.pool.clone() }
+        let taken = Self::stale(&self.pool, self.rows, self.width);
+        // As any clone: without memory the program ends.
+        let mut copy = taken.unwrap_or_else(|_| handle_alloc_error(Layout::for_value(&self.data[..])));
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
     }
 }
 
@@ -184,5 +228,39 @@ impl Out {
     pub(crate) unsafe fn slice<'a>(self, at: usize, n: usize) -> &'a mut [f32] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), n) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_and_never_exceeds_what_was_in_use() {
+        let pool = Pool::default();
+        let addresses = |bufs: &[CpuBuf]| -> Vec<_> { bufs.iter().map(|b| b.as_slice().as_ptr()).collect() };
+        let take = |rows| CpuBuf::stale(&pool, rows, 16).expect("memory");
+        let first = [take(1000), take(500), take(1000)];
+        let mut before = addresses(&first);
+        drop(first);
+        let again = [take(1000), take(1000), take(500)];
+        let mut after = addresses(&again);
+        before.sort_unstable();
+        after.sort_unstable();
+        assert_eq!(before, after);
+        drop(again);
+        // Nothing free is long enough: what is in the way goes.
+        let long = take(2400);
+        let held = |pool: &Pool| pool.store().used + pool.store().idle;
+        assert_eq!((pool.store().used, held(&pool), pool.store().peak), (2400, 2400, 2500));
+        // Far too long is not handed out for a small need.
+        drop(long);
+        let short = take(300);
+        assert_eq!((short.as_slice().len(), pool.store().used), (4800, 300));
+        assert_eq!(held(&pool), 2700);
+        let copy = short.clone();
+        assert_eq!((pool.store().used, held(&pool), pool.store().peak), (600, 600, 2500));
+        drop((short, copy));
+        assert_eq!(pool.store().used, 0);
     }
 }

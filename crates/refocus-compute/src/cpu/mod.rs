@@ -148,9 +148,7 @@ impl Kernels for Cpu {
     }
 
     fn add_assign(&mut self, x: &mut CpuBuf, y: &CpuBuf) -> Result<()> {
-        for (x, y) in x.as_mut_slice().iter_mut().zip(y.as_slice()) {
-            *x += y;
-        }
+        rows::add_assign(self, x, y);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::source::{Dtype, MatrixSource};
 use crate::team::Team;
 
 use super::format::{block_bytes, pack_block};
+use super::memory::CpuBuf;
 use super::product::{K_BLOCK, decode};
 
 /// A packed weight matrix `[n, k]`.
@@ -25,16 +26,21 @@ pub struct Panels {
     pub(crate) dtype: Dtype,
     /// Bytes of one panel.
     pub(crate) stride: usize,
-    data: MmapMut,
+    data: Data,
+}
+
+/// Where panels lie.
+#[derive(Debug)]
+enum Data {
+    /// Of weights that stay.
+    Mapped(MmapMut),
+    /// Of those made for one product.
+    Pooled(CpuBuf),
 }
 
 impl Panels {
     /// Packs in parallel and checks that every weight is finite.
     pub(crate) fn pack(source: &MatrixSource<'_>, team: &mut Team) -> Result<Self> {
-        Self::pack_with(source, team, true)
-    }
-
-    pub(super) fn pack_with(source: &MatrixSource<'_>, team: &mut Team, finite: bool) -> Result<Self> {
         source.check()?;
         let (n, k) = source.shape();
         let dtype = source.dtype;
@@ -57,11 +63,24 @@ impl Panels {
             }
         });
         match bad.load(Ordering::Relaxed) {
-            row if row == usize::MAX || !finite => Ok(Self { n, k, dtype, stride, data }),
+            usize::MAX => Ok(Self { n, k, dtype, stride, data: Data::Mapped(data) }),
             row => Err(Error::Source {
                 name: source.name.to_owned(),
                 why: format!("row {row} holds a value that is NaN or infinite"),
             }),
+        }
+    }
+
+    /// `[n, k]` in f32 from packed values, one panel a row.
+    pub(super) fn packed(n: usize, k: usize, data: CpuBuf) -> Self {
+        debug_assert_eq!((data.rows, data.width), (n.div_ceil(LANES), k * LANES));
+        Self { n, k, dtype: Dtype::F32, stride: 4 * data.width, data: Data::Pooled(data) }
+    }
+
+    fn data(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped(map) => map,
+            Data::Pooled(buf) => buf.as_bytes(),
         }
     }
 
@@ -77,14 +96,15 @@ impl Panels {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.data().len()
     }
 
     /// Start of panel `p`.
     pub(crate) fn panel(&self, p: usize) -> *const u8 {
-        debug_assert!(p * self.stride < self.data.len());
-        // SAFETY: panels lie within the mapping.
-        unsafe { self.data.as_ptr().add(p * self.stride) }
+        let data = self.data();
+        debug_assert!(p * self.stride < data.len());
+        // SAFETY: panels lie within the data.
+        unsafe { data.as_ptr().add(p * self.stride) }
     }
 
     /// Decodes row `row` into `out` (`k` long), with the values the product uses.
@@ -101,7 +121,7 @@ impl Panels {
             }
             return;
         }
-        // SAFETY: the panel is `stride` bytes of the mapping.
+        // SAFETY: the panel is `stride` bytes of the data.
         let p = unsafe { std::slice::from_raw_parts(panel, self.stride) };
         let u16_at = |i: usize| u16::from_le_bytes([p[i], p[i + 1]]);
         for (k, o) in out.iter_mut().enumerate() {

@@ -22,6 +22,9 @@ pub(crate) const FEW_ROWS: usize = 2;
 /// Panels a tile spans at most.
 const WIDE: usize = 2;
 
+/// Panels of columns that are copied together in [`outer`].
+const TOGETHER: usize = 8;
+
 /// Rows a tile spans at most.
 pub(crate) const TALL: usize = 12;
 
@@ -214,7 +217,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
             let mut row = 0;
             while row < r.rows {
                 let n = tall(isa, r.rows - row);
-                repack(r.x.add(row * r.ldx + k0), r.ldx, n, kc, &mut packed[row * kc..(row + n) * kc]);
+                repack(isa, r.x.add(row * r.ldx + k0), r.ldx, n, kc, &mut packed[row * kc..(row + n) * kc]);
                 row += n;
             }
             let mut p = r.p0;
@@ -245,7 +248,7 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
                         c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
                         ldc: r.ldc,
                         cols,
-                        add: k0 > 0,
+                        start: if k0 > 0 { Start::Added } else { Start::Zero },
                     };
                     tile(isa, &t);
                     if last && !plain {
@@ -260,6 +263,106 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
     }
 }
 
+/// A rectangle of `yᵀ x`, the products of columns of two matrices with the same rows: outputs are
+/// columns of `y` by columns of `x`, and the inputs that are summed are the rows of both.
+#[derive(Clone, Copy)]
+pub(crate) struct Outer {
+    /// First of the columns, and the distance of rows.
+    pub y: *const f32,
+    pub ldy: usize,
+    pub rows: usize,
+    /// The whole matrix.
+    pub x: *const f32,
+    pub width: usize,
+    pub inputs: usize,
+    /// Panels of sixteen columns of `x`.
+    pub p0: usize,
+    pub p1: usize,
+    /// Output of (first column of `y`, first column of panel `p0`), and the distance of rows.
+    pub c: *mut f32,
+    pub ldc: usize,
+}
+
+/// Computes a rectangle, with the bits of [`rect`] on transposed and packed matrices.
+///
+/// # Safety
+/// The pointers are valid for the rectangle, and nobody else writes it.
+pub(crate) unsafe fn outer(isa: Isa, r: &Outer) {
+    let mut heights = Vec::new();
+    let mut left = r.rows;
+    while left > 0 {
+        heights.push(tall(isa, left));
+        left -= tall(isa, left);
+    }
+    // Panels, and tiles of columns, are a line further apart than they are long: streams at distances of
+    // whole pages would drive each other out of the cache.
+    let stride = K_BLOCK * LANES + LANES;
+    let weights = TOGETHER * stride;
+    let size = weights + r.rows * K_BLOCK + heights.len() * LANES;
+    let mut scratch = Scratch::take(size);
+    let (panels, packed) = scratch.get(size).split_at_mut(weights);
+    // SAFETY: the caller's promise; tiles stay within columns, panels and inputs.
+    unsafe {
+        for k0 in (0..r.inputs).step_by(K_BLOCK) {
+            let kc = K_BLOCK.min(r.inputs - k0);
+            cut(isa, r.y.add(k0 * r.ldy), r.ldy, kc, &heights, packed);
+            for group in (r.p0..r.p1).step_by(TOGETHER) {
+                let end = r.p1.min(group + TOGETHER);
+                let (first, last) = (group * LANES, r.width.min(end * LANES));
+                columns(isa, r.x.add(k0 * r.width + first), r.width, kc, last - first, panels, stride);
+                for p in (group..end).step_by(WIDE) {
+                    let (mut row, mut a) = (0, packed.as_ptr());
+                    for &n in &heights {
+                        let t = Tile {
+                            rows: n,
+                            panels: WIDE.min(end - p),
+                            a,
+                            a_row: 1,
+                            a_k: n,
+                            kc,
+                            b: panels.as_ptr().add((p - group) * stride),
+                            stride,
+                            c: r.c.add(row * r.ldc + (p - r.p0) * LANES),
+                            ldc: r.ldc,
+                            cols: (WIDE * LANES).min(last - p * LANES),
+                            start: if k0 > 0 { Start::Added } else { Start::Zero },
+                        };
+                        tile(isa, &t);
+                        (row, a) = (row + n, a.add(n * kc + LANES));
+                    }
+                }
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Cuts the columns of a row-major matrix into tiles `[kc][n]` for the given numbers of columns `n`, a
+    /// line of nothing between two of them.
+    ///
+    /// # Safety
+    /// There are `kc` rows, `ld` apart, with all these columns; `out` has room for the tiles.
+    unsafe fn cut = cut_body(x: *const f32, ld: usize, kc: usize, heights: &[usize], out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn cut_body<S: Simd>(x: *const f32, ld: usize, kc: usize, heights: &[usize], out: &mut [f32]) {
+    let all: usize = heights.iter().sum();
+    // SAFETY: the caller's promise; whole vectors are read only where all of them is readable, and what is
+    // written beyond a row is written again by the next.
+    unsafe {
+        for k in 0..kc {
+            let (mut col, mut to) = (0, out.as_mut_ptr());
+            for &n in heights {
+                let (from, at) = (x.add(k * ld + col), to.add(k * n));
+                // What is stored beyond the tile lies in the line between.
+                S::store(at, if col + LANES <= all { S::load(from) } else { S::load_part(from, n) });
+                (col, to) = (col + n, to.add(n * kc + LANES));
+            }
+        }
+    }
+}
+
 /// Rows of the next tile when `left` are left: few sizes, so that few kernels are compiled.
 pub(crate) fn tall(isa: Isa, left: usize) -> usize {
     let sizes: &[usize] = match isa {
@@ -270,12 +373,73 @@ pub(crate) fn tall(isa: Isa, left: usize) -> usize {
     sizes.iter().copied().find(|&s| s <= left).unwrap_or(1)
 }
 
-/// `[n][k] → [k][n]`.
-unsafe fn repack(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32]) {
-    for i in 0..n {
-        for k in 0..kc {
-            // SAFETY: row `i` has `kc` readable inputs; `out` is `n·kc` long.
-            unsafe { *out.get_unchecked_mut(k * n + i) = *x.add(i * ldx + k) };
+isa_fn! {
+    /// `[n][k] → [k][n]`.
+    ///
+    /// # Safety
+    /// `n ≤` [`TALL`] rows, `ldx` apart, of `kc` readable inputs; `out` is `n·kc` long.
+    pub(crate) unsafe fn repack = repack_body(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32])
+}
+
+#[inline(always)]
+unsafe fn repack_body<S: Simd>(x: *const f32, ldx: usize, n: usize, kc: usize, out: &mut [f32]) {
+    let end = out.len();
+    // SAFETY: the caller's promise; whole vectors are stored only where they fit, and what one writes
+    // beyond its column the next ones write again.
+    unsafe {
+        for k0 in (0..kc).step_by(LANES) {
+            let m = LANES.min(kc - k0);
+            let mut v = [S::splat(0.0); LANES];
+            for (i, v) in v.iter_mut().enumerate().take(n) {
+                let at = x.add(i * ldx + k0);
+                *v = if m == LANES { S::load(at) } else { S::load_part(at, m) };
+            }
+            S::transpose(&mut v);
+            for (k, v) in v.iter().enumerate().take(m) {
+                let at = (k0 + k) * n;
+                if at + LANES <= end {
+                    S::store(out.as_mut_ptr().add(at), *v);
+                } else {
+                    S::store_part(out.as_mut_ptr().add(at), *v, n);
+                }
+            }
+        }
+    }
+}
+
+isa_fn! {
+    /// Columns of a row-major matrix as panels `[rows][16]` that begin `stride` apart; columns beyond the
+    /// last are zeros.
+    ///
+    /// # Safety
+    /// There are `rows` rows, `ldx` apart, of `cols` readable columns; `out` has room for the panels.
+    pub(crate) unsafe fn columns = columns_body(
+        x: *const f32, ldx: usize, rows: usize, cols: usize, out: &mut [f32], stride: usize,
+    )
+}
+
+#[inline(always)]
+unsafe fn columns_body<S: Simd>(
+    x: *const f32,
+    ldx: usize,
+    rows: usize,
+    cols: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let (panels, rest) = (cols / LANES, cols % LANES);
+    debug_assert!(rows * cols == 0 || (cols.div_ceil(LANES) - 1) * stride + rows * LANES <= out.len());
+    // SAFETY: the caller's promise.
+    unsafe {
+        let o = out.as_mut_ptr();
+        for k in 0..rows {
+            let (at, to) = (x.add(k * ldx), o.add(k * LANES));
+            for p in 0..panels {
+                S::store(to.add(p * stride), S::load(at.add(p * LANES)));
+            }
+            if rest > 0 {
+                S::store(to.add(panels * stride), S::load_part(at.add(panels * LANES), rest));
+            }
         }
     }
 }
@@ -320,7 +484,7 @@ unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
     }
 }
 
-/// A tile of a product on f32 panels: `c = a b` or `c += a b`, one chain of `kc` an output.
+/// A tile of a product on f32 panels, one chain of `kc` an output.
 pub(crate) struct Tile {
     /// One of the sizes that [`tall`] gives.
     pub rows: usize,
@@ -338,7 +502,18 @@ pub(crate) struct Tile {
     pub ldc: usize,
     /// Columns to store; the last panel may be cut.
     pub cols: usize,
-    pub add: bool,
+    pub start: Start,
+}
+
+/// What a tile does with the values that it finds.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Start {
+    /// `c = a b`.
+    Zero,
+    /// `c += a b`, the product being a sum of its own.
+    Added,
+    /// The chain of each output goes on from what is there.
+    Chained,
 }
 
 isa_fn! {
@@ -373,34 +548,36 @@ unsafe fn tile_body<S: Simd>(t: &Tile) {
 unsafe fn tile_rows<S: Simd, const R: usize>(t: &Tile) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
-        if t.a_row == 1 && t.a_k == R {
-            tile_panels::<S, R, true>(t);
-        } else {
-            tile_panels::<S, R, false>(t);
+        match (t.start, t.a_row) {
+            (Start::Chained, _) => tile_panels::<S, R, true, true>(t),
+            (_, 1) => tile_panels::<S, R, true, false>(t),
+            _ => tile_panels::<S, R, false, false>(t),
         }
     }
 }
 
-/// `PACKED`: the inputs of a tile lie `[kc][R]`, so that their addresses are constants apart.
+/// `PACKED`: the rows of one input lie side by side, so that their addresses are constants apart.
+/// `CHAINED`: as [`Start::Chained`]; only with `PACKED`, and whole vectors of outputs.
 #[inline(always)]
-unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
+unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool, const CHAINED: bool>(t: &Tile) {
+    debug_assert!(!CHAINED || (t.a_row == 1 && t.cols.is_multiple_of(LANES)));
     let mut p = 0;
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if S::ACC >= 24 && R <= 4 {
             while p + 4 <= t.panels {
-                tile_kernel::<S, R, 4, PACKED>(t, p);
+                tile_kernel::<S, R, 4, PACKED, CHAINED>(t, p);
                 p += 4;
             }
         }
         if S::ACC >= 24 {
             while p + 2 <= t.panels {
-                tile_kernel::<S, R, 2, PACKED>(t, p);
+                tile_kernel::<S, R, 2, PACKED, CHAINED>(t, p);
                 p += 2;
             }
         }
         while p < t.panels {
-            tile_kernel::<S, R, 1, PACKED>(t, p);
+            tile_kernel::<S, R, 1, PACKED, CHAINED>(t, p);
             p += 1;
         }
     }
@@ -410,13 +587,23 @@ unsafe fn tile_panels<S: Simd, const R: usize, const PACKED: bool>(t: &Tile) {
 /// loops over constants: behind iterators or a reference the accumulators end up in memory.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool>(t: &Tile, p: usize) {
-    let (a_row, a_k) = if PACKED { (1, R) } else { (t.a_row, t.a_k) };
+unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: bool, const CHAINED: bool>(
+    t: &Tile,
+    p: usize,
+) {
+    let (a_row, a_k) = (if PACKED { 1 } else { t.a_row }, t.a_k);
     // SAFETY: the caller's promise.
     unsafe {
         let mut b = t.b.add(p * t.stride);
         let mut a = t.a;
         let mut acc = [[S::splat(0.0); P]; R];
+        if CHAINED {
+            for i in 0..R {
+                for j in 0..P {
+                    acc[i][j] = S::load(t.c.add(i * t.ldc + (p + j) * LANES));
+                }
+            }
+        }
         for _ in 0..t.kc {
             let mut w = [S::splat(0.0); P];
             for j in 0..P {
@@ -436,10 +623,11 @@ unsafe fn tile_kernel<S: Simd, const R: usize, const P: usize, const PACKED: boo
                 let v = acc[i][j];
                 let n = LANES.min(t.cols - (p + j) * LANES);
                 let c = t.c.add(i * t.ldc + (p + j) * LANES);
+                let add = t.start == Start::Added;
                 if n == LANES {
-                    S::store(c, if t.add { S::add(S::load(c), v) } else { v });
+                    S::store(c, if add { S::add(S::load(c), v) } else { v });
                 } else {
-                    S::store_part(c, if t.add { S::add(S::load_part(c, n), v) } else { v }, n);
+                    S::store_part(c, if add { S::add(S::load_part(c, n), v) } else { v }, n);
                 }
             }
         }

@@ -59,11 +59,11 @@ isa_fn! {
     ///
     /// # Safety
     /// None beyond a valid `Isa`.
-    pub(super) unsafe fn moments = moments_body(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32)
+    unsafe fn moments = moments_body(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32)
 }
 
 #[inline(always)]
-unsafe fn moments_body<S: Simd>(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32) {
+pub(super) unsafe fn moments_body<S: Simd>(x: &[f32], kind: NormKind, eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
     // SAFETY: partial vectors stay within the slice.
     unsafe {
@@ -169,6 +169,34 @@ pub(super) fn add(cpu: &mut Cpu, x: &CpuBuf, y: &CpuBuf) -> Result<CpuBuf> {
     map_rows(cpu, x, x.width, |r, x, out| unsafe { add_slices(isa, x, y.row(r), out) })
 }
 
+/// `x += y`, of equal shapes.
+pub(super) fn add_assign(cpu: &mut Cpu, x: &mut CpuBuf, y: &CpuBuf) {
+    let (isa, rows, width) = (cpu.isa, x.rows, x.width);
+    let (o, y) = (Out::new(x.as_mut_slice()), y.as_slice());
+    cpu.by_rows(rows, width, |rows| {
+        let (at, n) = (rows.start * width, rows.len() * width);
+        // SAFETY: the rows are this tile's own.
+        unsafe { add_to(isa, o.slice(at, n), &y[at..at + n]) };
+    });
+}
+
+isa_fn! {
+    /// # Safety
+    /// The slices have one length.
+    unsafe fn add_to = add_to_body(x: &mut [f32], y: &[f32])
+}
+
+#[inline(always)]
+unsafe fn add_to_body<S: Simd>(x: &mut [f32], y: &[f32]) {
+    // SAFETY: partial vectors stay within the slices.
+    unsafe {
+        each_vector!(x.len(), |i, len| {
+            let at = x.as_mut_ptr().add(i);
+            S::store_part(at, S::add(S::load_part(at, len), S::load_part(y.as_ptr().add(i), len)), len);
+        });
+    }
+}
+
 isa_fn! {
     /// # Safety
     /// `gate` (and `up`) have the length of `out`.
@@ -234,20 +262,58 @@ pub(super) fn rope(
     pos: &[u32],
     inverse: bool,
 ) -> Result<CpuBuf> {
-    let half = table.rotary / 2;
+    let (isa, half) = (cpu.isa, table.rotary / 2);
     map_rows(cpu, x, x.width, |r, x, out| {
         let at = pos[r] as usize * half;
         let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
         out.copy_from_slice(x);
         for (x, out) in x.chunks_exact(d_head).zip(out.chunks_exact_mut(d_head)) {
+            if !table.interleaved {
+                let ((x, y), (to_x, to_y)) = (x.split_at(half), out.split_at_mut(half));
+                // SAFETY: a head holds both halves.
+                unsafe { turn_halves(isa, x, &y[..half], cos, sin, inverse, to_x, &mut to_y[..half]) };
+                continue;
+            }
             for i in 0..half {
-                let (a, b) = if table.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let (a, b) = (2 * i, 2 * i + 1);
                 let s = if inverse { -sin[i] } else { sin[i] };
                 out[a] = x[a] * cos[i] - x[b] * s;
                 out[b] = x[b] * cos[i] + x[a] * s;
             }
         }
     })
+}
+
+isa_fn! {
+    /// Turns the points `(x, y)` by angles of these cosines and sines, or back.
+    ///
+    /// # Safety
+    /// All slices have the length of `x`.
+    unsafe fn turn_halves = turn_halves_body(
+        x: &[f32], y: &[f32], cos: &[f32], sin: &[f32], back: bool, to_x: &mut [f32], to_y: &mut [f32],
+    )
+}
+
+#[inline(always)]
+unsafe fn turn_halves_body<S: Simd>(
+    x: &[f32],
+    y: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    back: bool,
+    to_x: &mut [f32],
+    to_y: &mut [f32],
+) {
+    // SAFETY: partial vectors stay within the slices.
+    unsafe {
+        each_vector!(x.len(), |i, len| {
+            let (x, y) = (S::load_part(x.as_ptr().add(i), len), S::load_part(y.as_ptr().add(i), len));
+            let (c, s) = (S::load_part(cos.as_ptr().add(i), len), S::load_part(sin.as_ptr().add(i), len));
+            let s = if back { S::mul(S::splat(-1.0), s) } else { s };
+            S::store_part(to_x.as_mut_ptr().add(i), S::sub(S::mul(x, c), S::mul(y, s)), len);
+            S::store_part(to_y.as_mut_ptr().add(i), S::add(S::mul(y, c), S::mul(x, s)), len);
+        });
+    }
 }
 
 pub(super) fn embed(cpu: &mut Cpu, w: &Panels, ids: &[u32]) -> Result<CpuBuf> {

@@ -26,6 +26,8 @@ struct Sweep<'a> {
     lse: bool,
     top: usize,
     ranks: Vec<(&'a [u32], Vec<f32>)>,
+    /// Of each row the logit of one id.
+    picked: Vec<(&'a [u32], Out)>,
     all: Option<Out>,
 }
 
@@ -51,7 +53,9 @@ pub(super) fn vocab(
     for w in want {
         chosen.push(match w {
             Vocab::Ids(ids) => Some(ids_logits(cpu, x, u, bias, ids)?),
-            Vocab::Nll(ids) | Vocab::RankOf(ids) => Some(one_logit(cpu, x, u, bias, ids)?),
+            // Picked from the sweep, which this answer needs in any case.
+            Vocab::Nll(_) => Some(cpu.stale(x.rows, 1)?),
+            Vocab::RankOf(ids) => Some(one_logit(cpu, x, u, bias, ids)?),
             _ => None,
         });
     }
@@ -64,6 +68,14 @@ pub(super) fn vocab(
             .zip(&chosen)
             .filter_map(|(w, c)| match (w, c) {
                 (Vocab::RankOf(ids), Some(c)) => Some((&ids[..], c.as_slice().to_vec())),
+                _ => None,
+            })
+            .collect(),
+        picked: want
+            .iter()
+            .zip(&mut chosen)
+            .filter_map(|(w, c)| match (w, c) {
+                (Vocab::Nll(ids), Some(c)) => Some((&ids[..], Out::new(c.as_mut_slice()))),
                 _ => None,
             })
             .collect(),
@@ -189,6 +201,13 @@ fn run(cpu: &mut Cpu, x: &CpuBuf, u: &Panels, bias: Option<&CpuBuf>, sweep: &Swe
 /// What one chunk of logits of row `r` says.
 unsafe fn share(isa: crate::simd::Isa, logits: &[f32], id0: u32, r: usize, sweep: &Sweep<'_>) -> Share {
     let mut s = Share::default();
+    for (ids, out) in &sweep.picked {
+        let at = ids[r].wrapping_sub(id0) as usize;
+        if let Some(logit) = logits.get(at) {
+            // SAFETY: an id lies in one chunk, so nobody else writes this row's.
+            unsafe { *out.at(r) = *logit };
+        }
+    }
     if sweep.lse {
         // SAFETY: no condition.
         (s.max, s.sum) = unsafe { max_sum(isa, logits) };

@@ -4,6 +4,13 @@ use std::arch::x86_64::*;
 
 use super::Simd;
 
+/// Interleaves pairs of lanes. A macro: a closure would be compiled without the instruction set.
+macro_rules! pairs {
+    ($unpack:ident, $a:expr, $b:expr) => {
+        _mm256_castpd_ps($unpack(_mm256_castps_pd($a), _mm256_castps_pd($b)))
+    };
+}
+
 /// Two `__m256`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
@@ -196,6 +203,44 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(i))
             };
             [wide(p), wide(p.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(v: &mut [F; 16]) {
+        unsafe {
+            let mut turned = *v;
+            for (rows, half) in [(0, 0), (0, 1), (8, 0), (8, 1)] {
+                let mut block = [v[0][0]; 8];
+                for i in 0..8 {
+                    block[i] = v[rows + i][half];
+                }
+                transpose8(&mut block);
+                for i in 0..8 {
+                    turned[8 * half + i][rows / 8] = block[i];
+                }
+            }
+            *v = turned;
+        }
+    }
+}
+
+/// Eight rows to eight columns.
+#[inline(always)]
+unsafe fn transpose8(v: &mut [__m256; 8]) {
+    // SAFETY: AVX2 is available by the trait's contract.
+    unsafe {
+        let mut four = [v[0]; 8];
+        for g in [0, 4] {
+            let (lo, hi) = (_mm256_unpacklo_ps(v[g], v[g + 1]), _mm256_unpackhi_ps(v[g], v[g + 1]));
+            let (lo2, hi2) = (_mm256_unpacklo_ps(v[g + 2], v[g + 3]), _mm256_unpackhi_ps(v[g + 2], v[g + 3]));
+            four[g] = pairs!(_mm256_unpacklo_pd, lo, lo2);
+            four[g + 1] = pairs!(_mm256_unpackhi_pd, lo, lo2);
+            four[g + 2] = pairs!(_mm256_unpacklo_pd, hi, hi2);
+            four[g + 3] = pairs!(_mm256_unpackhi_pd, hi, hi2);
+        }
+        for j in 0..4 {
+            v[j] = _mm256_permute2f128_ps::<0x20>(four[j], four[j + 4]);
+            v[j + 4] = _mm256_permute2f128_ps::<0x31>(four[j], four[j + 4]);
         }
     }
 }

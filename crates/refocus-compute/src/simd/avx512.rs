@@ -4,6 +4,13 @@ use std::arch::x86_64::*;
 
 use super::Simd;
 
+/// Interleaves pairs of lanes. A macro: a closure would be compiled without the instruction set.
+macro_rules! pairs {
+    ($unpack:ident, $a:expr, $b:expr) => {
+        _mm512_castpd_ps($unpack(_mm512_castps_pd($a), _mm512_castps_pd($b)))
+    };
+}
+
 /// `__m512`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
@@ -173,6 +180,32 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(v: &mut [__m512; 16]) {
+        unsafe {
+            // Columns of four rows, in each quarter of a register those of its own.
+            let mut four = [v[0]; 16];
+            for g in (0..16).step_by(4) {
+                let (lo, hi) = (_mm512_unpacklo_ps(v[g], v[g + 1]), _mm512_unpackhi_ps(v[g], v[g + 1]));
+                let (lo2, hi2) =
+                    (_mm512_unpacklo_ps(v[g + 2], v[g + 3]), _mm512_unpackhi_ps(v[g + 2], v[g + 3]));
+                four[g] = pairs!(_mm512_unpacklo_pd, lo, lo2);
+                four[g + 1] = pairs!(_mm512_unpackhi_pd, lo, lo2);
+                four[g + 2] = pairs!(_mm512_unpacklo_pd, hi, hi2);
+                four[g + 3] = pairs!(_mm512_unpackhi_pd, hi, hi2);
+            }
+            // Then the quarters themselves.
+            for j in 0..4 {
+                let (a, b, c, d) = (four[j], four[j + 4], four[j + 8], four[j + 12]);
+                let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+                v[j] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                v[j + 8] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+                let (ab, cd) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                v[j + 4] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                v[j + 12] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+            }
         }
     }
 }

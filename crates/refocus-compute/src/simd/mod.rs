@@ -198,6 +198,23 @@ pub(crate) trait Simd: Copy + 'static {
         out
     }
 
+    /// Sixteen rows to sixteen columns: lane j of vector i becomes lane i of vector j.
+    #[inline(always)]
+    unsafe fn transpose(v: &mut [Self::F; LANES]) {
+        let mut turned = [[0.0; LANES]; LANES];
+        for (i, row) in v.iter().enumerate() {
+            // SAFETY: the caller's instruction set.
+            let row = unsafe { Self::lanes(*row) };
+            for (j, x) in row.into_iter().enumerate() {
+                turned[j][i] = x;
+            }
+        }
+        for (v, row) in v.iter_mut().zip(&turned) {
+            // SAFETY: a row is sixteen values.
+            *v = unsafe { Self::load(row.as_ptr()) };
+        }
+    }
+
     /// Sum of the lanes by a fixed tree: lane i with i+8, then +4, +2, +1.
     #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {

@@ -123,7 +123,7 @@ mod tests {
         let mut whole = Wrong::default();
         assert!(evaluate(&mut o, &net, &set, 7, &mut whole, |_| Ok(true)).expect("answers"));
         let counts = whole.count(&set, 7).expect("counts");
-        let score = test(&mut o, &net, &set.language, 7, 300).expect("answers");
+        let score = test(&mut o, &net, &set.language.clone().into(), 7, 300).expect("answers");
         assert_eq!(counts.all.asked, score.asked as u64);
         assert_eq!(counts.all.errors, (score.asked - score.right) as u64);
         assert!(counts.all.errors > 0);
