@@ -17,13 +17,13 @@ THREADS = (2, 1)
 AGREE, CURVE = 1e-3, 50
 
 
-def gflop(shape, asked):
+def gflop(shape, asked, looked_up=False):
     """GFLOP of a forward pass with everything after the last layer's keys and values for `asked` positions only;
-    causal, lookups not counted."""
+    causal, look-ups not counted. `looked_up`: so are an LSTM's gate inputs, which refocus computes once an id."""
     layers, d, _, vocab, t, b = shape
     rows = b * t
     if layers == 0:
-        return 2 * (rows * 8 * d * d + asked * d * vocab) / 1e9
+        return 2 * (rows * (4 if looked_up else 8) * d * d + asked * d * vocab) / 1e9
     keys = (t + 1) / 2
     whole = rows * (12 * d * d + 2 * d * keys)
     last = rows * 2 * d * d + asked * (10 * d * d + 2 * d * keys)
@@ -63,18 +63,20 @@ class Case:
             if not worst <= AGREE:
                 raise SystemExit(f"{self.name}: the sides do not learn the same")
 
+    def work(self, sides, times=1):
+        """GFLOP a side."""
+        return {side: times * gflop(self.shape, self.asked, side == "refocus") for side in sides}
+
     def steps(self, targets, threads=THREADS):
-        work = 3 * gflop(self.shape, self.asked)
         for n in threads:
             self.begin(n)
             torch.set_num_threads(n)
             sides = {"refocus": lambda reps: self.bench.refocus.number("step", reps)}
             for side, rival in self.rivals.items():
                 sides[side] = lambda reps, rival=rival: timed(reps, rival.step)
-            self.bench.compare(f"{self.name}, step", n, sides, work=dict.fromkeys(sides, work), targets=targets)
+            self.bench.compare(f"{self.name}, step", n, sides, work=self.work(sides, 3), targets=targets)
 
     def scores(self, targets, threads=THREADS):
-        work = gflop(self.shape, self.asked)
         for n in threads:
             self.begin(n)
             torch.set_num_threads(n)
@@ -82,7 +84,7 @@ class Case:
             sides = {"refocus": lambda reps: self.bench.refocus.number("score", reps)}
             for side, rival in self.rivals.items():
                 sides[side] = lambda reps, rival=rival: timed(reps, lambda: rival.score(next(count)))
-            self.bench.compare(f"{self.name}, evaluation", n, sides, work=dict.fromkeys(sides, work), targets=targets)
+            self.bench.compare(f"{self.name}, evaluation", n, sides, work=self.work(sides), targets=targets)
 
     def memory(self):
         """Fresh processes, three steps each."""
