@@ -119,9 +119,9 @@ fn a_run_can_be_estimated() {
     let tmp = Tmp::new("train-estimate");
     let small = SMALL.replace("--out [TMP]/run", "--estimate");
     tmp.refocus(&small).assert().success().stderr_eq("").stdout_eq(str![[r#"
-steps       4,000
-symbols     256,000
-operations  8.77e9
+steps       2,000
+symbols     128,000
+operations  4.39e9
 a step      [..] s (mean of 3)
 in all      [..], tests aside
 
