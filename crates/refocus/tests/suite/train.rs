@@ -130,7 +130,7 @@ in all      [..], tests aside
     let d: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).expect("JSON");
     let per_step = d["seconds_per_step"].as_f64().expect("a number");
     assert_eq!(d["schema"], "refocus.train-estimate/1");
-    assert!(per_step > 0.0 && d["hours"].as_f64() == Some(4000.0 * per_step / 3600.0), "{d}");
+    assert!(per_step > 0.0 && d["hours"].as_f64() == Some(2000.0 * per_step / 3600.0), "{d}");
     assert!(tmp.list().is_empty());
 }
 
