@@ -6,7 +6,7 @@ use std::time::Instant;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::{Checkpoint, Model};
 use refocus_study::overthinking::{
-    Asked, HeadScore, How, Kind, Line, Mode, Request, TaskWork, Variant, Work, ablate, ask, build, looks, observe,
+    Asked, HeadScore, How, Kind, Line, Method, Request, TaskWork, Variant, Work, ablate, ask, build, looks, observe,
     single_heads,
 };
 use refocus_tasks::classify::{Dataset, Setting, builtin};
@@ -50,7 +50,7 @@ fn heads(m: &Model<Cpu>) -> Vec<Variant> {
 /// Seconds of the lens over all layers and slots of the first `n` prompts.
 pub fn lens(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize) -> Outcome<f64> {
     let start = Instant::now();
-    std::hint::black_box(ask(o, m, &task.prompts[..n], &task.label_ids, Mode::Correct, |_| {})?);
+    std::hint::black_box(ask(o, m, &task.prompts[..n], &task.label_ids, &Method::correct(), |_| {})?);
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -68,7 +68,7 @@ pub fn causal(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize) -> 
 
 /// Writes what is compared, of the first `n` prompts, as JSON.
 pub fn values(o: &mut Eager<Cpu>, m: &Model<Cpu>, task: &TaskWork, n: usize, file: &str) -> Outcome<()> {
-    let answers = ask(o, m, &task.prompts[..n], &task.label_ids, Mode::Correct, |_| {})?;
+    let answers = ask(o, m, &task.prompts[..n], &task.label_ids, &Method::correct(), |_| {})?;
     let lens = answers
         .iter()
         .map(|a| {

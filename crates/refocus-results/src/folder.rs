@@ -326,6 +326,7 @@ impl StoredRun {
 pub(crate) mod tests {
     use super::*;
     use crate::flipflop::Row;
+    use crate::table::Schema;
 
     /// A folder of one test, removed at the end.
     pub(crate) struct Tmp(pub(crate) PathBuf);
@@ -395,6 +396,25 @@ pub(crate) mod tests {
         let other = RunFolder::create(&dir.0, info(4)).expect_err("another run").to_string();
         assert!(other.ends_with("holds another run: its pairs is 3, here it is 4"), "{other}");
         RunFolder::create(&dir.0, info(3)).expect("the lock was let go");
+    }
+
+    #[test]
+    fn a_renewed_folder_lists_the_tables_of_its_own_run() {
+        let dir = Tmp::new("renew");
+        let mut run = RunFolder::renew(&dir.0, info(3)).expect("new");
+        assert!(!dir.0.join("run.json").exists(), "nothing is written before a table");
+        run.write(&[row(1, 0.25)]).expect("write");
+        run.write_table(&Table::new(Schema { name: "more".to_owned(), ..Row::schema() })).expect("write");
+        assert!(matches!(RunFolder::renew(&dir.0, info(3)), Err(ResultsError::Busy { .. })));
+        drop(run);
+        let mut run = RunFolder::renew(&dir.0, info(4)).expect("with other settings");
+        assert_eq!(StoredRun::open(&dir.0).expect("open").info(), &info(3), "the earlier run until then");
+        run.write(&[row(2, 0.5)]).expect("write");
+        drop(run);
+        let stored = StoredRun::open(&dir.0).expect("open");
+        assert_eq!((stored.info(), stored.tables().len()), (&info(4), 1));
+        let other = RunInfo { study: "overthinking/2".to_owned(), ..info(4) };
+        assert!(matches!(RunFolder::renew(&dir.0, other), Err(ResultsError::Other { .. })));
     }
 
     #[test]

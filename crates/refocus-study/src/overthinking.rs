@@ -44,8 +44,8 @@ pub use self::heads::{
     observe_stored, top_heads,
 };
 pub use self::inside::{
-    AblationPlan, BesideRandom, DRAWS, Half, HeadChoice, InsideSummary, PairEffect, Seen, can_be_ablated, evidence,
-    heads_found, level_of_formats, see,
+    AblationPlan, BesideRandom, DRAWS, Half, HeadChoice, InsideSummary, PairEffect, Seen, can_be_ablated,
+    evidence, heads_found, level_of_formats, see,
 };
 pub use self::means::{ALL_TASKS, GapClosed, GroupMeans, KNOWING_TASKS, MeanMitigation, SettingMeans, means};
 pub use self::measures::{Curves, Outcome, Pairs, curves};

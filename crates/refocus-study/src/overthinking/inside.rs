@@ -11,9 +11,7 @@ use super::ablate::{At, How, Variant, random_heads};
 use super::claims::{Effect as ClaimEffect, Evidence, Inside};
 use super::effect::{AblatedPairs, AgainstRandom, Credits, ablate_pairs, against_random};
 use super::error::StudyError;
-use super::heads::{
-    HeadId, HeadScore, Means, Observed, label_rows_stored, looks, observe_stored, top_heads,
-};
+use super::heads::{HeadId, HeadScore, Means, Observed, label_rows_stored, looks, observe_stored, top_heads};
 use super::means::{ALL_TASKS, KNOWING_TASKS, groups, settings};
 use super::measures::{Outcome, Pairs, mean, minus};
 use super::method::{AblationRules, heads_as_released};
@@ -173,15 +171,11 @@ impl AblationPlan {
     ) -> Self {
         let late_from = late_block(detail);
         let removed = if rules.uniform_for_zero { How::Uniform } else { How::Zero };
-        let mut plan = Self {
-            variants: Vec::new(),
-            entries: Vec::new(),
-            choice: choice.clone(),
-            late_from,
-            removed,
-        };
+        let mut plan =
+            Self { variants: Vec::new(), entries: Vec::new(), choice: choice.clone(), late_from, removed };
         let heads = &choice.heads;
-        let picked = Chosen { what: "heads", value: heads.len() as f64, by: "prefix-matching score", on: choice.on };
+        let picked =
+            Chosen { what: "heads", value: heads.len() as f64, by: "prefix-matching score", on: choice.on };
         let random: Vec<Vec<HeadId>> = if rules.swapped_ranges {
             let one = |draw| heads_as_released(spec.n_layers, spec.n_heads, heads.len(), draw, seed);
             let ids = |all: Vec<Option<(usize, usize)>>| {
@@ -209,7 +203,8 @@ impl AblationPlan {
             plan.add((&name, "random_heads", how), what, None, random.iter().map(|r| of(r)).collect());
         }
         let Some(from) = late_from else { return plan };
-        let picked = Chosen { what: "from block", value: from as f64, by: "half of the gap", on: detail.chosen_on };
+        let picked =
+            Chosen { what: "from block", value: from as f64, by: "half of the gap", on: detail.chosen_on };
         for how in [How::Zero, How::Mean, How::Uniform] {
             let late = Variant::late_attention(from, spec.n_layers, how);
             let name = format!("late_attention_{}", name_of(how));
@@ -235,7 +230,14 @@ impl AblationPlan {
         let first = self.variants.len();
         self.variants.extend(variants);
         let variants = first..self.variants.len();
-        self.entries.push(Entry { name: name.to_owned(), family, how, what: what.to_owned(), chosen, variants });
+        self.entries.push(Entry {
+            name: name.to_owned(),
+            family,
+            how,
+            what: what.to_owned(),
+            chosen,
+            variants,
+        });
     }
 
     fn entry(&self, family: &str, how: How) -> Option<&Entry> {
@@ -273,7 +275,8 @@ impl AblationPlan {
         level: Option<(f64, f64)>,
         seed: u64,
     ) -> Result<(Vec<Measured>, InsideSummary), StudyError> {
-        let credits = (0..self.variants.len()).map(|v| Credits::of(ablated, v)).collect::<Result<Vec<_>, _>>()?;
+        let credits =
+            (0..self.variants.len()).map(|v| Credits::of(ablated, v)).collect::<Result<Vec<_>, _>>()?;
         let Some(first) = credits.first() else {
             return Err(StudyError::Variant { why: "no ablation is asked for".to_owned() });
         };
@@ -289,17 +292,27 @@ impl AblationPlan {
         let after = |e: &Entry| {
             let all = &credits[e.variants.clone()];
             let over = |of: fn(&Credits) -> &Vec<f64>| -> Vec<f64> {
-                (0..before.tp.len()).map(|i| all.iter().map(|c| of(c)[i]).sum::<f64>() / all.len() as f64).collect()
+                (0..before.tp.len())
+                    .map(|i| all.iter().map(|c| of(c)[i]).sum::<f64>() / all.len() as f64)
+                    .collect()
             };
             Outcome { tp: over(|c| &c.ablated_tp), fp: over(|c| &c.ablated_fp) }
         };
         let measured = self.entries.iter().map(|e| {
             let name = (&e.name[..], e.family, Some(e.how));
-            Measured::of(name, e.what.clone(), e.chosen.clone(), detail.measured_on, (&before, after(e)), seed)
+            Measured::of(
+                name,
+                e.what.clone(),
+                e.chosen.clone(),
+                detail.measured_on,
+                (&before, after(e)),
+                seed,
+            )
         });
         let beside = |how: How| {
             let (own, random) = (self.entry("heads", how)?, self.entry("random_heads", how)?);
-            let found = against_random(&credits[own.variants.start], &credits[random.variants.clone()], seed)?;
+            let found =
+                against_random(&credits[own.variants.start], &credits[random.variants.clone()], seed)?;
             Some(BesideRandom { how, found })
         };
         let summary = InsideSummary {

@@ -227,7 +227,10 @@ mod tests {
         ];
         for told in all {
             let text = text(&told, &fingerprint);
-            assert!(text.contains("# true demonstrations    0.750  0.500  -0.250 [-0.350, -0.150]\n"), "{text}");
+            assert!(
+                text.contains("# true demonstrations    0.750  0.500  -0.250 [-0.350, -0.150]\n"),
+                "{text}"
+            );
             refocus_model::Patch::parse(&text, Path::new("p.toml"), checkpoint.spec()).expect("a patch file");
         }
         let embeddings = Chosen { value: 0.0, ..layer };

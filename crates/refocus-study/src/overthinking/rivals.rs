@@ -253,7 +253,9 @@ mod tests {
     fn gains_are_paired() {
         let before = Outcome { tp: vec![1.0, 1.0, 1.0, 0.0], fp: vec![0.0; 4] };
         let after = Outcome { tp: vec![1.0, 1.0, 0.0, 0.0], fp: vec![1.0, 1.0, 1.0, 0.0] };
-        let m = Measured::of(("x", "early_exit", None), String::new(), None, "odd pairs", (&before, after), 0).mitigation;
+        let m =
+            Measured::of(("x", "early_exit", None), String::new(), None, "odd pairs", (&before, after), 0)
+                .mitigation;
         assert_eq!((m.tp_gain.value, m.fp_gain.value, m.balanced_gain.value), (-0.25, 0.75, 0.25));
         assert_eq!(m.gap_reduction.map(|g| g.value), Some(1.0), "a gap of 0.75, closed");
         // Three of three one way: 2 of 8 sign patterns are as far.

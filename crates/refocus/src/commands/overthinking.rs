@@ -9,9 +9,9 @@ use refocus_compute::Eager;
 use refocus_model::{Model, ModelSpec};
 use refocus_results::{ModelInfo, RunFolder, RunInfo, StoredRun};
 use refocus_study::overthinking::{
-    Claim, Comparison, Configuration, DRAWS, Defect, Defects, Detail, Method, Mode, PairEffect, Pairs, Published,
-    Questions, SettingMeans, SettingSummary, Store, StudyError, claims, correct_mitigations, evidence, means,
-    patches, published, summarise,
+    Claim, Comparison, Configuration, DRAWS, Defect, Defects, Detail, Method, Mode, PairEffect, Pairs,
+    Published, Questions, SettingMeans, SettingSummary, Store, StudyError, claims, correct_mitigations,
+    evidence, means, patches, published, summarise,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -4,9 +4,9 @@ use indicatif::ProgressBar;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::Model;
 use refocus_study::overthinking::{
-    AblationPlan, Answers, CausalCell, Detail, Half, HeadChoice, HeadId, HeadScore, InsideSummary, Kind, Means, Method,
-    PairEffect, Pairs, Questions, SettingSummary, SettingWork, Store, Work, ask_stored, can_be_ablated,
-    causal_map, heads_found, level_of_formats, see,
+    AblationPlan, Answers, CausalCell, Detail, Half, HeadChoice, HeadId, HeadScore, InsideSummary, Kind,
+    Means, Method, PairEffect, Pairs, Questions, SettingSummary, SettingWork, Store, Work, ask_stored,
+    can_be_ablated, causal_map, heads_found, level_of_formats, see,
 };
 use serde::Serialize;
 
@@ -177,9 +177,8 @@ impl Run<'_> {
         let rules = self.method.ablation();
         let details: Vec<Detail> = found.iter().map(|f| f.1.clone()).collect();
         let level = |i: usize| level_of_formats(&details, &details[i]);
-        let able = |i: &usize| {
-            can_be_ablated(&cases[*i].pairs) && (!rules.first_format_only || level(*i).is_some())
-        };
+        let able =
+            |i: &usize| can_be_ablated(&cases[*i].pairs) && (!rules.first_format_only || level(*i).is_some());
         let which: Vec<usize> = (0..cases.len()).filter(able).collect();
         let prompts = which.iter().map(|&i| Half::Measuring.prompts(&cases[i].pairs)).sum();
         let mut p = self.begin("ablations", prompts);

@@ -90,27 +90,29 @@ fn setting(s: &SettingSummary, d: &Detail) -> rows::Setting {
 /// All layers at all slots; intervals at the last slot.
 fn curves_of(s: &SettingSummary, d: &Detail, seed: u64, out: &mut Vec<rows::Curve>) {
     let end = s.curves.tp.first().map_or(0, |r| r.len().saturating_sub(1));
-    let mut add = |measure: &str, kind: Option<&str>, layer: usize, slot: usize, value: f64, e: Option<Estimate>| {
-        out.push(rows::Curve {
-            task: d.task.clone(),
-            setting: d.setting.clone(),
-            layer: number(layer),
-            slot: number(slot),
-            measure: measure.to_owned(),
-            kind: kind.map(str::to_owned),
-            value,
-            low: e.map(|e| e.low),
-            high: e.map(|e| e.high),
-        });
-    };
-    let mut grid = |measure: &str, kind: Option<&str>, values: &[Vec<f64>], of: Option<fn(&Detail, usize) -> &[f64]>| {
-        for (layer, row) in values.iter().enumerate() {
-            for (slot, value) in row.iter().enumerate() {
-                let interval = of.filter(|_| slot == end).map(|of| Estimate::of(of(d, layer), seed));
-                add(measure, kind, layer, slot, *value, interval);
+    let mut add =
+        |measure: &str, kind: Option<&str>, layer: usize, slot: usize, value: f64, e: Option<Estimate>| {
+            out.push(rows::Curve {
+                task: d.task.clone(),
+                setting: d.setting.clone(),
+                layer: number(layer),
+                slot: number(slot),
+                measure: measure.to_owned(),
+                kind: kind.map(str::to_owned),
+                value,
+                low: e.map(|e| e.low),
+                high: e.map(|e| e.high),
+            });
+        };
+    let mut grid =
+        |measure: &str, kind: Option<&str>, values: &[Vec<f64>], of: Option<fn(&Detail, usize) -> &[f64]>| {
+            for (layer, row) in values.iter().enumerate() {
+                for (slot, value) in row.iter().enumerate() {
+                    let interval = of.filter(|_| slot == end).map(|of| Estimate::of(of(d, layer), seed));
+                    add(measure, kind, layer, slot, *value, interval);
+                }
             }
-        }
-    };
+        };
     grid("tp", None, &s.curves.tp, Some(|d, layer| &d.all[layer].tp));
     grid("fp", None, &s.curves.fp, Some(|d, layer| &d.all[layer].fp));
     grid("permuted", None, &s.curves.permuted, None);
@@ -166,11 +168,7 @@ fn scored(key: (&str, &str), kind: &str, scores: &[HeadScore], out: &mut Vec<row
     }
 }
 
-fn mapped(
-    key: (&str, &str),
-    cells: &[refocus_study::overthinking::CausalCell],
-    out: &mut Vec<rows::Head>,
-) {
+fn mapped(key: (&str, &str), cells: &[refocus_study::overthinking::CausalCell], out: &mut Vec<rows::Head>) {
     for kind in ["false", "true"] {
         for c in cells {
             let moved = if kind == "true" { &c.on_true } else { &c.on_false };
@@ -299,8 +297,11 @@ fn example(
     };
     let mut out = Vec::new();
     for (kind, name) in [(Kind::False, "false"), (Kind::True, "true")] {
-        let (prompt, shown) =
-            if kind == Kind::True { (pair.true_prompt, &pair.truth) } else { (pair.false_prompt, &pair.shown) };
+        let (prompt, shown) = if kind == Kind::True {
+            (pair.true_prompt, &pair.truth)
+        } else {
+            (pair.false_prompt, &pair.shown)
+        };
         let prompt = &task.prompts[prompt];
         let mut from = 0;
         for (slot, (&end, &shows)) in prompt.slots.iter().zip(shown).enumerate() {
