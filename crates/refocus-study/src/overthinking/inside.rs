@@ -117,15 +117,12 @@ pub fn can_be_ablated(pairs: &Pairs<'_>) -> bool {
     pairs.setting.pairs.len() >= FEWEST && pairs.last() > 0
 }
 
-/// The block from which on late parts are ablated: the one that writes the first layer with half of the gap,
-/// on the pairs that choose. `None` unless the interval of the gap lies above 0.
+/// The block from which on late parts are ablated: the one that writes the critical layer of all pairs, the
+/// first with half of the gap. `None` unless the interval of the gap lies above 0. On the pairs that choose
+/// alone it is often a layer whose gap is noise; what an ablation does has no part in it.
 fn late_block(detail: &Detail) -> Option<usize> {
-    if detail.gap.low <= 0.0 {
-        return None;
-    }
-    let gaps: Vec<f64> = detail.choose.iter().map(|o| mean(&o.gap())).collect();
-    let last = gaps.last().copied().filter(|g| *g > 0.0)?;
-    gaps.iter().position(|g| *g >= 0.5 * last).map(|layer| layer.saturating_sub(1))
+    let critical = detail.parting.critical.iter().find(|c| c.share == 0.5)?;
+    Some(critical.layer.saturating_sub(1))
 }
 
 /// A way to answer that is an ablation, or the mean over several.
@@ -204,7 +201,7 @@ impl AblationPlan {
         }
         let Some(from) = late_from else { return plan };
         let picked =
-            Chosen { what: "from block", value: from as f64, by: "half of the gap", on: detail.chosen_on };
+            Chosen { what: "from block", value: from as f64, by: "half of the gap", on: "all pairs" };
         for how in [How::Zero, How::Mean, How::Uniform] {
             let late = Variant::late_attention(from, spec.n_layers, how);
             let name = format!("late_attention_{}", name_of(how));

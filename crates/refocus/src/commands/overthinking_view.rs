@@ -208,7 +208,8 @@ fn ways(document: &Document, colours: bool) -> String {
     };
     format!(
         "{}\nMeasured on {}; what is chosen is chosen on {}. Gains are over the last layer. balanced: (TP + FP)/2; \
-         p: paired test\nof its gain after Holm's correction over everything tried.\n",
+         p: paired test\nof its gain after Holm's correction over everything tried. Late parts begin at the critical layer \
+         of all pairs.\n",
         table.render(colours),
         first.measured_on,
         if first.measured_on == "all pairs" { "the same" } else { "the others" },
