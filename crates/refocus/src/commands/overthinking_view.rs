@@ -148,6 +148,11 @@ fn gaps(document: &Document, colours: bool) -> String {
     )
 }
 
+/// Heads by themselves are on the page and in the summary, and not in the tables of the terminal.
+fn of_one_head(name: &str) -> bool {
+    name.starts_with("head_")
+}
+
 fn ways(document: &Document, colours: bool) -> String {
     let mut table = Table::new(&[
         ("task", Side::Left),
@@ -166,8 +171,7 @@ fn ways(document: &Document, colours: bool) -> String {
         c.as_ref().map_or_else(|| "-".to_owned(), |c| format!("{} {}", c.what, c.value))
     };
     for (task, setting, s) in each(document) {
-        // Single heads are on the page and in the summary.
-        for m in s.mitigations.iter().filter(|m| !m.name.starts_with("head_")) {
+        for m in s.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
             let Mitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
             table.row([
                 task.to_owned(),
@@ -185,7 +189,7 @@ fn ways(document: &Document, colours: bool) -> String {
     }
     for means in &document.means {
         for g in means.groups.iter().filter(|g| g.tasks.len() > 1) {
-            for m in &g.mitigations {
+            for m in g.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
                 let MeanMitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
                 table.row([
                     format!("mean of {} tasks", g.tasks.len()),
