@@ -6,8 +6,8 @@ use std::time::Instant;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::{Checkpoint, Model};
 use refocus_study::overthinking::{
-    Asked, HeadScore, How, Kind, Line, Method, Request, TaskWork, Variant, Work, ablate, ask, build, looks,
-    observe, single_heads,
+    Asked, HeadScore, How, Kind, Line, Method, Request, TaskWork, Variant, Work, ablate, ask, build, looks, observe,
+    single_heads,
 };
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 use serde::Serialize;
@@ -33,8 +33,7 @@ pub fn draw(model: &str, task: &str, pairs: u32, demos: usize, context: usize, f
     let data = Dataset::read(&task, folder.as_deref())?;
     let request = Request { pairs, demos, context, settings: vec![Setting::Permuted], seed: 0 };
     let built = build(&task, &data, &checkpoint.tokenizer()?, checkpoint.spec(), &request)?;
-    let text: Vec<String> =
-        built.lines.iter().map(|l: &Line| serde_json::to_string(l)).collect::<Result<_, _>>()?;
+    let text: Vec<String> = built.lines.iter().map(|l: &Line| serde_json::to_string(l)).collect::<Result<_, _>>()?;
     Ok(std::fs::write(file, text.join("\n") + "\n")?)
 }
 

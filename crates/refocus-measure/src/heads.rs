@@ -145,6 +145,13 @@ impl LabelAttention {
         }
     }
 
+    /// Attention of a head, numbered through all blocks, from the last slot to the labels before it, summed over
+    /// prompts: `[slots]`, the last of them 0.
+    pub fn from_last_slot(&self, head: usize) -> &[f64] {
+        let k = self.slots;
+        &self.heads[head].table[(k - 1) * k..k * k]
+    }
+
     /// Everything that was added up, to be kept.
     pub fn to_numbers(&self) -> Vec<f64> {
         let mut out = vec![self.prompts as f64];

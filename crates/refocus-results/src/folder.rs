@@ -143,7 +143,7 @@ impl RunFolder {
     /// Another run is writing there, the folder holds a run of another study or configuration, or it cannot
     /// be written.
     pub fn create(dir: &Path, info: RunInfo) -> Result<Self, ResultsError> {
-        std::fs::create_dir_all(dir.join("tables")).map_err(ResultsError::written(dir))?;
+        std::fs::create_dir_all(dir).map_err(ResultsError::written(dir))?;
         let lock = Lock::take(dir)?;
         let mut tables = Vec::new();
         if let Some(was) = load(dir)? {
@@ -155,6 +155,23 @@ impl RunFolder {
         let run = Self { dir: dir.to_owned(), manifest, _lock: lock };
         run.keep()?;
         Ok(run)
+    }
+
+    /// The same for a study that guards its own configuration, and whose later stages may be asked for with
+    /// other settings than before. Nothing is written until the first table is; from then on the folder lists
+    /// the tables of this run alone.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), but a run of the same study with another configuration is no error.
+    pub fn renew(dir: &Path, info: RunInfo) -> Result<Self, ResultsError> {
+        std::fs::create_dir_all(dir).map_err(ResultsError::written(dir))?;
+        let lock = Lock::take(dir)?;
+        if let Some(was) = load(dir)? {
+            same_study(dir, &was.info, &info)?;
+        }
+        let configuration_hash = info.hash();
+        let manifest = Manifest { schema: SCHEMA.to_owned(), info, configuration_hash, tables: Vec::new() };
+        Ok(Self { dir: dir.to_owned(), manifest, _lock: lock })
     }
 
     /// Where it is.
@@ -187,6 +204,9 @@ impl RunFolder {
             checksum: checksum(&bytes),
         };
         let path = table_path(&self.dir, &schema.name);
+        if let Some(tables) = path.parent() {
+            std::fs::create_dir_all(tables).map_err(ResultsError::written(tables))?;
+        }
         write_whole(&path, &bytes).map_err(ResultsError::written(&path))?;
         match self.manifest.tables.iter_mut().find(|t| t.name == entry.name) {
             Some(old) => *old = entry,
@@ -204,18 +224,24 @@ impl RunFolder {
     }
 }
 
+fn differs(dir: &Path, field: &str, was: String, now: String) -> Result<(), ResultsError> {
+    Err(ResultsError::Other { dir: dir.to_owned(), field: field.to_owned(), was, now })
+}
+
+fn same_study(dir: &Path, was: &RunInfo, now: &RunInfo) -> Result<(), ResultsError> {
+    if was.study == now.study {
+        return Ok(());
+    }
+    differs(dir, "study", was.study.clone(), now.study.clone())
+}
+
 /// The first field that differs is the error.
 fn same(dir: &Path, was: &RunInfo, now: &RunInfo) -> Result<(), ResultsError> {
-    let differs = |field: &str, was: String, now: String| {
-        Err(ResultsError::Other { dir: dir.to_owned(), field: field.to_owned(), was, now })
-    };
-    if was.study != now.study {
-        return differs("study", was.study.clone(), now.study.clone());
-    }
+    same_study(dir, was, now)?;
     let words = |v: Option<&Value>| v.map_or_else(|| "not set".to_owned(), Value::to_string);
     let (a, b) = (&was.configuration, &now.configuration);
     match b.keys().chain(a.keys()).find(|k| a.get(*k) != b.get(*k)) {
-        Some(field) => differs(field, words(a.get(field)), words(b.get(field))),
+        Some(field) => differs(dir, field, words(a.get(field)), words(b.get(field))),
         None => Ok(()),
     }
 }
@@ -300,6 +326,7 @@ impl StoredRun {
 pub(crate) mod tests {
     use super::*;
     use crate::flipflop::Row;
+    use crate::table::Schema;
 
     /// A folder of one test, removed at the end.
     pub(crate) struct Tmp(pub(crate) PathBuf);
@@ -369,6 +396,25 @@ pub(crate) mod tests {
         let other = RunFolder::create(&dir.0, info(4)).expect_err("another run").to_string();
         assert!(other.ends_with("holds another run: its pairs is 3, here it is 4"), "{other}");
         RunFolder::create(&dir.0, info(3)).expect("the lock was let go");
+    }
+
+    #[test]
+    fn a_renewed_folder_lists_the_tables_of_its_own_run() {
+        let dir = Tmp::new("renew");
+        let mut run = RunFolder::renew(&dir.0, info(3)).expect("new");
+        assert!(!dir.0.join("run.json").exists(), "nothing is written before a table");
+        run.write(&[row(1, 0.25)]).expect("write");
+        run.write_table(&Table::new(Schema { name: "more".to_owned(), ..Row::schema() })).expect("write");
+        assert!(matches!(RunFolder::renew(&dir.0, info(3)), Err(ResultsError::Busy { .. })));
+        drop(run);
+        let mut run = RunFolder::renew(&dir.0, info(4)).expect("with other settings");
+        assert_eq!(StoredRun::open(&dir.0).expect("open").info(), &info(3), "the earlier run until then");
+        run.write(&[row(2, 0.5)]).expect("write");
+        drop(run);
+        let stored = StoredRun::open(&dir.0).expect("open");
+        assert_eq!((stored.info(), stored.tables().len()), (&info(4), 1));
+        let other = RunInfo { study: "overthinking/2".to_owned(), ..info(4) };
+        assert!(matches!(RunFolder::renew(&dir.0, other), Err(ResultsError::Other { .. })));
     }
 
     #[test]

@@ -118,7 +118,7 @@ records! {
         balanced_gain_high: Option<f64> ["share"],
         /// Of a paired test of the balanced score.
         p: Option<f64> ["probability"],
-        /// The same after Holm's correction over the mitigations of the task and setting.
+        /// The same after Holm's correction over everything that the run tried.
         p_holm: Option<f64> ["probability"],
     }
 

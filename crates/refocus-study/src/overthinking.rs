@@ -15,6 +15,7 @@ mod critical;
 mod effect;
 mod error;
 mod heads;
+mod inside;
 mod means;
 mod measures;
 mod method;
@@ -41,6 +42,10 @@ pub use self::error::StudyError;
 pub use self::heads::{
     HeadId, HeadScore, Look, Means, Observed, Promoting, TargetScores, head_scores, looks, observe,
     observe_stored, top_heads,
+};
+pub use self::inside::{
+    AblationPlan, BesideRandom, DRAWS, Half, HeadChoice, InsideSummary, PairEffect, Seen, can_be_ablated,
+    evidence, heads_found, level_of_formats, see,
 };
 pub use self::means::{ALL_TASKS, GapClosed, GroupMeans, KNOWING_TASKS, MeanMitigation, SettingMeans, means};
 pub use self::measures::{Curves, Outcome, Pairs, curves};

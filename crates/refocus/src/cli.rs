@@ -20,7 +20,7 @@ pub(crate) use self::flipflop::{
     FlipflopHandset, FlipflopProbe, FlipflopStudy, FlipflopValidate, Form, ProbeForm, StudySize,
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
-pub(crate) use self::overthinking::{Overthinking, StudyMode};
+pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};

@@ -108,7 +108,10 @@ pub(super) fn section(t: &Tables) -> Option<RunSection> {
 
 fn strongest<'a>(rows: &[&'a HeadRow]) -> Vec<&'a HeadRow> {
     let mut sorted = rows.to_vec();
-    sorted.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
+    // Heads are chosen by the highest score; of an effect the size counts.
+    let signed = |h: &HeadRow| h.measure.starts_with("prefix_matching");
+    let size = |h: &HeadRow| if signed(h) { h.value } else { h.value.abs() };
+    sorted.sort_by(|a, b| size(b).total_cmp(&size(a)));
     sorted.truncate(TOP);
     sorted
 }

@@ -183,8 +183,7 @@ fn method(t: &Tables) -> RunSection {
     if !t.mitigations.is_empty() {
         said.push(
             "A repair is compared with the unchanged model on the same pairs. Balanced is the mean of accuracy \
-             with true and with false demonstrations. The p-values are Holm's, over the repairs of one task and \
-             setting."
+             with true and with false demonstrations. The p-values are Holm's, over everything that the run tried."
                 .to_owned(),
         );
     }

@@ -314,6 +314,54 @@ pub fn observe_stored<O: Ops>(
     Ok(out)
 }
 
+/// Attention of some heads from the last slot to the labels before it, prompt by prompt: `[prompts][heads ·
+/// slots]`. Kept in the store as [`observe_stored`].
+///
+/// # Errors
+/// As [`observe`] and [`Store`].
+pub(super) fn label_rows_stored<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    task: &TaskWork,
+    prompts: &[Look<'_>],
+    heads: &[HeadId],
+    (store, name): (&Store, &str),
+    mut tick: impl FnMut(usize, bool),
+) -> Result<Vec<Vec<f64>>, StudyError> {
+    let mut key: Vec<u8> = task.label_lens.iter().flat_map(|n| n.to_le_bytes()).collect();
+    key.extend(heads.iter().flat_map(|h| [h.layer as u32, h.head as u32]).flat_map(u32::to_le_bytes));
+    for p in prompts {
+        let words = p.prompt.ids.iter().chain(&p.prompt.slots).chain(p.shown);
+        key.extend(words.flat_map(|x| x.to_le_bytes()));
+    }
+    let key = store.key_of(&key);
+    let each = 2 * heads.len() * task.demos;
+    let mut out = Vec::with_capacity(prompts.len());
+    for (block, prompts) in prompts.chunks(BLOCK).enumerate() {
+        let name = format!("{name}-{block:05}");
+        let words = match store.load_words(&name, &key, each, prompts.len())? {
+            Some(words) => {
+                tick(prompts.len(), true);
+                words
+            }
+            None => {
+                let mut words = Vec::with_capacity(prompts.len());
+                for p in prompts {
+                    let seen = observe(o, m, task, std::slice::from_ref(p), |n| tick(n, false))?;
+                    let row = |h: &HeadId| seen.attention.from_last_slot(h.layer * seen.heads + h.head);
+                    let bits = heads.iter().flat_map(row).map(|x| x.to_bits());
+                    words.push(bits.flat_map(|b| [b as u32, (b >> 32) as u32]).collect());
+                }
+                store.save_words(&name, &key, words.iter().map(Vec::as_slice))?;
+                words
+            }
+        };
+        let number = |w: &[u32]| f64::from_bits(u64::from(w[0]) | u64::from(w[1]) << 32);
+        out.extend(words.iter().map(|w| w.chunks_exact(2).map(number).collect()));
+    }
+    Ok(out)
+}
+
 /// Scores of all heads on some pairs' prompts of one kind.
 ///
 /// # Errors

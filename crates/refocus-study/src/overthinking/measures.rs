@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::ask::Answers;
 use super::error::StudyError;
 use super::method::{Defect, Method, Mode};
+use super::rivals::best;
 use super::work::{Kind, SettingWork, TaskWork};
 
 /// The answers to the pairs of one setting.
@@ -173,6 +174,17 @@ impl Pairs<'_> {
     pub(super) fn alone_logits(&self, pair: usize) -> Option<Vec<f64>> {
         let which = self.task.alone_slots.len().checked_sub(1)?;
         Some(self.alone(pair, which)?.logits(self.last(), 0).map(f64::from).collect())
+    }
+
+    /// The class with the most probability at the last slot of a pair's prompt: without demonstrations, after a
+    /// layer, after the last layer.
+    pub fn answers_to(&self, pair: usize, kind: Kind, layer: usize) -> [Option<usize>; 3] {
+        let most = |logits: Vec<f64>| best(logits);
+        [
+            self.alone_logits(pair).and_then(most),
+            most(self.layer_logits(pair, kind, layer)),
+            most(self.final_logits(pair, kind)),
+        ]
     }
 
     /// The class of each pair that earns credit.

@@ -6,6 +6,8 @@
 use refocus_measure::calibrated::shares;
 use serde::Serialize;
 
+use super::ablate::How;
+use super::effect::{Credits, gap_reduction};
 use super::error::StudyError;
 use super::measures::{Halves, Outcome, Pairs, mean, minus};
 use super::resample::{Estimate, Stratum, sign_flip};
@@ -36,6 +38,10 @@ pub struct Chosen {
 pub struct Mitigation {
     /// Name.
     pub name: String,
+    /// `zero_shot`, `early_exit`, `cad`, `dola`, `heads`, `random_heads`, `late_attention` or `late_mlp`.
+    pub family: &'static str,
+    /// What stands in the place of what is ablated.
+    pub how: Option<How>,
     /// In words.
     pub what: String,
     /// What was chosen for it, if anything.
@@ -54,6 +60,9 @@ pub struct Mitigation {
     pub fp_gain: Estimate,
     /// Gain of the balanced score.
     pub balanced_gain: Estimate,
+    /// `1 − (TP − FP with it)/(TP − FP)`, as the paper: TP is that of the unchanged model. Absent unless the
+    /// interval of the gap on these pairs lies above 0.
+    pub gap_reduction: Option<Estimate>,
     /// Paired test of the gain on false prompts.
     pub p_fp: f64,
     /// The same after Holm's correction over everything that the run tries: tasks, settings, ways to answer.
@@ -76,10 +85,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Compares a way to answer with the last layer, pair by pair. Ablations of heads and layers come in here
-    /// too, with [`Pairs::outcome_of`](super::Pairs::outcome_of).
+    /// Compares a way to answer with the last layer, pair by pair.
     pub fn of(
-        name: &str,
+        (name, family, how): (&str, &'static str, Option<How>),
         what: String,
         chosen: Option<Chosen>,
         measured_on: &'static str,
@@ -89,8 +97,11 @@ impl Measured {
         let (tp, fp) = (minus(&after.tp, &before.tp), minus(&after.fp, &before.fp));
         let balanced = minus(&after.balanced(), &before.balanced());
         let test = |values: &[f64]| sign_flip(&[Stratum { weight: 1.0, values: values.to_vec() }], seed);
+        let gapped = Estimate::of(&before.gap(), seed).low > 0.0;
         let mitigation = Mitigation {
             name: name.to_owned(),
+            family,
+            how,
             what,
             chosen,
             measured_on,
@@ -100,6 +111,7 @@ impl Measured {
             tp_gain: Estimate::of(&tp, seed),
             fp_gain: Estimate::of(&fp, seed),
             balanced_gain: Estimate::of(&balanced, seed),
+            gap_reduction: gapped.then(|| reduction(before, &after, seed)).flatten(),
             p_fp: test(&fp),
             p_fp_holm: None,
             p_balanced: test(&balanced),
@@ -107,6 +119,19 @@ impl Measured {
         };
         Self { mitigation, before: before.clone(), after }
     }
+}
+
+/// See [`Mitigation::gap_reduction`].
+fn reduction(before: &Outcome, after: &Outcome, seed: u64) -> Option<Estimate> {
+    let credits = Credits {
+        tp: before.tp.clone(),
+        fp: before.fp.clone(),
+        ablated_tp: after.tp.clone(),
+        ablated_fp: after.fp.clone(),
+    };
+    let found = gap_reduction(&[&credits], seed)?.ratio_of_means;
+    // Where a resample has no gap there is no interval.
+    (found.low.is_finite() && found.high.is_finite()).then_some(found)
 }
 
 /// Jensen-Shannon divergence of two distributions, in nats.
@@ -145,7 +170,13 @@ pub(super) fn rivals(
     }
     let before = &measure[last];
     let add = |name: &str, what: &str, chosen: Option<Chosen>, after: Outcome| {
-        Measured::of(name, what.to_owned(), chosen, halves.measured_on, (before, after), seed)
+        let family = match name {
+            "context_contrast" => "cad",
+            "layer_contrast" | "layer_contrast_fixed" => "dola",
+            "zero_shot" => "zero_shot",
+            _ => "early_exit",
+        };
+        Measured::of((name, family, None), what.to_owned(), chosen, halves.measured_on, (before, after), seed)
     };
     let chosen = |what: &'static str, value: f64, by| Some(Chosen { what, value, by, on: halves.chosen_on });
     let mut out = Vec::new();
@@ -222,8 +253,11 @@ mod tests {
     fn gains_are_paired() {
         let before = Outcome { tp: vec![1.0, 1.0, 1.0, 0.0], fp: vec![0.0; 4] };
         let after = Outcome { tp: vec![1.0, 1.0, 0.0, 0.0], fp: vec![1.0, 1.0, 1.0, 0.0] };
-        let m = Measured::of("x", String::new(), None, "odd pairs", (&before, after), 0).mitigation;
+        let m =
+            Measured::of(("x", "early_exit", None), String::new(), None, "odd pairs", (&before, after), 0)
+                .mitigation;
         assert_eq!((m.tp_gain.value, m.fp_gain.value, m.balanced_gain.value), (-0.25, 0.75, 0.25));
+        assert_eq!(m.gap_reduction.map(|g| g.value), Some(1.0), "a gap of 0.75, closed");
         // Three of three one way: 2 of 8 sign patterns are as far.
         assert!((m.p_fp - 0.25).abs() < 0.02, "{}", m.p_fp);
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::critical::{Critical, LayerGaps, Parting, parting};
 use super::error::StudyError;
+use super::inside::InsideSummary;
 use super::measures::{Credit, Curves, Outcome, Pairs, curves, mean};
 use super::predictions::{Behaviour, Predictions, predictions};
 use super::resample::Estimate;
@@ -35,6 +36,9 @@ pub struct SettingSummary {
     pub mitigations: Vec<Mitigation>,
     /// What is predicted, by layer and slot.
     pub predictions: Predictions,
+    /// Heads and their ablation; absent where these were not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<InsideSummary>,
     /// Mean probability of all labels together after the last layer, `[slots]`, true prompts.
     pub label_mass_tp: Vec<f64>,
     /// False prompts.
@@ -143,6 +147,7 @@ pub fn summarise(
         critical: parting.critical.clone(),
         mitigations: mitigations.iter().map(|m| m.mitigation.clone()).collect(),
         predictions: predictions(pairs)?,
+        inside: None,
         label_mass_tp,
         label_mass_fp,
         top1_tp,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Ops, RowSet, Vocab, VocabOut};
 use refocus_model::{Applied, Checkpoint, Mode, Model, Plan, Readout, forward};
 use refocus_study::overthinking::{
-    Asked, At, Configuration, HeadId, How, Kind, Line, Means, Part, Request, Store, StudyError, TaskWork,
-    Variant, Work, ablate, ablate_pairs, ablate_stored, build, causal_map, looks, observe, observe_stored,
-    single_heads,
+    Asked, At, Configuration, Half, HeadChoice, HeadId, How, Kind, Line, Means, Method, Pairs, Part, Request,
+    Store, StudyError, TaskWork, Variant, Work, ablate, ablate_pairs, ablate_stored, ask, build, causal_map,
+    heads_found, looks, observe, observe_stored, see, single_heads,
 };
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 use serde_json::{Map, Value};
@@ -164,6 +164,38 @@ fn cached_ablation_equals_whole_reruns_on_a_real_model() {
             assert_eq!(*got, want, "prompt {i}, {v:?}");
         }
     }
+}
+
+#[test]
+fn the_evidence_for_heads_is_their_controlled_score_and_is_kept() {
+    let (mut o, m) = load(&fixture());
+    let o = &mut o;
+    let (task, method) = (work(&m), Method::correct());
+    let setting = &task.settings[0];
+    let answers = ask(o, &m, &task.prompts, &task.label_ids, &method, |_| {}).expect("runs");
+    let pairs = Pairs { task: &task, setting, answers: &answers, alone: &[], method: &method };
+    let dir = std::env::temp_dir().join(format!("refocus-found-{}", std::process::id()));
+    let store = Store::open(&dir, &Configuration(Map::new())).expect("a folder");
+    let seen = see(o, &m, &pairs, Half::Choosing, (&store, "choosing"), |_, _| {}).expect("runs");
+    let choice = HeadChoice::of(&pairs, &seen, 2);
+    assert_eq!((choice.heads.len(), choice.on), (2, "even pairs"));
+    let mut found = |there: &mut usize| {
+        let tick = |n, stored| *there += if stored { n } else { 0 };
+        heads_found(o, &m, &pairs, &choice.heads, (&store, "found"), tick).expect("runs")
+    };
+    let mut there = 0;
+    let first = found(&mut there);
+    assert_eq!((first.values.len(), there), (setting.pairs.len() / 2, 0));
+    assert_eq!((found(&mut there), there), (first.clone(), setting.pairs.len() / 2));
+    // The same number as from sums over all prompts of the half.
+    let half: Vec<usize> = (1..setting.pairs.len()).step_by(2).collect();
+    let scores =
+        observe(o, &m, &task, &looks(&task, setting, &half, Kind::False), |_| {}).expect("runs").scores();
+    let of = |id: &HeadId| scores.iter().find(|s| s.id == *id).expect("a head").controlled;
+    let want = choice.heads.iter().map(of).sum::<f64>() / 2.0;
+    let got = first.values.iter().sum::<f64>() / first.values.len() as f64;
+    assert!((got - want).abs() < 1e-9 && want.abs() > 1e-6, "{got} is not {want}");
+    std::fs::remove_dir_all(&dir).expect("removed");
 }
 
 #[test]

@@ -15,6 +15,8 @@ Examples:
       --settings permuted,half,random --out run
   What the paper did with a model, with its figures beside:
     refocus overthinking openai-community/gpt2 --preset gpt2 --data DIR --out run
+  The same tasks again with a map of all heads; what was done before is not done again:
+    refocus overthinking MODEL --tasks unnatural --map 20 --out run
   The prompts as ids, for another program, and a run from such a file:
     refocus overthinking MODEL --tasks unnatural --dump-prompts prompts.jsonl
     refocus overthinking MODEL --prompts prompts.jsonl --out run";
@@ -26,6 +28,19 @@ pub(crate) enum StudyMode {
     Correct,
     /// With the defects of the released code.
     Paper,
+}
+
+/// As on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StudyStage {
+    /// What every layer would answer.
+    Lens,
+    /// Which heads attend to labels of the same class, and what they write.
+    Heads,
+    /// The chosen heads, random ones and late blocks ablated.
+    Ablations,
+    /// Every head by itself ablated.
+    Map,
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +77,19 @@ pub(crate) struct Overthinking {
     /// Defects of the released code to reproduce, by number, or none [default: all in paper mode].
     #[arg(long, value_name = "1,2,…")]
     pub(crate) defects: Option<String>,
-    /// Folder for the answers and summary.json.
+    /// What is done: lens, heads, ablations, map. Each needs those before it, but map needs no ablations.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',', hide_possible_values = true)]
+    #[arg(value_enum, default_value = "lens,heads,ablations")]
+    pub(crate) stages: Vec<StudyStage>,
+    /// Heads that are ablated: those with the highest prefix-matching scores.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) top_heads: u32,
+    /// Pairs of which the map is made, every head by itself ablated; asks for the stage map [default: 20].
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=16_777_216))]
+    pub(crate) map: Option<u32>,
+    /// Folder for the answers, summary.json, tables and the page report.html.
     #[arg(long, value_name = "DIR", required_unless_present = "dump_prompts")]
     pub(crate) out: Option<PathBuf>,
     /// Write the prompts as JSON lines; without --out nothing else is done.

@@ -19,6 +19,8 @@ mod lens;
 mod lens_view;
 mod overthinking;
 mod overthinking_prompts;
+mod overthinking_stages;
+mod overthinking_tables;
 mod overthinking_view;
 mod patch;
 mod report;

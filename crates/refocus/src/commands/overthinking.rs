@@ -3,26 +3,33 @@
 //! The work is done in stages, each with blocks of its own in the folder, so that each goes on where it was
 //! stopped. What the stages find comes together in [`conclude`].
 
-use refocus_compute::{Cpu, Eager};
+use std::collections::BTreeMap;
+
+use refocus_compute::Eager;
 use refocus_model::{Model, ModelSpec};
+use refocus_results::{ModelInfo, RunFolder, RunInfo, StoredRun};
 use refocus_study::overthinking::{
-    Answers, Claim, Comparison, Configuration, Defect, Defects, Detail, Evidence, Method, Mode, Pairs,
-    Published, Questions, SettingMeans, SettingSummary, Store, StudyError, Work, ask_stored, claims,
-    correct_mitigations, means, patches, published, summarise,
+    Claim, Comparison, Configuration, DRAWS, Defect, Defects, Detail, Method, Mode, PairEffect, Pairs,
+    Published, Questions, SettingMeans, SettingSummary, Store, StudyError, claims, correct_mitigations,
+    evidence, means, patches, published, summarise,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::overthinking_prompts::{Drawn, Wanted, draw, from_file};
+use super::overthinking_stages::{Case, Inside, Run, Stage};
+use super::overthinking_tables::{self, About};
 use super::{Ended, overthinking_view};
-use crate::cli::{Global, Overthinking, StudyMode};
+use crate::cli::{Global, Overthinking, StudyMode, StudyStage};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::{backend, model_arg};
 
+const STUDY: &str = "overthinking/2";
 const SETTING: &str = "permuted";
 const PAIRS: u32 = 100;
 const DEMOS: usize = 16;
+const MAP_PAIRS: usize = 20;
 
 #[derive(Serialize)]
 pub(super) struct Document {
@@ -51,62 +58,12 @@ pub(super) struct Document {
     pub(super) published: Option<Comparison>,
 }
 
-/// A stage that was done.
-#[derive(Serialize)]
-struct Stage {
-    name: &'static str,
-    prompts: usize,
-}
-
-/// What every stage works with.
-struct Run<'a> {
-    work: &'a Work,
-    method: &'a Method,
-    store: &'a Store,
-    model: &'a Model<Cpu>,
-    printer: &'a Printer,
-}
-
-impl Run<'_> {
-    /// Asks some prompts of every task, in the order of the tasks; `folder` keeps the answers.
-    fn ask<'w>(
-        &'w self,
-        o: &mut Eager<Cpu>,
-        (name, folder): (&'static str, &str),
-        of: impl Fn(usize) -> Questions<'w>,
-        done: &mut Vec<Stage>,
-    ) -> Outcome<Vec<Vec<Answers>>> {
-        let store = self.store.stage(folder)?;
-        let all = 0..self.work.tasks.len();
-        let prompts = all.clone().map(|t| of(t).prompts.len()).sum();
-        let bar = self.printer.count_bar(prompts as u64);
-        let (mut there, mut answers) = (0, Vec::new());
-        for number in all {
-            bar.set_message(format!("{name}: {}", self.work.tasks[number].task));
-            let tick = |n: usize, stored: bool| {
-                bar.inc(n as u64);
-                if stored {
-                    there += n;
-                    // Time left is judged by what is run.
-                    bar.reset_eta();
-                }
-            };
-            answers.push(ask_stored(o, self.model, of(number), self.method, &store, tick)?);
-        }
-        bar.finish_and_clear();
-        if there > 0 {
-            self.printer.note(&format!("{name}: {there} of {prompts} prompts were answered before"));
-        }
-        done.push(Stage { name, prompts });
-        Ok(answers)
-    }
-}
-
 /// Runs the command.
 pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let preset = args.preset.as_deref().map(preset).transpose()?;
     let method = method(args)?;
+    let stages = stages(args)?;
     let drawn = match &args.prompts {
         Some(path) => from_file(path, &checkpoint)?,
         None => draw(args, &wanted(args, preset.as_ref()), &method, global.seed, &checkpoint, printer)?,
@@ -115,40 +72,71 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
 
     let fingerprint = checkpoint.fingerprint()?;
     let configuration = configuration(&fingerprint, &method, global.seed, &drawn);
+    let mut cpu = backend::cpu(global, printer)?;
+    let mut tables = RunFolder::renew(
+        out,
+        RunInfo {
+            study: STUDY.to_owned(),
+            program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
+            model: Some(ModelInfo {
+                name: checkpoint.path().display().to_string(),
+                fingerprint: fingerprint.clone(),
+            }),
+            tokenizer: None,
+            tasks: versions(&drawn),
+            seed: global.seed,
+            precision: "f32".to_owned(),
+            instruction_set: cpu.isa().name().to_owned(),
+            configuration: with_stages(&configuration, &stages, args.top_heads),
+        },
+    )?;
     let store = Store::open(out, &configuration).map_err(|e| {
         let other = matches!(e, StudyError::Other { .. });
         let failure = Failure::from(e);
         if other { failure.hint("give another folder to --out, or the flags of that run") } else { failure }
     })?;
-
-    let mut cpu = backend::cpu(global, printer)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let o = &mut Eager::new(cpu);
-    let run = Run { work: &drawn.work, method: &method, store: &store, model: &model, printer };
-    let mut stages = Vec::new();
+    let mut run =
+        Run { work: &drawn.work, method: &method, store: &store, model: &model, printer, done: Vec::new() };
     let tasks = &drawn.work.tasks;
     let with =
         |task: usize| Questions { task, prompts: &tasks[task].prompts, label_ids: &tasks[task].label_ids };
-    let answers = run.ask(o, ("layers", "blocks"), with, &mut stages)?;
+    let answers = run.ask(o, ("layers", "blocks"), with)?;
     let without =
         |task: usize| Questions { task, prompts: &tasks[task].alone, label_ids: &tasks[task].label_ids };
-    let alone = run.ask(o, ("without demonstrations", "alone"), without, &mut stages)?;
+    let alone = run.ask(o, ("without demonstrations", "alone"), without)?;
 
-    let mut found = Vec::new();
-    for ((task, answers), alone) in tasks.iter().zip(&answers).zip(&alone) {
+    let (mut cases, mut found) = (Vec::new(), Vec::new());
+    for (number, ((task, answers), alone)) in tasks.iter().zip(&answers).zip(&alone).enumerate() {
         let control = drawn.controls.get(&task.task).copied().unwrap_or(false);
-        for setting in &task.settings {
+        for (which, setting) in task.settings.iter().enumerate() {
             let pairs = Pairs { task, setting, answers, alone, method: &method };
             found.push(summarise(&pairs, control, global.seed)?);
+            cases.push(Case { pairs, name: format!("{number:02}-{which:02}") });
         }
     }
-    let (means, claims) = conclude(&mut found, &[], global.seed);
+    let mut inside = Inside::default();
+    if stages.heads {
+        inside = run.heads(o, &cases, &mut found, args.top_heads as usize)?;
+    }
+    if stages.ablations {
+        run.ablations(o, &cases, &mut inside, &mut found, global.seed)?;
+    }
+    if let Some(n) = stages.map {
+        run.map(o, &cases, &mut inside, n)?;
+    }
+    let done = run.done;
+    let (means, claims) = conclude(&mut found, &inside.effects, global.seed);
     let mut patches_of = Vec::new();
     for patch in patches(&found, &means, &fingerprint, model.spec.n_layers) {
         let name = format!("patches/{}.toml", patch.name);
         store.write(&name, &patch.text)?;
         patches_of.push(name);
     }
+    let about = About { cases: &cases, found: &found, inside: &inside, claims: &claims, seed: global.seed };
+    overthinking_tables::write(&mut tables, &about, &drawn, checkpoint.tokenizer().ok().as_ref())?;
+    store.write("report.html", &refocus_report::page(&StoredRun::open(out)?)?)?;
     let mut document = Document {
         schema: "refocus.overthinking/1",
         model: checkpoint.path().display().to_string(),
@@ -160,7 +148,7 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
         prompts: drawn.work.hash.clone(),
         n_layers: model.spec.n_layers,
         about: drawn.about,
-        stages,
+        stages: done,
         tasks: by_task(found),
         means,
         claims,
@@ -174,22 +162,70 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
         printer.text(&text)?;
     } else {
         printer.text(&overthinking_view::tables(&document, printer.colours()))?;
-        printer.note(&format!("everything else is in {}", out.join("summary.json").display()));
+        let (page, all) = (out.join("report.html"), out.join("summary.json"));
+        printer.note(&format!("the page is {}, everything else is in {}", page.display(), all.display()));
     }
     Ok(Ended::Well)
 }
 
-/// What all stages found, judged together. A stage adds its ways to answer to the details, and its evidence
-/// for the claims about heads and late blocks.
+/// Which stages are done after the lens.
+struct Wants {
+    heads: bool,
+    ablations: bool,
+    /// Pairs of the map.
+    map: Option<usize>,
+}
+
+fn stages(args: &Overthinking) -> Outcome<Wants> {
+    let asked = |stage| args.stages.contains(&stage);
+    let map = asked(StudyStage::Map) || args.map.is_some();
+    let missing = if !asked(StudyStage::Lens) {
+        Some(("every other stage", "lens"))
+    } else if asked(StudyStage::Heads) {
+        None
+    } else if asked(StudyStage::Ablations) {
+        Some(("the stage ablations", "heads"))
+    } else {
+        map.then_some(("the stage map", "heads"))
+    };
+    if let Some((stage, needed)) = missing {
+        return Err(Failure::new(format!("{stage} needs the stage {needed}")).hint("name it in --stages too"));
+    }
+    Ok(Wants {
+        heads: asked(StudyStage::Heads),
+        ablations: asked(StudyStage::Ablations),
+        map: map.then(|| args.map.map_or(MAP_PAIRS, |n| n as usize)),
+    })
+}
+
+/// What the tables depend on: the configuration of the answers, which stay as they are whatever else is asked
+/// for, and that of the later stages.
+fn with_stages(configuration: &Configuration, stages: &Wants, top_heads: u32) -> Map<String, Value> {
+    let mut out = configuration.0.clone();
+    out.insert("top_heads".into(), json!(stages.heads.then_some(top_heads)));
+    out.insert("random_draws".into(), json!(stages.ablations.then_some(DRAWS)));
+    out.insert("map_pairs".into(), json!(stages.map));
+    out
+}
+
+/// Version of each task; none of prompts from a file.
+fn versions(drawn: &Drawn) -> BTreeMap<String, u32> {
+    let all = drawn.configuration.get("tasks").and_then(Value::as_object);
+    let one = |(task, v): (&String, &Value)| Some((task.clone(), u32::try_from(v.as_u64()?).ok()?));
+    all.into_iter().flatten().filter_map(one).collect()
+}
+
+/// What all stages found, judged together. A stage has added its ways to answer to the details; `inside` is for
+/// the claims about heads and late blocks.
 fn conclude(
     found: &mut [(SettingSummary, Detail)],
-    evidence: &[Evidence],
+    inside: &[PairEffect],
     seed: u64,
 ) -> (Vec<SettingMeans>, Vec<Claim>) {
     correct_mitigations(found);
     let details: Vec<Detail> = found.iter().map(|f| f.1.clone()).collect();
     let means = means(&details, seed);
-    let claims = claims(&details, &means, evidence, seed);
+    let claims = claims(&details, &means, &evidence(&details, inside, seed), seed);
     (means, claims)
 }
 
@@ -264,7 +300,7 @@ fn beside(
 
 fn configuration(fingerprint: &str, method: &Method, seed: u64, drawn: &Drawn) -> Configuration {
     let mut out = Map::new();
-    out.insert("study".into(), json!("overthinking/2"));
+    out.insert("study".into(), json!(STUDY));
     out.insert("model".into(), json!(fingerprint));
     out.insert("mode".into(), json!(method.mode));
     out.insert("defects".into(), json!(method.defects));

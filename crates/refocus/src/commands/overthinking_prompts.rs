@@ -25,6 +25,8 @@ pub(super) struct Drawn {
     pub(super) configuration: Map<String, Value>,
     /// Whether a task is left out of means; what is not here is not.
     pub(super) controls: BTreeMap<String, bool>,
+    /// The classes' words by task, where they are known.
+    pub(super) words: BTreeMap<String, Vec<String>>,
 }
 
 /// What is asked for, with the values of a preset where no flag says otherwise.
@@ -46,7 +48,7 @@ pub(super) fn from_file(path: &Path, checkpoint: &Checkpoint) -> Outcome<Drawn> 
     }
     let mut configuration = Map::new();
     configuration.insert("source".into(), json!("a file of prompts"));
-    Ok(Drawn { work, about, configuration, controls })
+    Ok(Drawn { work, about, configuration, controls, words: BTreeMap::new() })
 }
 
 /// Tasks by their names; `x.*` is a task with all its formats.
@@ -104,7 +106,7 @@ pub(super) fn draw(
     let pending = args.dump_prompts.as_deref().map(Pending::create).transpose()?;
     let mut lines: Vec<Line> = Vec::new();
     let (mut about, mut versions) = (Map::new(), Map::new());
-    let (mut keys, mut controls) = (BTreeSet::new(), BTreeMap::new());
+    let (mut keys, mut controls, mut words_of) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     let mut all = Vec::new();
     for name in &wanted.tasks {
         all.extend(named(name, method)?);
@@ -141,6 +143,7 @@ pub(super) fn draw(
                 ));
             });
         }
+        words_of.insert(task.key.clone(), words.iter().map(|w| (*w).to_owned()).collect());
         versions.insert(task.key.clone(), json!(task.version));
         lines.extend(built.lines);
         bar.inc(1);
@@ -159,7 +162,7 @@ pub(super) fn draw(
     let names: Vec<String> = request.settings.iter().map(|s| s.name()).collect();
     configuration.insert("settings".into(), json!(names));
     configuration.insert("context".into(), json!(context));
-    Ok(Drawn { work, about, configuration, controls })
+    Ok(Drawn { work, about, configuration, controls, words: words_of })
 }
 
 fn write_lines(mut out: Pending, lines: &[Line]) -> Outcome<()> {

@@ -12,6 +12,10 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
     out.push('\n');
     out.push_str(&ways(document, colours));
     out.push('\n');
+    if let Some(heads) = chosen_heads(document, colours) {
+        out.push_str(&heads);
+        out.push('\n');
+    }
     out.push_str(&judged(document, colours));
     if let Some(theirs) = &document.published {
         out.push('\n');
@@ -144,6 +148,11 @@ fn gaps(document: &Document, colours: bool) -> String {
     )
 }
 
+/// Heads by themselves are on the page and in the summary, and not in the tables of the terminal.
+fn of_one_head(name: &str) -> bool {
+    name.starts_with("head_")
+}
+
 fn ways(document: &Document, colours: bool) -> String {
     let mut table = Table::new(&[
         ("task", Side::Left),
@@ -162,7 +171,7 @@ fn ways(document: &Document, colours: bool) -> String {
         c.as_ref().map_or_else(|| "-".to_owned(), |c| format!("{} {}", c.what, c.value))
     };
     for (task, setting, s) in each(document) {
-        for m in &s.mitigations {
+        for m in s.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
             let Mitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
             table.row([
                 task.to_owned(),
@@ -180,7 +189,7 @@ fn ways(document: &Document, colours: bool) -> String {
     }
     for means in &document.means {
         for g in means.groups.iter().filter(|g| g.tasks.len() > 1) {
-            for m in &g.mitigations {
+            for m in g.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
                 let MeanMitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
                 table.row([
                     format!("mean of {} tasks", g.tasks.len()),
@@ -203,11 +212,65 @@ fn ways(document: &Document, colours: bool) -> String {
     };
     format!(
         "{}\nMeasured on {}; what is chosen is chosen on {}. Gains are over the last layer. balanced: (TP + FP)/2; \
-         p: paired test\nof its gain after Holm's correction over everything tried.\n",
+         p: paired test\nof its gain after Holm's correction over everything tried. Late parts begin at the critical layer \
+         of all pairs.\n",
         table.render(colours),
         first.measured_on,
         if first.measured_on == "all pairs" { "the same" } else { "the others" },
     )
+}
+
+/// Which heads were chosen, and what removing them does beside removing random ones.
+fn chosen_heads(document: &Document, colours: bool) -> Option<String> {
+    let mut table = Table::new(&[
+        ("task", Side::Left),
+        ("setting", Side::Left),
+        ("heads", Side::Left),
+        ("chosen on", Side::Left),
+        ("removed by", Side::Left),
+        ("FP gain", Side::Right),
+        ("random", Side::Right),
+        ("as good", Side::Right),
+        ("late from", Side::Right),
+    ]);
+    let mut any = false;
+    for (task, setting, s) in each(document) {
+        let Some(inside) = &s.inside else { continue };
+        any = true;
+        let heads: Vec<String> =
+            inside.chosen.heads.iter().map(|h| format!("{}.{}", h.layer, h.head)).collect();
+        let on = format!("{} of {} ({})", inside.chosen.on, inside.chosen.task, inside.chosen.setting);
+        let late = inside.late_from.map_or_else(|| "-".to_owned(), |b| format!("block {b}"));
+        let row = |how: &str, gain: String, random: String, good: String| {
+            let text = [task, setting, &heads.join(" "), &on, how].map(str::to_owned);
+            let numbers = [gain, random, good, late.clone()];
+            let [a, b, c, d, e] = text;
+            let [f, g, h, i] = numbers;
+            [a, b, c, d, e, f, g, h, i]
+        };
+        if inside.against_random.is_empty() {
+            let none = || "-".to_owned();
+            table.row(row("-", none(), none(), none()));
+        }
+        for beside in &inside.against_random {
+            let r = &beside.found;
+            let own = s.mitigations.iter().find(|m| m.family == "heads" && m.how == Some(beside.how));
+            table.row(row(
+                &format!("{:?}", beside.how).to_lowercase(),
+                own.map_or_else(|| "-".to_owned(), |m| signed(m.fp_gain.value)),
+                format!("{} ± {}", signed(r.fp_change.mean), share(r.fp_change.sd)),
+                format!("{:.0} of {}", r.as_good * r.draws as f64, r.draws),
+            ));
+        }
+    }
+    any.then(|| {
+        format!(
+            "{}\nHeads (block.head) with the highest prefix-matching scores. random: the gain with as many random \
+             heads, mean and\nstandard deviation over draws; as good: draws that gain at least as much. late from: \
+             where late attention and MLPs begin.\n",
+            table.render(colours)
+        )
+    })
 }
 
 fn judged(document: &Document, colours: bool) -> String {

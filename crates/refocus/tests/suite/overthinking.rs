@@ -58,7 +58,7 @@ fn the_numbers_are_those_of_transformers() {
 fn a_table_for_people() {
     let tmp = Tmp::new("overthinking-table");
     tmp.refocus(RUN).assert().success().stdout_eq(file!["overthinking/table.txt"]).stderr_eq(str![[r#"
-note: everything else is in [TMP]/run/summary.json
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary.json
 
 "#]]);
     let json = tmp.refocus(&format!("{RUN} --json")).output().expect("run").stdout;
@@ -83,21 +83,30 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
     let bytes = |name: &str| std::fs::read(tmp.path("run").join(name)).expect("a file");
     tmp.refocus(RUN).assert().success();
     let (whole, block) = (bytes("summary.json"), bytes("blocks/00-00001.bin"));
+    let kept = ["run.json", "tables/mitigations.parquet", "report.html", "ablations/00-01-top5-00000.bin"];
+    let before = kept.map(bytes);
     // As if it had been killed while it worked on the second block, with the first one kept.
     std::fs::remove_file(tmp.path("run/summary.json")).expect("remove");
     std::fs::remove_file(tmp.path("run/blocks/00-00001.bin")).expect("remove");
+    std::fs::remove_file(tmp.path("run/ablations/00-01-top5-00000.bin")).expect("remove");
+    std::fs::remove_file(tmp.path("run/tables/curves.parquet")).expect("remove");
     tmp.refocus(&format!("{RUN} --threads 2")).assert().success().stderr_eq(str![[r#"
 note: layers: 16 of 21 prompts were answered before
 note: without demonstrations: 15 of 15 prompts were answered before
-note: everything else is in [TMP]/run/summary.json
+note: heads: 24 of 24 prompts were answered before
+note: ablations: 8 of 16 prompts were answered before
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary.json
 
 "#]]);
     assert_eq!((bytes("summary.json"), bytes("blocks/00-00001.bin")), (whole, block.clone()));
+    assert_eq!(kept.map(bytes), before);
     // The same command again runs nothing.
     tmp.refocus(RUN).assert().success().stderr_eq(str![[r#"
 note: layers: 21 of 21 prompts were answered before
 note: without demonstrations: 15 of 15 prompts were answered before
-note: everything else is in [TMP]/run/summary.json
+note: heads: 24 of 24 prompts were answered before
+note: ablations: 16 of 16 prompts were answered before
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary.json
 
 "#]]);
     // What is damaged is told, not used.
@@ -147,6 +156,13 @@ fn paper_mode_differs_at_the_last_layer_and_each_defect_can_be_switched() {
     let six = paper("six", "--defects 7");
     assert_eq!(of(&correct, "label_mass_tp"), of(&six, "label_mass_tp"));
     assert_eq!(of(&six, "mitigations")[0]["measured_on"], "all pairs");
+    let names = |v: &Value| -> Vec<String> {
+        let all = of(v, "mitigations").as_array().expect("a list").clone();
+        all.iter().filter_map(|m| m["name"].as_str().map(str::to_owned)).collect()
+    };
+    assert!(names(&all).contains(&"heads_uniform".to_owned()), "{:?}", names(&all));
+    assert!(!names(&all).contains(&"heads_zero".to_owned()));
+    assert!(names(&six).contains(&"heads_zero".to_owned()));
     let none = paper("none", "--defects none");
     assert_eq!(of(&none, "mitigations")[0]["measured_on"], "odd pairs");
     assert_eq!(of(&none, "tp"), of(&correct, "tp"));
@@ -197,7 +213,7 @@ fn a_preset_runs_its_protocol_and_shows_no_figures_of_another_model() {
     run("--preset gpt2 --tasks unnatural --pairs 6 --demos 2 --context 200").assert().success().stderr_eq(
         str![[r#"
 note: the published figures of gpt2 are of another model: not shown
-note: everything else is in [TMP]/run/summary.json
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary.json
 
 "#]],
     );
@@ -242,13 +258,87 @@ fn every_number_of_a_run_is_there() {
             "layer_contrast",
             "layer_contrast_fixed",
         ];
-        assert_eq!(names, want);
+        assert_eq!(names[..6], want);
+        let inside = &s["inside"];
+        let heads = inside["chosen"]["heads"].as_array().expect("heads").clone();
+        assert_eq!((heads.len(), &inside["chosen"]["task"]), (5, &Value::from("unnatural")));
+        let head = |h: &Value| format!("head_{}.{}_zero", h["layer"], h["head"]);
+        let mut ablated = vec!["heads_zero".to_owned()];
+        ablated.extend(heads.iter().map(head));
+        ablated.push("random_heads_zero".to_owned());
+        assert_eq!(names[6..13], ablated);
+        assert_eq!(names.len(), 6 + 2 * 7, "zero and mean; there is no gap, so no late block");
+        assert_eq!(inside["against_random"][0]["draws"], 20);
     }
     // The toy task is a control: there are no means, and no claim over tasks.
     assert_eq!(all["means"].as_array().map(Vec::len), Some(0));
     let claims = all["claims"].as_array().expect("claims");
     assert!(claims.iter().any(|c| c["id"] == "gap" && c["task"] == "unnatural"));
-    assert!(claims.iter().any(|c| c["id"] == "heads_found" && c["why"] == "not measured in this run"));
+    assert!(claims.iter().any(|c| c["id"] == "heads_found" && c["task"] == "unnatural"));
+    assert!(claims.iter().any(|c| c["id"] == "late_attention" && c["why"] == "not measured in this run"));
+}
+
+#[test]
+fn a_run_has_a_page_with_every_section() {
+    let tmp = Tmp::new("overthinking-page");
+    tmp.refocus(RUN).assert().success();
+    let page = || std::fs::read_to_string(tmp.path("run/report.html")).expect("a page");
+    let first = page();
+    for section in ["summary", "curves", "heads", "repairs", "claims", "examples", "method", "provenance"] {
+        assert!(first.contains(&format!("id=\"{section}\"")), "{section}");
+    }
+    // `report` makes the same page of the same tables.
+    tmp.refocus("report [TMP]/run --open no").assert().success();
+    assert_eq!(page(), first);
+    // A map is added to what is there.
+    assert!(!first.contains("Effect of removing the head"));
+    tmp.refocus(&format!("{RUN} --map 4")).assert().success().stderr_eq(str![[r#"
+note: layers: 21 of 21 prompts were answered before
+note: without demonstrations: 15 of 15 prompts were answered before
+note: heads: 24 of 24 prompts were answered before
+note: ablations: 16 of 16 prompts were answered before
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary.json
+
+"#]]);
+    assert!(page().contains("Effect of removing the head"));
+    let stages = summary(&tmp, "run")["stages"].as_array().expect("stages").clone();
+    let names: Vec<&str> = stages.iter().filter_map(|s| s["name"].as_str()).collect();
+    assert_eq!(names, ["layers", "without demonstrations", "heads", "ablations", "map"]);
+    // What is left out is not told as measured, and other heads do not need another folder.
+    tmp.refocus(&format!("{RUN} --stages lens -q")).assert().success();
+    let all = summary(&tmp, "run");
+    assert_eq!(all["tasks"]["unnatural"]["permuted"].get("inside"), None);
+    tmp.refocus(&format!("{RUN} --top-heads 2 -q")).assert().success();
+    let all = summary(&tmp, "run");
+    let chosen = &all["tasks"]["unnatural"]["half"]["inside"]["chosen"];
+    assert_eq!(chosen["heads"].as_array().map(Vec::len), Some(2));
+    assert_eq!(chosen["setting"], "permuted");
+    // One writer at a time.
+    let lock = refocus_results::Lock::take(&tmp.path("run")).expect("the lock");
+    refused(tmp.refocus(RUN)).stderr_eq(str![[r#"
+error: [TMP]/run: another run is writing to this folder
+
+"#]]);
+    drop(lock);
+    refused(tmp.refocus(&format!("{RUN} --stages lens,ablations"))).stderr_eq(str![[r#"
+error: the stage ablations needs the stage heads
+hint: name it in --stages too
+
+"#]]);
+}
+
+#[test]
+fn proposed_patches_fit_the_model() {
+    let tmp = Tmp::new("overthinking-patches");
+    tmp.refocus(RUN).assert().success();
+    let files = summary(&tmp, "run")["patches"].as_array().expect("patches").clone();
+    assert!(files.iter().any(|f| f == "patches/heads_zero_unnatural_permuted.toml"));
+    for file in &files {
+        let file = file.as_str().expect("a name");
+        let text = std::fs::read_to_string(tmp.path("run").join(file)).expect("a file");
+        assert!(text.contains("before  after  gain"), "{text}");
+        tmp.refocus(&format!("patch check {MODEL} --patch [TMP]/run/{file} -q")).assert().success();
+    }
 }
 
 #[test]
