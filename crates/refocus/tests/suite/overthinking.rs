@@ -410,7 +410,7 @@ error: [TMP]/p.jsonl: line 1: id 99999, where the model's vocabulary has 282 tok
 "#]]);
     tmp.write("p.jsonl", &all.replacen("\"pair\"", "\"pear\"", 1));
     refused(tmp.refocus(&run)).stderr_eq(str![[r#"
-error: [TMP]/p.jsonl: line 1: not a prompt: unknown field `pear`, expected one of `task`, `setting`, `pair`, `kind`, `ids`, `slots`, `truth`, `shown`, `label_ids`, `alone` at line 1 column 47
+error: [TMP]/p.jsonl: line 1: not a prompt: unknown field `pear`, expected one of `task`, `setting`, `pair`, `kind`, `ids`, `slots`, `truth`, `shown`, `label_ids`, `label_lens`, `alone` at line 1 column 47
 
 "#]]);
     refused(refocus("overthinking fixtures/overthinking --tasks unnatural")).stderr_eq(str![[r#"
