@@ -152,20 +152,15 @@ fn head(
 }
 
 fn scored(key: (&str, &str), kind: &str, scores: &[HeadScore], out: &mut Vec<rows::Head>) {
-    let matching = |s: &HeadScore| {
-        // One prompt has no standard error.
-        let error = Some(s.label.error).filter(|e| e.is_finite());
-        Some(head(key, s.id, ("prefix_matching", kind), s.matching, error))
-    };
-    out.extend(scores.iter().filter_map(matching));
-    let rest: [(&str, fn(&HeadScore) -> Option<f64>); 3] = [
-        ("prefix_matching_controlled", |s| Some(s.controlled)),
-        ("label_promoting_raw", |s| Some(s.promoting?.frozen)),
-        ("label_promoting_ln", |s| Some(s.promoting?.renormed)),
-    ];
-    for (measure, of) in rest {
+    // One prompt has no standard error.
+    let error = |s: &HeadScore| Some(s.label.error).filter(|e| e.is_finite() && s.n > 1);
+    out.extend(scores.iter().map(|s| head(key, s.id, ("prefix_matching", kind), s.matching, error(s))));
+    let mut rest = |measure: &str, of: &dyn Fn(&HeadScore) -> Option<f64>| {
         out.extend(scores.iter().filter_map(|s| Some(head(key, s.id, (measure, kind), of(s)?, None))));
-    }
+    };
+    rest("prefix_matching_controlled", &|s| Some(s.controlled));
+    rest("label_promoting_raw", &|s| Some(s.promoting?.frozen));
+    rest("label_promoting_ln", &|s| Some(s.promoting?.renormed));
 }
 
 fn mapped(key: (&str, &str), cells: &[refocus_study::overthinking::CausalCell], out: &mut Vec<rows::Head>) {
