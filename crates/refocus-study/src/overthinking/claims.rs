@@ -80,7 +80,7 @@ pub struct Claim {
 /// What is claimed of a model's heads and late blocks. Other stages measure it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Inside {
-    /// Prefix-matching score of the chosen heads, less that of matched heads.
+    /// Prefix-matching score of the chosen heads, less what their attention by distance alone earns.
     HeadsFound,
     /// FP with the chosen heads ablated, less that with random heads of the same layers ablated.
     HeadsAblated,

@@ -451,3 +451,114 @@ pub fn evidence(details: &[Detail], found: &[PairEffect], seed: u64) -> Vec<Evid
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::ablate::{Ablated, Part};
+    use super::super::critical::{Critical, Parting};
+    use super::super::resample::Estimate;
+    use super::*;
+
+    fn detail(task: &str, critical: Option<usize>, fp: f64) -> Detail {
+        let outcome = Outcome { tp: vec![1.0; 4], fp: vec![fp; 4] };
+        let critical = critical.map(|layer| Critical { share: 0.5, layer, low: 0, high: 2 });
+        Detail {
+            task: task.to_owned(),
+            setting: "permuted".to_owned(),
+            control: false,
+            chance: 0.5,
+            classes: 2,
+            all: vec![outcome.clone(); 3],
+            choose: vec![outcome.clone(); 3],
+            measure: vec![outcome; 3],
+            zero_shot: vec![1.0; 4],
+            shown: vec![0.0; 4],
+            mitigations: Vec::new(),
+            parting: Parting {
+                critical: critical.into_iter().collect(),
+                sharpness: None,
+                early_agreement: Vec::new(),
+            },
+            gap: Estimate { value: 0.5, low: 0.1, high: 0.9, n: 4 },
+            chosen_on: "even pairs",
+            measured_on: "odd pairs",
+        }
+    }
+
+    fn plan(detail: &Detail, rules: AblationRules) -> AblationPlan {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        let spec = refocus_model::Checkpoint::open(folder).expect("the fixture").spec().clone();
+        let choice = HeadChoice {
+            heads: vec![HeadId { layer: 1, head: 2 }],
+            task: "t".to_owned(),
+            setting: "permuted".to_owned(),
+            on: "even pairs",
+        };
+        AblationPlan::new(&spec, &choice, detail, rules, 1)
+    }
+
+    const RIGHT: AblationRules =
+        AblationRules { uniform_for_zero: false, swapped_ranges: false, first_format_only: false };
+
+    #[test]
+    fn late_parts_begin_with_the_block_that_writes_the_critical_layer() {
+        let p = plan(&detail("t", Some(2), 0.0), RIGHT);
+        assert_eq!((p.late_from, p.entries.len()), (Some(1), 2 * 3 + 5));
+        let late = p.entry("late_mlp", How::Mean).expect("there is a gap");
+        assert_eq!(p.variants[late.variants.start].parts, [Part::Mlp(1)]);
+        let p = plan(&detail("t", None, 0.0), RIGHT);
+        assert_eq!((p.late_from, p.entries.len()), (None, 2 * 3));
+        let random = p.entry("random_heads", How::Zero).expect("random heads");
+        let draws = &p.variants[random.variants.clone()];
+        assert!(
+            draws.len() == 20 && draws.iter().all(|v| matches!(v.parts[..], [Part::Head(h)] if h.layer == 1))
+        );
+        let released = plan(&detail("t", None, 0.0), AblationRules { swapped_ranges: true, ..RIGHT });
+        let random = released.entry("random_heads", How::Zero).expect("random heads");
+        let draws = &released.variants[random.variants.clone()];
+        assert!(draws.iter().any(|v| v.parts.is_empty()), "void draws ablate nothing");
+    }
+
+    #[test]
+    fn an_ablation_is_compared_with_the_unchanged_model_or_with_the_level_asked_for() {
+        let d = detail("t", None, 0.0);
+        let p = plan(&d, RIGHT);
+        // The label of logit 1 is credited where the true class is it; the ablation turns false prompts round.
+        let truth = vec![0, 1, 0, 1];
+        let logits = |class: u32| if class == 0 { vec![1.0, 0.0] } else { vec![0.0, 1.0] };
+        let own = p.entry("heads", How::Zero).expect("the heads").variants.start;
+        let one = |truth: u32, wrong: bool| {
+            let base = logits(if wrong { 1 - truth } else { truth });
+            let mut variants = vec![base.clone(); p.variants.len()];
+            variants[own] = logits(truth);
+            Ablated { base, variants }
+        };
+        let pairs = AblatedPairs {
+            task: "t".to_owned(),
+            honest: truth.iter().map(|&c| one(c, false)).collect(),
+            wrong: truth.iter().map(|&c| one(c, true)).collect(),
+            shown: truth.iter().map(|c| 1 - c).collect(),
+            truth,
+        };
+        let (measured, told) = p.effects(&pairs, &d, None, 0).expect("effects");
+        let of = |measured: &[Measured], name: &str| {
+            let m = measured.iter().find(|m| m.mitigation.name == name).expect(name).mitigation.clone();
+            (m.tp_gain.value, m.fp_gain.value, m.gap_reduction.map(|g| g.value))
+        };
+        assert_eq!(of(&measured, "heads_zero"), (0.0, 1.0, Some(1.0)));
+        assert_eq!(of(&measured, "head_1.2_mean"), (0.0, 0.0, Some(0.0)));
+        assert_eq!(told.against_random[0].found.fp_over_random.value, 1.0);
+        let mut d = d;
+        d.mitigations = measured;
+        let evidence = p.evidence(&d);
+        assert_eq!((evidence.len(), &evidence[0].values[..]), (1, &[1.0; 4][..]));
+        // Another format is answered half right: the average is what the first format is compared with.
+        let level = level_of_formats(&[d.clone(), detail("t.1", None, 1.0)], &d);
+        assert_eq!(level, Some((1.0, 0.5)));
+        assert_eq!(level_of_formats(&[d.clone(), detail("t.1", None, 1.0)], &detail("t.1", None, 1.0)), None);
+        let (measured, _) = p.effects(&pairs, &d, level, 0).expect("effects");
+        assert_eq!(of(&measured, "heads_zero").1, 0.5);
+    }
+}
