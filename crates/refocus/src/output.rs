@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use refocus_model::{HostTensor, SeqTensors};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
 
@@ -84,6 +86,47 @@ pub(crate) fn write_document(path: &Path, document: &impl Serialize) -> Outcome<
     let mut out = Pending::create(path)?;
     out.file.write_all(&text).map_err(|e| out.failed(e))?;
     out.finish()
+}
+
+/// The document that an earlier run with the same settings left at a place, if there is one.
+///
+/// A file of another kind, or made with other settings, is an error: it is never written over.
+pub(crate) fn kept<D: DeserializeOwned>(
+    path: &Path,
+    schema: &str,
+    command: &str,
+    settings: &impl Serialize,
+) -> Outcome<Option<D>> {
+    let name = path.display();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // A place that cannot be written to is found before the work is done.
+            drop(Pending::create(path)?);
+            return Ok(None);
+        }
+        Err(e) => return Err(Failure::because(format!("{name}: cannot be read"), e)),
+    };
+    let other = |e: serde_json::Error| {
+        Failure::because(format!("{name}: not a result of `{command}`"), e).hint("give another --out")
+    };
+    let old: Value = serde_json::from_slice(&bytes).map_err(other)?;
+    if let Some(had) = old.get("schema").filter(|had| **had != schema) {
+        return Err(
+            Failure::new(format!("{name}: its schema is {had}, not {schema}")).hint("give another --out")
+        );
+    }
+    for (field, value) in serde_json::to_value(settings)?.as_object().into_iter().flatten() {
+        let had = &old["settings"][field];
+        if had.is_null() {
+            continue;
+        }
+        if had != value {
+            let text = format!("{name}: made with {field} {had}, not {value}");
+            return Err(Failure::new(text).hint("give another --out, or the settings of that run"));
+        }
+    }
+    serde_json::from_value(old).map(Some).map_err(other)
 }
 
 /// One tensor in the header of a safetensors file.

@@ -1,7 +1,6 @@
 //! `diagnose`: the main job.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use refocus_compute::Eager;
 use refocus_model::Model;
@@ -64,7 +63,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     let path = args.out.join("findings.json");
     std::fs::create_dir_all(&args.out)
         .map_err(|e| Failure::because(format!("{}: cannot be made", args.out.display()), e))?;
-    let findings = kept(&path, &settings)?;
+    let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
+    let findings = old.map_or_else(Vec::new, |d| d.findings);
     let mut document = Document {
         schema: SCHEMA.to_owned(),
         model: checkpoint.path().display().to_string(),
@@ -123,34 +123,6 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         ))
         .hint("the findings say why; run the probe, or drop it from the condition")),
     }
-}
-
-/// The findings that an earlier run with the same settings left.
-fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Finding>> {
-    let name = path.display();
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // A place that cannot be written to is found before the work is done.
-            drop(output::Pending::create(path)?);
-            return Ok(Vec::new());
-        }
-        Err(e) => return Err(Failure::because(format!("{name}: cannot be read"), e)),
-    };
-    let old: Document = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::because(format!("{name}: not a result of `diagnose`"), e).hint("give another --out")
-    })?;
-    if old.schema != SCHEMA {
-        return Err(Failure::new(format!("{name}: its schema is {:?}, not {SCHEMA}", old.schema)));
-    }
-    let [had, now] = [serde_json::to_value(&old.settings)?, serde_json::to_value(settings)?];
-    for (field, value) in now.as_object().into_iter().flatten() {
-        if had[field] != *value {
-            let text = format!("{name}: made with {field} {}, not {value}", had[field]);
-            return Err(Failure::new(text).hint("give another --out, or the settings of that folder"));
-        }
-    }
-    Ok(old.findings)
 }
 
 fn list_metrics(printer: &Printer) -> Outcome<Ended> {

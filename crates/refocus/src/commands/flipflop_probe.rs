@@ -1,7 +1,5 @@
 //! `flipflop probe`.
 
-use std::path::Path;
-
 use refocus_compute::{Cpu, Eager};
 use refocus_measure::intervals::wilson;
 use refocus_measure::probe::{Answer, Question, ask, batches};
@@ -131,7 +129,8 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
         schema: SCHEMA.to_owned(),
         model: checkpoint.path().display().to_string(),
         points: match &args.out {
-            Some(path) => kept(path, &settings)?,
+            Some(path) => output::kept(path, SCHEMA, "flipflop probe", &settings)?
+                .map_or_else(Vec::new, |d: Document| d.points),
             None => Vec::new(),
         },
         settings,
@@ -180,34 +179,6 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
         printer.text(&shown(&document, printer.colours()))?;
     }
     Ok(Ended::Well)
-}
-
-/// The points of a file that an earlier run with the same settings left.
-fn kept(path: &Path, settings: &Settings) -> Outcome<Vec<Point>> {
-    let name = path.display();
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // A place that cannot be written to is found before the work is done.
-            drop(output::Pending::create(path)?);
-            return Ok(Vec::new());
-        }
-        Err(e) => return Err(Failure::because(format!("{name}: cannot be read"), e)),
-    };
-    let old: Document = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::because(format!("{name}: not a result of `flipflop probe`"), e).hint("give another --out")
-    })?;
-    if old.schema != SCHEMA {
-        return Err(Failure::new(format!("{name}: its schema is {:?}, not {SCHEMA}", old.schema)));
-    }
-    let [had, now] = [serde_json::to_value(&old.settings)?, serde_json::to_value(settings)?];
-    for (field, value) in now.as_object().into_iter().flatten() {
-        if had[field] != *value {
-            let text = format!("{name}: made with {field} {}, not {value}", had[field]);
-            return Err(Failure::new(text).hint("give another --out, or the settings of that file"));
-        }
-    }
-    Ok(old.points)
 }
 
 fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {

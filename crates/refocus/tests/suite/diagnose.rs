@@ -91,7 +91,7 @@ hint: `refocus diagnose --list-metrics` lists the metrics; a condition is such a
     let before = std::fs::read(tmp.path("run/findings.json")).expect("findings");
     tmp.refocus(&format!("{RUN} --seed 1")).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
 error: [TMP]/run/findings.json: made with seed 0, not 1
-hint: give another --out, or the settings of that folder
+hint: give another --out, or the settings of that run
 
 "#]]);
     assert_eq!(std::fs::read(tmp.path("run/findings.json")).expect("findings"), before);
