@@ -63,7 +63,12 @@ fn repairs(all: &[Mitigation]) -> Vec<String> {
     let cases = grouped(all, |m| (m.task.as_str(), m.setting.as_str()));
     let mut families: Vec<(String, usize)> = Vec::new();
     for m in tried.iter().filter(|m| repaired(m)) {
-        let words = m.family.replace('_', " ");
+        let words = match m.family.as_str() {
+            "cad" => "contrast with the answer without demonstrations".to_owned(),
+            "dola" => "contrast with an earlier layer".to_owned(),
+            "heads" => "removed heads".to_owned(),
+            other => other.replace('_', " "),
+        };
         match families.iter_mut().find(|f| f.0 == words) {
             Some(f) => f.1 += 1,
             None => families.push((words, 1)),
