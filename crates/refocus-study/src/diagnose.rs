@@ -1,7 +1,7 @@
 //! The diagnosis: each study's question at a size that fits a time, one finding a probe.
 //!
-//! A [`Probe`] says what it [`Probe::needs`], runs, and gives a [`Finding`]: measures with intervals, a
-//! verdict, and where in the model it happens. [`METRICS`] names every measure; [`Condition`] is a test on
+//! A [`Probe`] that is [`run`] gives a [`Finding`]: measures with intervals, a verdict, and where in the model it
+//! happens. [`METRICS`] names every measure; [`Condition`] is a test on
 //! them. Sizes follow from [`Budget`] and the model alone, never from a clock, so that the same command gives
 //! the same numbers.
 

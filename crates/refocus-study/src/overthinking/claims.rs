@@ -9,7 +9,7 @@
 //!   whose zero-shot accuracy is above chance.
 //! - *cannot be tested*: anything else. Without a gap nothing is said of layers and heads.
 
-use refocus_measure::intervals::holm;
+use refocus_measure::intervals::{holm, rule_of_three};
 use serde::Serialize;
 
 use super::means::{ALL_TASKS, Group, KNOWING_TASKS, SettingMeans, groups, settings};
@@ -379,8 +379,10 @@ fn correct(claims: &mut [Claim]) {
 /// What one effect says, and why it says nothing.
 fn verdict(effect: &Effect, smallest: f64, of_absence: bool) -> (Verdict, Option<String>) {
     let e = &effect.estimate;
+    // Where no pair differs the bootstrap's interval has no width; the rule of three still bounds the effect.
+    let high = if e.low == 0.0 && e.high == 0.0 { rule_of_three(e.n as u64).unwrap_or(1.0) } else { e.high };
     if of_absence {
-        return if e.high < smallest {
+        return if high < smallest {
             (Verdict::Holds, None)
         } else if e.low > 0.0 && effect.p_holm.is_some_and(|p| p < SIGNIFICANT) {
             (Verdict::DoesNotHold, None)
@@ -397,8 +399,12 @@ fn verdict(effect: &Effect, smallest: f64, of_absence: bool) -> (Verdict, Option
             ),
         };
     }
-    if e.high < smallest {
+    if high < smallest {
         return (Verdict::DoesNotHold, None);
+    }
+    if high > e.high {
+        let why = format!("no pair differs, and {} pairs are too few to exclude {smallest}", e.n);
+        return (Verdict::CannotBeTested, Some(why));
     }
     (Verdict::CannotBeTested, Some(format!("the interval includes 0 and {smallest}")))
 }
@@ -448,6 +454,19 @@ mod tests {
         assert_eq!(verdicts, [Holds, DoesNotHold, CannotBeTested, CannotBeTested, Conditional]);
         assert_eq!(told[2].1.as_deref(), Some("the interval includes 0 and 0.02"));
         assert_eq!(told[3].1.as_deref(), Some(NO_GAP));
+    }
+
+    #[test]
+    fn pairs_that_never_differ_say_no_more_than_their_number() {
+        let none = |n: usize| {
+            let mut e = effect(0.0, 0.0, 1.0);
+            e.estimate.n = n;
+            verdict(&e, 0.02, false)
+        };
+        assert_eq!(none(151).0, Verdict::DoesNotHold);
+        let (v, why) = none(12);
+        assert_eq!(v, Verdict::CannotBeTested);
+        assert_eq!(why.as_deref(), Some("no pair differs, and 12 pairs are too few to exclude 0.02"));
     }
 
     #[test]
