@@ -22,6 +22,11 @@ impl Pending {
     /// # Errors
     /// The place is no regular file, or cannot be written to.
     pub fn create(path: &Path) -> io::Result<Self> {
+        // Two processes may write to one place: the last to finish wins, and neither spoils the other's file.
+        Self::beside(path, &format!(".{}.tmp", std::process::id()))
+    }
+
+    fn beside(path: &Path, ending: &str) -> io::Result<Self> {
         let target = if path.exists() { path.canonicalize()? } else { path.to_owned() };
         if target.exists() && !target.is_file() {
             // Renaming would replace a device such as /dev/null.
@@ -32,9 +37,10 @@ impl Pending {
         };
         let mut hidden = OsString::from(".");
         hidden.push(name);
-        hidden.push(format!(".{}.tmp", std::process::id()));
+        hidden.push(ending);
         let temporary = target.with_file_name(hidden);
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        // What a killed process of the same number left is in nobody's way.
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
         Ok(Self { target, temporary: Some(temporary), file: BufWriter::with_capacity(1 << 20, file) })
     }
 
@@ -75,12 +81,13 @@ impl Drop for Pending {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, in a folder that has one writer: however often that is killed, it leaves
+/// one unfinished file at most.
 ///
 /// # Errors
 /// As [`Pending`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut out = Pending::create(path)?;
+    let mut out = Pending::beside(path, ".tmp")?;
     out.write_all(bytes)?;
     out.finish()
 }
@@ -99,6 +106,22 @@ mod tests {
         pending.write_all(b"half").expect("write");
         drop(pending);
         assert_eq!(std::fs::read(&path).expect("read"), b"old");
+        assert_eq!(std::fs::read_dir(&dir.0).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_in_nobodys_way() {
+        let dir = Tmp::new("left");
+        let path = dir.0.join("a.txt");
+        for left in [".a.txt.tmp".to_owned(), format!(".a.txt.{}.tmp", std::process::id())] {
+            std::fs::write(dir.0.join(left), "half of something longer").expect("write");
+        }
+        write_whole(&path, b"one").expect("write");
+        assert_eq!(std::fs::read(&path).expect("read"), b"one");
+        let mut pending = Pending::create(&path).expect("create");
+        pending.write_all(b"two").expect("write");
+        pending.finish().expect("finish");
+        assert_eq!(std::fs::read(&path).expect("read"), b"two");
         assert_eq!(std::fs::read_dir(&dir.0).expect("list").count(), 1);
     }
 

@@ -22,7 +22,6 @@ mod sharpen;
 mod task;
 mod trainer;
 mod weights;
-mod whole;
 
 pub use adamw::{AdamW, Schedule};
 pub use architecture::{Architecture, Mlp, Norms, PositionKind};
@@ -36,4 +35,3 @@ pub use sharpen::{Anneal, Penalty, Sharpen};
 pub use task::{Language, Strings, Symbols, Task};
 pub use trainer::{Config, Examples, Report, Score, Trainer, choices};
 pub use weights::{Net, Tensor, Weights};
-pub use whole::write_whole;

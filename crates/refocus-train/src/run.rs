@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
 use refocus_model::export::Export;
+use refocus_results::atomic::write_whole;
 
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
@@ -15,7 +16,6 @@ use crate::flipflop;
 use crate::saved::{checkpoint_path, load, save};
 use crate::task::Language;
 use crate::trainer::{Report, Score, Trainer};
-use crate::whole::write_whole;
 
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl<K: Kernels> Run<K> {
             trainer.resume(saved.step, values, first.into_iter().zip(second).collect())?;
         }
         let text = config.to_toml()?;
-        write_whole(&settings, |out| out.write_all(text.as_bytes())).map_err(|e| write(&settings, e))?;
+        write_whole(&settings, text.as_bytes()).map_err(|e| write(&settings, e))?;
         let step = trainer.steps();
         let (curve, last) = open_curve(&dir.join("curve.csv"), &config, step)?;
         let language = config.task.language()?;
@@ -218,7 +218,7 @@ fn open_curve(path: &Path, config: &RunConfig, step: u32) -> Result<(BufWriter<F
         }
     }
     let fail = |source| TrainError::Write { path: path.to_owned(), step, source };
-    write_whole(path, |out| out.write_all(text.as_bytes())).map_err(fail)?;
+    write_whole(path, text.as_bytes()).map_err(fail)?;
     let file = OpenOptions::new().append(true).open(path).map_err(fail)?;
     Ok((BufWriter::new(file), last))
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use refocus_results::atomic::write_whole;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,6 @@ use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::trainer::Trainer;
 use crate::weights::Weights;
-use crate::whole::write_whole;
 use refocus_compute::Kernels;
 
 /// What tells this kind of file from other safetensors files.
@@ -83,7 +83,7 @@ pub(crate) fn save<K: Kernels>(path: &Path, t: &Trainer<K>, config: &RunConfig) 
     let file = views
         .and_then(|views| safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), head)]))))
         .map_err(|e| failed(io::Error::other(e)))?;
-    write_whole(path, |out| out.write_all(&file)).map_err(failed)
+    write_whole(path, &file).map_err(failed)
 }
 
 /// Reads a checkpoint.

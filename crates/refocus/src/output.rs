@@ -1,82 +1,50 @@
 //! Files that are complete or not there.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use refocus_model::{HostTensor, SeqTensors};
+use refocus_results::atomic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::failure::{Failure, Outcome};
 
-/// A file being written beside its final place. It takes that place once it is complete; until then
-/// nothing there is touched, and dropping it leaves nothing behind.
+/// A file being written beside its final place, with errors for people ([`atomic::Pending`]).
 #[derive(Debug)]
 pub(crate) struct Pending {
-    target: PathBuf,
-    /// Taken by `finish`.
-    temporary: Option<PathBuf>,
-    file: BufWriter<File>,
+    path: PathBuf,
+    file: atomic::Pending,
 }
 
 impl Pending {
     /// Creates the file, so that a place that cannot be written to is found before the work is done.
     pub(crate) fn create(path: &Path) -> Outcome<Self> {
-        let fail = |e: io::Error| Failure::because(format!("{}: cannot be written", path.display()), e);
-        // A link keeps pointing where it points: what it points to is replaced.
-        let target = if path.exists() { path.canonicalize().map_err(fail)? } else { path.to_owned() };
-        if target.exists() && !target.is_file() {
-            // Renaming would replace a device such as /dev/null.
-            return Err(Failure::new(format!("{}: not a regular file", path.display())));
+        match atomic::Pending::create(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file }),
+            // These say all there is to say.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                Err(Failure::new(format!("{}: {e}", path.display())))
+            }
+            Err(e) => Err(failed(path, e)),
         }
-        let Some(name) = target.file_name() else {
-            return Err(Failure::new(format!("{}: not the name of a file", path.display())));
-        };
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.tmp", std::process::id()));
-        let temporary = target.with_file_name(hidden);
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(fail)?;
-        Ok(Self { target, temporary: Some(temporary), file: BufWriter::with_capacity(1 << 20, file) })
     }
 
     /// Adds bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
-        self.file.write_all(bytes).map_err(|e| self.failed(e))
+        self.file.write_all(bytes).map_err(|e| failed(&self.path, e))
     }
 
     /// Writes everything to the disk and moves the file to its place.
-    pub(crate) fn finish(mut self) -> Outcome<()> {
-        let result =
-            self.file.flush().and_then(|()| self.file.get_ref().sync_all()).and_then(|()| {
-                match self.temporary.as_deref() {
-                    Some(temporary) => std::fs::rename(temporary, &self.target),
-                    None => Ok(()),
-                }
-            });
-        match result {
-            Ok(()) => {
-                self.temporary = None;
-                Ok(())
-            }
-            Err(e) => Err(self.failed(e)),
-        }
-    }
-
-    fn failed(&self, e: io::Error) -> Failure {
-        Failure::because(format!("{}: cannot be written", self.target.display()), e)
+    pub(crate) fn finish(self) -> Outcome<()> {
+        self.file.finish().map_err(|e| failed(&self.path, e))
     }
 }
 
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = std::fs::remove_file(temporary);
-        }
-    }
+fn failed(path: &Path, e: io::Error) -> Failure {
+    Failure::because(format!("{}: cannot be written", path.display()), e)
 }
 
 /// Writes a JSON document, whole or not at all.
@@ -84,7 +52,7 @@ pub(crate) fn write_document(path: &Path, document: &impl Serialize) -> Outcome<
     let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
     let mut out = Pending::create(path)?;
-    out.file.write_all(&text).map_err(|e| out.failed(e))?;
+    out.write(&text)?;
     out.finish()
 }
 
@@ -144,7 +112,7 @@ pub(crate) fn write_sequences(out: &mut Pending, sequences: &[SeqTensors]) -> Ou
         .enumerate()
         .flat_map(|(i, s)| s.iter().map(move |(name, t)| (format!("seq{i}/{name}"), t)))
         .collect();
-    write_safetensors(&mut out.file, &tensors).map_err(|e| out.failed(e))
+    write_safetensors(&mut out.file, &tensors).map_err(|e| failed(&out.path, e))
 }
 
 fn write_safetensors(out: &mut impl Write, tensors: &BTreeMap<String, &HostTensor>) -> io::Result<()> {
@@ -184,19 +152,6 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_file_leaves_nothing_behind() {
-        let dir = folder("unfinished");
-        let path = dir.join("a.safetensors");
-        std::fs::write(&path, "old").expect("write");
-        let mut pending = Pending::create(&path).expect("create");
-        pending.file.write_all(b"half").expect("write");
-        drop(pending);
-        assert_eq!(std::fs::read(&path).expect("read"), b"old");
-        assert_eq!(std::fs::read_dir(&dir).expect("list").count(), 1);
-        std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[test]
     fn what_is_written_can_be_read() {
         let dir = folder("written");
         let path = dir.join("a.safetensors");
@@ -212,12 +167,5 @@ mod tests {
         let want: Vec<u8> = t.data.iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(got.data(), want);
         std::fs::remove_dir_all(dir).expect("remove");
-    }
-
-    #[test]
-    fn devices_and_folders_are_not_replaced() {
-        assert!(Pending::create(&std::env::temp_dir()).is_err());
-        #[cfg(unix)]
-        assert!(Pending::create(Path::new("/dev/null")).is_err());
     }
 }

@@ -9,6 +9,7 @@ use refocus_measure::probe::{Answer, Question, ask, batches};
 use refocus_model::Model;
 use refocus_tasks::recall::{Relation, builtin};
 
+use super::finding::watchful;
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
@@ -133,10 +134,7 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
         (State::Unclear, "the drop's interval includes 0".to_owned())
     };
     // Which head looks most at the name, over all texts that name one.
-    let width = pairs.first().map_or(0, |p| p.1.mass.len());
-    let mean =
-        |i: usize| pairs.iter().map(|p| f64::from(p.1.mass[i])).sum::<f64>() / pairs.len().max(1) as f64;
-    let best = (0..width).map(|i| (i, mean(i))).reduce(|a, b| if b.1 > a.1 { b } else { a });
+    let best = watchful(&pairs.iter().map(|p| p.1).collect::<Vec<_>>(), n_heads);
     let lost = puts.iter().zip(&pairs).filter(|(_, (a, b))| a.margin() > 0.0 && b.margin() <= 0.0);
     let example = |(p, (a, b)): (&Put, &(&Answer, &Answer))| Example {
         text: p.text.clone(),
@@ -150,8 +148,8 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
         headline: HEADLINE.to_owned(),
         state,
         verdict,
-        place: best.map(|(i, mass)| {
-            format!("head {}.{} attends most to the last name ({mass:.2})", i / n_heads, i % n_heads)
+        place: best.map(|([layer, head], mass)| {
+            format!("head {layer}.{head} attends most to the last name ({mass:.2})")
         }),
         measures: BTreeMap::from([
             (HEADLINE.to_owned(), drop),

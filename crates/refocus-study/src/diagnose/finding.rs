@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use refocus_measure::intervals::wilson;
+use refocus_measure::probe::Answer;
 use serde::{Deserialize, Serialize};
 
 use super::Probe;
@@ -58,6 +60,15 @@ impl Measure {
         Self { value: rounded(value), low: Some(rounded(low)), high: Some(rounded(high)), n }
     }
 
+    /// `k` of `n`, with Wilson's interval.
+    pub fn share(k: usize, n: usize) -> Self {
+        let share = k as f64 / n.max(1) as f64;
+        match wilson(k as u64, n as u64) {
+            Some(i) => Self::within(share, i.low, i.high, n),
+            None => Self::plain(share, n),
+        }
+    }
+
     /// A number alone.
     pub fn plain(value: f64, n: usize) -> Self {
         Self { value: rounded(value), low: None, high: None, n }
@@ -70,6 +81,14 @@ impl Measure {
             _ => format!("{:.3}", self.value),
         }
     }
+}
+
+/// The head that attends most to the evidence over some answers, `[layer, head]`, with its mean mass.
+pub(super) fn watchful(answers: &[&Answer], n_heads: usize) -> Option<([usize; 2], f64)> {
+    let width = answers.first()?.mass.len();
+    let mean = |i: usize| answers.iter().map(|a| f64::from(a.mass[i])).sum::<f64>() / answers.len() as f64;
+    let best = (0..width).map(|i| (i, mean(i))).reduce(|a, b| if b.1 > a.1 { b } else { a });
+    best.map(|(i, mass)| ([i / n_heads, i % n_heads], mass))
 }
 
 /// Text that a number is about.

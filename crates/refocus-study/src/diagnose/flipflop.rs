@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use refocus_compute::Ops;
-use refocus_measure::intervals::wilson;
 use refocus_measure::probe::{Answer, ask, batches};
 use refocus_model::Model;
 use refocus_tasks::flipflop::FlipFlop;
 
+use super::finding::watchful;
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::flipflop::probe::{Asked, Form, questions};
 
@@ -77,12 +77,7 @@ pub(super) fn run<O: Ops>(
 
 fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
     let wrong = |s: &&Said| s.answer.margin() <= 0.0;
-    let rate = |some: &[&Said]| {
-        let (k, n) = (some.iter().copied().filter(|s| wrong(s)).count(), some.len());
-        let i = wilson(k as u64, n as u64);
-        let share = k as f64 / n.max(1) as f64;
-        i.map_or(Measure::plain(share, n), |i| Measure::within(share, i.low, i.high, n))
-    };
+    let rate = |some: &[&Said]| Measure::share(some.iter().copied().filter(|s| wrong(s)).count(), some.len());
     let all: Vec<&Said> = said.iter().collect();
     let longest = said.iter().map(|s| s.length).max().unwrap_or(0);
     let far: Vec<&Said> = said.iter().filter(|s| s.length == longest).collect();
@@ -91,10 +86,7 @@ fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
     // Which head looks most at the last write when the answer is right.
     let right: Vec<&Said> = said.iter().filter(|s| !wrong(s)).collect();
     let some = if right.is_empty() { &all } else { &right };
-    let width = said.first().map_or(0, |s| s.answer.mass.len());
-    let mean =
-        |i: usize| some.iter().map(|s| f64::from(s.answer.mass[i])).sum::<f64>() / some.len().max(1) as f64;
-    let best = (0..width).map(|i| (i, mean(i))).reduce(|a, b| if b.1 > a.1 { b } else { a });
+    let best = watchful(&some.iter().map(|s| &s.answer).collect::<Vec<_>>(), n_heads);
 
     let (low, high) = (error.low.unwrap_or(0.0), error.high.unwrap_or(1.0));
     let (state, verdict) = if low > SLIP && high >= 0.5 {
@@ -130,8 +122,8 @@ fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
         headline: "flipflop.error".to_owned(),
         state,
         verdict,
-        place: best.map(|(i, mass)| {
-            format!("head {}.{} attends most to the last write ({mass:.2})", i / n_heads, i % n_heads)
+        place: best.map(|([layer, head], mass)| {
+            format!("head {layer}.{head} attends most to the last write ({mass:.2})")
         }),
         measures,
         examples: said.iter().filter(wrong).take(3).map(example).collect(),

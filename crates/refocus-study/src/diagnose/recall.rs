@@ -82,10 +82,7 @@ struct Measured<'a> {
 
 impl Measured<'_> {
     fn known_share(&self) -> Measure {
-        let (k, n) = (self.known.len(), self.n);
-        let i = refocus_measure::intervals::wilson(k as u64, n as u64);
-        let share = k as f64 / n.max(1) as f64;
-        i.map_or(Measure::plain(share, n), |i| Measure::within(share, i.low, i.high, n))
+        Measure::share(self.known.len(), self.n)
     }
 
     /// Mean over the open prompts.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use refocus_compute::Kernels;
-use refocus_train::{Run, write_whole};
+use refocus_results::atomic::write_whole;
+use refocus_train::Run;
 
 use super::attention::sharpness;
 use super::curve::read_curve;
@@ -183,7 +184,6 @@ impl Seconds {
         let path = dir.join("seconds");
         let training = self.training.map_or_else(|| "unknown".to_owned(), |t| format!("{t:.3}"));
         let text = format!("{training} {:.3}\n", self.testing);
-        write_whole(&path, |out| out.write_all(text.as_bytes()))
-            .map_err(|source| FlipflopError::Write { path, source })
+        write_whole(&path, text.as_bytes()).map_err(|source| FlipflopError::Write { path, source })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use refocus_train::write_whole;
+use refocus_results::atomic::write_whole;
 use serde::{Deserialize, Serialize};
 
 use super::error::{FlipflopError, Result};
@@ -112,5 +112,5 @@ pub(super) fn write_json(path: &Path, document: &impl Serialize) -> Result<()> {
     let failed = |source| FlipflopError::Write { path: path.to_owned(), source };
     let mut text = serde_json::to_vec(document).map_err(|e| failed(e.into()))?;
     text.push(b'\n');
-    write_whole(path, |out| out.write_all(&text)).map_err(failed)
+    write_whole(path, &text).map_err(failed)
 }

@@ -4,9 +4,9 @@
 //! A folder belongs to one configuration, written down in `config.json`. A block is written beside its place
 //! and moved there when it is complete.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use refocus_results::atomic::write_whole;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -183,19 +183,9 @@ impl Store {
     }
 }
 
-/// Writes beside the place, then moves: a file is complete or not there.
+/// Writes a file whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StudyError> {
-    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let write = || {
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&beside);
-        StudyError::written(path)(e)
-    })
+    write_whole(path, bytes).map_err(StudyError::written(path))
 }
 
 /// The first field that differs is the error.

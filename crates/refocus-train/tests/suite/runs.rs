@@ -91,7 +91,7 @@ fn a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not() {
             let curve = parts.0.join("curve.csv");
             let rows = fs::read_to_string(&curve).expect("a curve") + "8,0.5,0.1,,,,\n9,0.";
             fs::write(&curve, rows).expect("write");
-            fs::write(parts.0.join("checkpoint.safetensors.tmp"), "half").expect("write");
+            fs::write(parts.0.join(".checkpoint.safetensors.tmp"), "half").expect("write");
             assert_eq!(sit(&parts.0, &config, 3, 1), 8);
             assert_eq!(sit(&parts.0, &config, 1, 99), 20);
             for ((name, got), (_, want)) in files(&parts.0).iter().zip(&want) {
@@ -220,15 +220,15 @@ fn what_cannot_be_written_leaves_the_previous_checkpoint() {
     assert!(run.advance().is_ok());
     let kept = fs::read(checkpoint_path(&dir.0)).expect("a checkpoint");
     // Nobody can write where a folder stands, not even root.
-    fs::create_dir(dir.0.join("checkpoint.safetensors.tmp")).expect("folder");
+    fs::create_dir(dir.0.join(".checkpoint.safetensors.tmp")).expect("folder");
     let e = run.advance().expect_err("an error");
     assert!(matches!(e, TrainError::Write { step: 2, .. }) && e.to_string().contains("step 2"), "{e}");
     assert!(fs::read(checkpoint_path(&dir.0)).expect("a checkpoint") == kept);
     // A device that is always full.
     #[cfg(target_os = "linux")]
     {
-        fs::remove_dir(dir.0.join("checkpoint.safetensors.tmp")).expect("remove");
-        std::os::unix::fs::symlink("/dev/full", dir.0.join("checkpoint.safetensors.tmp")).expect("link");
+        fs::remove_dir(dir.0.join(".checkpoint.safetensors.tmp")).expect("remove");
+        std::os::unix::fs::symlink("/dev/full", dir.0.join(".checkpoint.safetensors.tmp")).expect("link");
         let e = run.advance().expect_err("an error");
         assert!(matches!(e, TrainError::Write { step: 3, .. }), "{e}");
         assert!(fs::read(checkpoint_path(&dir.0)).expect("a checkpoint") == kept);

@@ -1,7 +1,7 @@
 //! The tables of `overthinking`.
 
 use refocus_study::Verdict;
-use refocus_study::overthinking::{Comparison, Defect, Estimate, MeanMitigation, Mitigation, SettingSummary};
+use refocus_study::overthinking::{Comparison, Defect, Estimate, SettingSummary};
 
 use super::overthinking::Document;
 use crate::table::{Side, Table};
@@ -170,39 +170,32 @@ fn ways(document: &Document, colours: bool) -> String {
     let choice = |c: &Option<refocus_study::overthinking::Chosen>| {
         c.as_ref().map_or_else(|| "-".to_owned(), |c| format!("{} {}", c.what, c.value))
     };
+    // Both kinds have fields of the same names.
+    macro_rules! row {
+        ($task:expr, $setting:expr, $m:expr) => {
+            table.row([
+                $task.to_owned(),
+                $setting.to_owned(),
+                $m.name.replace('_', " "),
+                choice(&$m.chosen),
+                share($m.tp),
+                share($m.fp),
+                share($m.balanced),
+                estimate(&$m.fp_gain),
+                estimate(&$m.balanced_gain),
+                p($m.p_balanced_holm),
+            ])
+        };
+    }
     for (task, setting, s) in each(document) {
         for m in s.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
-            let Mitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
-            table.row([
-                task.to_owned(),
-                setting.to_owned(),
-                name.replace('_', " "),
-                choice(chosen),
-                share(*tp),
-                share(*fp),
-                share(*balanced),
-                estimate(fp_gain),
-                estimate(balanced_gain),
-                p(m.p_balanced_holm),
-            ]);
+            row!(task, setting, m);
         }
     }
     for means in &document.means {
         for g in means.groups.iter().filter(|g| g.tasks.len() > 1) {
             for m in g.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
-                let MeanMitigation { name, chosen, tp, fp, balanced, fp_gain, balanced_gain, .. } = m;
-                table.row([
-                    format!("mean of {} tasks", g.tasks.len()),
-                    means.setting.clone(),
-                    name.replace('_', " "),
-                    choice(chosen),
-                    share(*tp),
-                    share(*fp),
-                    share(*balanced),
-                    estimate(fp_gain),
-                    estimate(balanced_gain),
-                    p(m.p_balanced_holm),
-                ]);
+                row!(format!("mean of {} tasks", g.tasks.len()), means.setting, m);
             }
         }
     }

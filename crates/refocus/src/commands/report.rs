@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use refocus_results::StoredRun;
-use refocus_results::atomic::write_whole;
 use serde::Serialize;
 
 use super::Ended;
 use crate::cli::{Open, Report};
 use crate::failure::{Failure, Outcome};
+use crate::output::Pending;
 use crate::printer::Printer;
 
 #[derive(Serialize)]
@@ -87,8 +87,9 @@ fn open(dir: &Path) -> Outcome<StoredRun> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
-    write_whole(path, bytes)
-        .map_err(|e| Failure::because(format!("{}: cannot be written", path.display()), e))
+    let mut out = Pending::create(path)?;
+    out.write(bytes)?;
+    out.finish()
 }
 
 /// All tables are read before one is written.
