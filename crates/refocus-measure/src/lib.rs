@@ -11,6 +11,7 @@ mod lens;
 mod patching;
 pub mod probe;
 mod reads;
+pub mod recall;
 mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};

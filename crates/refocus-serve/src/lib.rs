@@ -1,0 +1,5 @@
+//! One server, two sources: [`local`] answers from a model on this machine, [`proxy`] passes requests on to another
+//! OpenAI-compatible server and loses nothing on the way. The only crate with an asynchronous runtime.
+
+pub mod local;
+pub mod proxy;
