@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-pub(crate) use self::convert::{Convert, WeightType};
+pub(crate) use self::convert::{Convert, Folder, WeightType};
 pub(crate) use self::diagnose::Diagnose;
 pub(crate) use self::flipflop::{
     FamilyArgs, FlipflopAttend, FlipflopCommand, FlipflopEval, FlipflopFigures, FlipflopGenerate,
@@ -188,6 +188,23 @@ pub(crate) enum PatchCommand {
     /// Reads the file and its vectors, checks every site, head, position and length, and says for each
     /// entry whether it works in forward, generate, serve and export, and why not.
     Check(Check),
+    /// Say in words what a patch does to a model.
+    ///
+    /// One sentence an entry: where it acts, what it does there, at which positions and under which
+    /// condition, and in which commands it works.
+    Show(Check),
+    /// Bake a patch into plain weights, as a folder that transformers loads.
+    ///
+    /// The folder gives the logits that refocus gives with --patch, without refocus. Heads and outputs that
+    /// are zeroed, scaled or replaced, added vectors, sharpening and exits become changed weights, biases
+    /// and fewer blocks. An entry with a position, a gate or a key mask cannot: it is named, and nothing is
+    /// written unless --partial leaves it out. Changed tensors are written as f32 unless --dtype says
+    /// otherwise; all others keep their type.
+    #[command(
+        after_long_help = "Examples:\n  refocus patch export model.gguf --patch p.toml --out repaired\n  \
+        refocus patch export MODEL --patch p.toml --out repaired --dtype bf16 --partial"
+    )]
+    Export(PatchExport),
 }
 
 /// The model of a command.
@@ -296,13 +313,27 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PatchExport {
+    #[command(flatten)]
+    pub(crate) patch: Check,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Leave out the entries that plain weights cannot hold, and name them.
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// Replace a model that is there already.
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// Patch file to check.
+    /// Patch file.
     #[arg(long, value_name = "FILE")]
     pub(crate) patch: PathBuf,
-    /// Check the patch although it was made for another model.
+    /// Go on although the patch was made for another model.
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
+use crate::site::Site;
 use crate::spec::Family;
 
 /// A result of writing a model.
@@ -22,6 +23,16 @@ pub enum ExportError {
         family: Family,
         /// What it cannot say.
         why: String,
+    },
+    /// A change that no plain weights can hold.
+    #[error("{what} at {site} cannot be baked into plain weights: {why}")]
+    Unbakeable {
+        /// The action.
+        what: &'static str,
+        /// Where.
+        site: Site,
+        /// Why not.
+        why: &'static str,
     },
     /// A value that is no number or that the type cannot hold.
     #[error("{}: tensor {tensor}, value {at}: {why}", path.display())]

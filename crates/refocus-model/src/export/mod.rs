@@ -6,6 +6,7 @@
 //! complete or not there: nothing stands under its name before everything is on the disk and has been
 //! opened again.
 
+mod bake;
 mod config;
 mod error;
 mod llama3;
@@ -30,6 +31,7 @@ use crate::names::{Part, Which};
 use crate::spec::ModelSpec;
 use crate::weights::ParamSource;
 
+pub use self::bake::Baked;
 pub use self::error::{ExportError, ExportResult};
 
 /// The type in which weights are written.

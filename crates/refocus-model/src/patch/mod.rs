@@ -46,6 +46,7 @@ use refocus_compute::{Batch, Seg};
 
 pub use self::decode::Decode;
 pub use self::error::{OtherModel, PatchError};
+pub(crate) use self::support::bake;
 pub use self::support::{EntrySupport, Job, Support};
 
 use self::error::Doc;
@@ -286,6 +287,16 @@ impl Patch {
         for d in &self.decode {
             let _done = d.apply(logits);
         }
+    }
+
+    /// For every `[[intervention]]` its line, its site as it is written there, and what it became.
+    pub fn entries(&self) -> impl Iterator<Item = (usize, &str, &[Intervention])> {
+        self.entries.iter().map(|e| (e.line, e.at.as_str(), &self.interventions[e.range.clone()]))
+    }
+
+    /// The line of each `[[decode]]`, and of `[rewrite]` where there is one.
+    pub fn lines(&self) -> (&[usize], Option<usize>) {
+        (&self.decode_lines, self.rewrite.map(|_| self.rewrite_line))
     }
 
     /// Where the patch was read.

@@ -3,7 +3,7 @@
 use super::{Patch, PatchError, summary};
 use crate::intervene::{Action, Intervention, Position};
 use crate::site::Kind;
-use crate::spec::{Family, ModelSpec, Wiring};
+use crate::spec::{Family, ModelSpec, Positions, Wiring};
 
 /// What a patch can be used in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +80,7 @@ impl Patch {
             let export = match export {
                 Some((i, why)) if all.len() > 1 => Support::No(format!("{}: {why}", i.site)),
                 Some((_, why)) => Support::No(why.to_owned()),
-                None => {
-                    Support::NotYet("it can be baked in, but `patch export` does not exist yet".to_owned())
-                }
+                None => Support::Yes,
             };
             out.push(EntrySupport {
                 line: e.line,
@@ -152,7 +150,7 @@ fn serve() -> Support {
 }
 
 /// Whether plain weights can hold an intervention: `Ok` says which ones, `Err` why not.
-pub(super) fn bake(spec: &ModelSpec, i: &Intervention) -> Result<&'static str, &'static str> {
+pub(crate) fn bake(spec: &ModelSpec, i: &Intervention) -> Result<&'static str, &'static str> {
     if i.position != Position::All {
         return Err("weights act at every position");
     }
@@ -160,9 +158,12 @@ pub(super) fn bake(spec: &ModelSpec, i: &Intervention) -> Result<&'static str, &
         return Err("weights have no gate");
     }
     match (&i.action, i.site.kind) {
-        (Action::Exit(_), _) => Ok("fewer layers"),
+        (Action::Exit(_), _) => Ok("fewer blocks"),
         (Action::BlockEdge(_), _) => Err("weights have no key mask"),
         (Action::UniformAttention, _) => Err("weights have no attention pattern"),
+        (Action::Sharpen(_), _) if matches!(spec.positions, Positions::Alibi | Positions::T5 { .. }) => {
+            Err("its scores have a bias of distance, which queries do not scale")
+        }
         (Action::Sharpen(_), _) if !spec.qk_norm => Ok("query weight and bias"),
         (Action::Sharpen(_), _) if i.head.is_none() => Ok("the gain of the query norm"),
         (Action::Sharpen(_), _) => Err("one gain of the query norm serves all heads of a layer"),

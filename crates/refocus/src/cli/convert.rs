@@ -1,4 +1,4 @@
-//! Flags of `model convert`.
+//! Flags of commands that write a model as a folder.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,16 @@ use super::ModelArg;
 pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Replace a model that is there already.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// A folder in Hugging Face layout.
+#[derive(Debug, Args)]
+pub(crate) struct Folder {
     /// Folder to write.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -19,9 +29,6 @@ pub(crate) struct Convert {
     /// Largest weights file, such as 500MB or 2GiB; a single tensor may be larger.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub(crate) max_shard_size: u64,
-    /// Replace a model that is there already.
-    #[arg(long)]
-    pub(crate) force: bool,
 }
 
 /// In which type weights are written.

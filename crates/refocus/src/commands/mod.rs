@@ -23,6 +23,8 @@ mod overthinking_stages;
 mod overthinking_tables;
 mod overthinking_view;
 mod patch;
+mod patch_export;
+mod patch_show;
 mod report;
 mod tasks;
 mod train;
@@ -68,6 +70,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Diagnose(args) => diagnose::run(args, global, printer),
         Command::Overthinking(args) => overthinking::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
+        Command::Patch(PatchCommand::Show(args)) => patch_show::run(args, printer),
+        Command::Patch(PatchCommand::Export(args)) => patch_export::run(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
         Command::Tasks(TasksCommand::Validate(args)) => tasks::validate(args, printer),

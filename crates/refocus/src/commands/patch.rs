@@ -1,7 +1,7 @@
 //! `patch check`.
 
 use refocus_model::patch::{EntrySupport, Job, Support};
-use refocus_model::{ModelSpec, Patch};
+use refocus_model::{Checkpoint, ModelSpec, Patch};
 use serde::Serialize;
 
 use super::Ended;
@@ -42,9 +42,17 @@ struct Cell {
     why: Option<String>,
 }
 
-/// Runs the command.
-pub(super) fn check(args: &Check, printer: &Printer) -> Outcome<Ended> {
-    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
+/// A patch that fits a model.
+pub(super) struct Opened {
+    pub(super) patch: Patch,
+    /// Of the model.
+    pub(super) fingerprint: String,
+    /// `none`, `same` or `forced`.
+    pub(super) guard: &'static str,
+}
+
+/// Reads a patch and checks it against a model, its guard too.
+pub(super) fn open(args: &Check, checkpoint: &Checkpoint) -> Outcome<Opened> {
     let patch = Patch::load(&args.patch, checkpoint.spec())?;
     let fingerprint = checkpoint.fingerprint()?;
     let guard = match (&patch.guard, patch.check_guard(&fingerprint)) {
@@ -53,6 +61,13 @@ pub(super) fn check(args: &Check, printer: &Printer) -> Outcome<Ended> {
         (Some(_), Err(_)) if args.force => "forced",
         (Some(_), Err(e)) => return Err(e.into()),
     };
+    Ok(Opened { patch, fingerprint, guard })
+}
+
+/// Runs the command.
+pub(super) fn check(args: &Check, printer: &Printer) -> Outcome<Ended> {
+    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
+    let Opened { patch, fingerprint, guard } = open(args, &checkpoint)?;
     let document = Document {
         schema: "refocus.patch-check/1",
         patch: args.patch.display().to_string(),
@@ -92,14 +107,19 @@ fn entries(patch: &Patch, spec: &ModelSpec) -> Vec<Entry> {
     patch.support(spec).into_iter().map(entry).collect()
 }
 
+/// That a patch fits a model, and whether it was made for it.
+pub(super) fn headline(patch: &str, model: &str, guard: &str) -> String {
+    let made = match guard {
+        "same" => ", the model it was made for",
+        "forced" => ", though it was made for another model",
+        _ => "",
+    };
+    format!("{patch} fits {model}{made}\n\n")
+}
+
 /// The table, and below it every reason once.
 fn text(d: &Document, colour: bool) -> String {
-    let mut out = format!("{} fits {}", d.patch, d.model);
-    out.push_str(match d.guard {
-        "same" => ", the model it was made for\n\n",
-        "forced" => ", though it was made for another model\n\n",
-        _ => "\n\n",
-    });
+    let mut out = headline(&d.patch, &d.model, d.guard);
     let mut columns = vec![("line", Side::Right)];
     columns.extend(Job::ALL.map(|j| (j.name(), Side::Left)));
     // Entries are as long as they are, so they come last.

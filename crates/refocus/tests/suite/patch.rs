@@ -38,22 +38,21 @@ fn the_support_table() {
     tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
 [TMP]/p.toml fits fixtures/gpt2
 
-line  forward      generate     serve        export       entry
-   2  yes          yes          not yet [1]  not yet [2]  zero blocks.*.attn.hook_z, head 2 (2 places)
-   7  yes          yes          not yet [1]  no [3]       block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
-  14  yes          yes          not yet [1]  not yet [2]  exit before block 2
-  18  yes          yes          not yet [1]  no [4]       temperature 0.7
-  22  not yet [5]  not yet [5]  not yet [5]  no [4]       contrast_context times -0.5
-  26  no [6]       not yet [7]  not yet [7]  no [8]       rewrite the context (extractive)
+line  forward      generate     serve        export  entry
+   2  yes          yes          not yet [1]  yes     zero blocks.*.attn.hook_z, head 2 (2 places)
+   7  yes          yes          not yet [1]  no [2]  block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
+  14  yes          yes          not yet [1]  yes     exit before block 2
+  18  yes          yes          not yet [1]  no [3]  temperature 0.7
+  22  not yet [4]  not yet [4]  not yet [4]  no [3]  contrast_context times -0.5
+  26  no [5]       not yet [6]  not yet [6]  no [7]  rewrite the context (extractive)
 
 [1] `serve` does not exist yet
-[2] it can be baked in, but `patch export` does not exist yet
-[3] weights act at every position
-[4] weights hold no change of the final logits
-[5] it needs a second row of logits, which nothing computes yet
-[6] a forward pass takes its input as it is
-[7] rewriting does not exist yet
-[8] weights hold no change of the prompt
+[2] weights act at every position
+[3] weights hold no change of the final logits
+[4] it needs a second row of logits, which nothing computes yet
+[5] a forward pass takes its input as it is
+[6] rewriting does not exist yet
+[7] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
 }
@@ -244,6 +243,130 @@ fn a_gate_beyond_the_exit() {
     tmp.write("p.toml", patch);
     refused(tmp.refocus("patch check fixtures/gpt2 --patch [TMP]/p.toml")).stderr_eq(str![[r#"
 error: [TMP]/p.toml:1: blocks.1.hook_resid_post is never reached: the patch exits after block 0
+
+"#]]);
+}
+
+const BAKEABLE: &str = r#"
+[[intervention]]
+at = "blocks.*.attn.hook_z"
+head = 2
+do = "zero"
+
+[[intervention]]
+at = "blocks.1.attn.hook_pattern"
+do = "sharpen"
+factor = 0.5
+
+[[intervention]]
+at = "blocks.1.hook_mlp_out"
+do = "scale"
+factor = 0.25
+"#;
+
+#[test]
+fn a_patch_in_words() {
+    let tmp = Tmp::new("show");
+    tmp.write("p.toml", PATCH);
+    tmp.refocus("patch show fixtures/gpt2 --patch [TMP]/p.toml")
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+[TMP]/p.toml fits fixtures/gpt2
+
+What heads 0.2 and 1.2 pass on becomes zero, at every position.
+    line 2; works in forward, generate, export
+Attention in block 1 cannot look at the first token, at the end of the prompt and at each new token, only where the lens after block 0 gives its first choice a probability above 0.5.
+    line 7; works in forward, generate
+The model answers after 2 of its 2 blocks.
+    line 14; works in forward, generate, export
+The final logits are divided by 0.7.
+    line 18; works in forward, generate
+The final logits lean away from the context, by 0.5.
+    line 22; works in nothing yet
+Before answering, the context is rewritten without what does not matter (extractive).
+    line 26; works in nothing yet
+
+"#]])
+        .stderr_eq("");
+}
+
+#[test]
+fn a_baked_folder_gives_the_logits_of_the_patch() {
+    let tmp = Tmp::new("export");
+    tmp.write("p.toml", BAKEABLE);
+    let export = "patch export fixtures/gguf-llama-q4_1/model.gguf --patch [TMP]/p.toml --out [TMP]/out";
+    tmp.refocus(export)
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+model        fixtures/gguf-llama-q4_1/model.gguf
+patch        [TMP]/p.toml
+baked        What heads 0.2 and 1.2 pass on becomes zero, at every position
+             Attention in block 1 is sharpened: its scores are divided by 0.5, at every position
+             What the MLP writes in block 1 is multiplied by 0.25, at every position
+changed      4 of the model's parameters
+folder       [TMP]/out
+weights      20 tensors, float32
+files        chat_template.jinja  196 B
+             config.json  507 B
+             generation_config.json  96 B
+             model.safetensors  281.6 kB
+             tokenizer.json  4.4 kB
+             tokenizer_config.json  241 B
+fingerprint  sha256:b2ef3115b7855d3184095a3195a6f63572d8e240943f3f6112b18809d120f6e9
+
+"#]])
+        .stderr_eq("");
+    // The same command again.
+    tmp.refocus(export).assert().success().stderr_eq(str![[r#"
+note: [TMP]/out is there already, the same to the last byte; nothing was written
+
+"#]]);
+    let top = |args: &str| {
+        let args = format!("model forward {args} --text the --top 5 --json");
+        let out = tmp.refocus(&args).assert().success().get_output().stdout.clone();
+        let document: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+        let top = document["sequences"][0]["top"].as_array().expect("a list").clone();
+        let of = |t: &serde_json::Value| (t["id"].as_u64(), t["logit"].as_f64().expect("a number"));
+        top.iter().map(of).collect::<Vec<_>>()
+    };
+    let plain = top("fixtures/gguf-llama-q4_1/model.gguf");
+    let want = top("fixtures/gguf-llama-q4_1/model.gguf --patch [TMP]/p.toml");
+    let got = top("[TMP]/out");
+    assert_ne!(plain, want);
+    for ((id, logit), (wanted, expected)) in got.iter().zip(&want) {
+        assert!(id == wanted && (logit - expected).abs() < 1e-4, "{got:?}, {want:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_baked_is_named_and_nothing_is_written() {
+    let tmp = Tmp::new("unbakeable");
+    tmp.write("p.toml", PATCH);
+    let export = "patch export fixtures/gpt2 --patch [TMP]/p.toml --out [TMP]/out";
+    tmp.refocus(export).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [TMP]/p.toml:7: cannot be baked into weights: weights act at every position
+hint: --partial leaves such entries out and names them
+
+"#]]);
+    assert_eq!(tmp.list(), ["p.toml"]);
+    tmp.refocus(&format!("{export} --partial")).assert().success().stderr_eq(str![[r#"
+note: the model brings no tokenizer, so the folder has none
+note: left out, line 7: Attention in block 1 cannot look at the first token, at the end of the prompt and at each new token, only where the lens after block 0 gives its first choice a probability above 0.5 (weights act at every position)
+note: left out, line 18: The final logits are divided by 0.7 (weights hold no change of the final logits)
+note: left out, line 22: The final logits lean away from the context, by 0.5 (weights hold no change of the final logits)
+note: left out, line 26: Before answering, the context is rewritten without what does not matter (extractive) (weights hold no change of the prompt)
+
+"#]]);
+    tmp.write(
+        "last.toml",
+        "[[intervention]]\nat = \"blocks.0.attn.hook_z\"\nposition = \"last\"\ndo = \"zero\"\n",
+    );
+    let nothing = "patch export fixtures/gpt2 --patch [TMP]/last.toml --out [TMP]/none --partial";
+    tmp.refocus(nothing).assert().code(2).stderr_eq(str![[r#"
+error: [TMP]/last.toml: nothing in it can be baked into weights
+hint: refocus patch check says why, entry by entry
 
 "#]]);
 }
