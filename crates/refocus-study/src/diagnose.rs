@@ -11,6 +11,7 @@ mod error;
 mod finding;
 mod flipflop;
 mod metrics;
+mod mitigate;
 mod overthinking;
 mod recall;
 mod size;
@@ -19,6 +20,7 @@ pub use self::condition::{Condition, ConditionError};
 pub use self::error::DiagnoseError;
 pub use self::finding::{Example, Finding, Measure, State};
 pub use self::metrics::{METRICS, Metric, known};
+pub use self::mitigate::{Change, Mitigation, TEXT_COST, Tried, mitigate};
 pub use self::size::Budget;
 
 use refocus_compute::Ops;

@@ -10,6 +10,7 @@ use refocus_model::Model;
 use refocus_tasks::recall::{Relation, builtin};
 
 use super::finding::watchful;
+use super::mitigate::{Cases, Prompt, Rule};
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
@@ -70,6 +71,14 @@ pub(super) fn run<O: Ops>(
         tick(done, all);
     }
     Ok(finding(asked, puts, &answers, m.spec.n_heads, subject.seed))
+}
+
+/// Its questions, for a patch to be judged by. Where the first tokens of both answers are the same, there is none.
+pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
+    let puts = puts(&builtin("capital")?, subject)?;
+    let pair = |p: &Put| p.questions.iter().map(Prompt::of).collect::<Option<Vec<_>>>();
+    let prompts = puts.iter().filter_map(pair).take(items).flatten().collect();
+    Ok(Cases { probe: Probe::Distractors, rule: Rule::Against, prompts })
 }
 
 fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseError> {

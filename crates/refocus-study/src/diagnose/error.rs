@@ -1,7 +1,7 @@
 //! What can go wrong in a diagnosis.
 
 use refocus_measure::MeasureError;
-use refocus_model::{LoadError, PlanError, RunError};
+use refocus_model::{LoadError, PatchError, PlanError, RunError};
 use refocus_tasks::classify::TaskError;
 use refocus_tasks::flipflop::LanguageError;
 use refocus_tasks::recall::FactError;
@@ -36,6 +36,9 @@ pub enum DiagnoseError {
     /// A readout that the model does not have.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// A patch to try.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
     /// The model could not be run.
     #[error(transparent)]
     Run(#[from] RunError),

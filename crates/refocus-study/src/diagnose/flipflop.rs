@@ -8,11 +8,14 @@ use refocus_model::Model;
 use refocus_tasks::flipflop::FlipFlop;
 
 use super::finding::watchful;
+use super::mitigate::{Cases, Prompt, Rule};
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::flipflop::probe::{Asked, Form, questions};
 
 const IGNORE: f64 = 0.6;
 const BATCH: usize = 2048;
+/// Symbols of the strings that a patch is judged by.
+const SHORTEST: usize = 20;
 /// A rate whose interval lies above is a slip.
 const SLIP: f64 = 0.02;
 /// A rate whose interval lies below is none that matters.
@@ -73,6 +76,14 @@ pub(super) fn run<O: Ops>(
         said.extend(strings.into_iter().zip(answers).map(|(asked, answer)| Said { length, asked, answer }));
     }
     Ok(finding(asked, &said, m.spec.n_heads))
+}
+
+/// The shortest of its strings, for a patch to be judged by.
+pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
+    let language = FlipFlop::ignoring(SHORTEST, IGNORE)?;
+    let asked = questions(subject.tokenizer, Form::Demonstration, &language, items as u32, subject.seed)?;
+    let prompts = asked.iter().filter_map(|a| Prompt::of(&a.question)).collect();
+    Ok(Cases { probe: Probe::Flipflop, rule: Rule::Choice, prompts })
 }
 
 fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use refocus_compute::Ops;
-use refocus_model::Model;
+use refocus_model::{Model, ModelSpec};
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 
+use super::mitigate::{Cases, Prompt, Rule};
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::{
     Answers, Asked, Estimate, Method, Pairs, Request, SettingSummary, StudyError, Work, ask, build, summarise,
@@ -14,6 +15,8 @@ use crate::overthinking::{
 
 const TASK: &str = "unnatural";
 const HEADLINE: &str = "overthinking.gap";
+/// Demonstrations, by budget.
+const DEMOS: [usize; 3] = [8, 12, 20];
 /// A gap whose interval lies below is none that matters.
 const STEADY: f64 = 0.1;
 
@@ -25,7 +28,7 @@ pub(super) fn run<O: Ops>(
 ) -> Result<Finding, DiagnoseError> {
     let task = builtin(TASK)?;
     let data = Dataset::read(&task, None)?;
-    let demos = subject.budget.choose([8, 12, 20]);
+    let demos = subject.budget.choose(DEMOS);
     let mut request = Request {
         pairs: 1,
         demos,
@@ -61,6 +64,32 @@ pub(super) fn run<O: Ops>(
     let (summary, _) = summarise(&pairs, false, subject.seed)?;
     let words: Vec<&str> = task.classes.iter().map(|c| c.word.as_str()).collect();
     Ok(finding(asked(request.pairs), &summary, demos, examples(&pairs, &words, subject)))
+}
+
+/// The last labels of its pairs, for a patch to be judged by.
+pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
+    let task = builtin(TASK)?;
+    let data = Dataset::read(&task, None)?;
+    let request = Request {
+        pairs: items as u32,
+        demos: subject.budget.choose(DEMOS),
+        context: spec.n_ctx,
+        settings: vec![Setting::Permuted],
+        seed: subject.seed,
+    };
+    let built = build(&task, &data, subject.tokenizer, spec, &request)?;
+    let lines: Vec<_> = built.lines.into_iter().enumerate().collect();
+    let work = Work::new(Path::new("the prompts drawn"), &lines, spec)?;
+    let task = &work.tasks[0];
+    let end = task.demos - 1;
+    let prompt = |i: usize| {
+        let Asked { ids, slots } = &task.prompts[i];
+        Prompt { ids: ids[..=slots[end] as usize].to_vec(), wanted: task.label_ids.clone() }
+    };
+    let pairs = &task.settings[0].pairs;
+    let classes = pairs.iter().map(|p| [p.truth[end] as usize, p.shown[end] as usize]).collect();
+    let prompts = pairs.iter().flat_map(|p| [p.true_prompt, p.false_prompt]).map(prompt).collect();
+    Ok(Cases { probe: Probe::Overthinking, rule: Rule::Demonstrations(classes), prompts })
 }
 
 fn measure(e: &Estimate) -> Measure {

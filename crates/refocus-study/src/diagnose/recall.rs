@@ -10,6 +10,7 @@ use refocus_measure::probe::Question;
 use refocus_model::{Kind, Mode, Model, Plan, Readout, RunError, Site, Tokenizer, forward};
 use refocus_tasks::recall::{Relation, builtin};
 
+use super::mitigate::{Cases, Prompt, Rule};
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
@@ -70,6 +71,20 @@ pub(super) fn run<O: Ops>(
         return Ok(f);
     }
     Ok(measured.finding(asked, m.spec.n_layers, subject.seed))
+}
+
+/// All capitals, for a patch to be judged by.
+pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
+    let relation = builtin("capital")?;
+    let templates = std::iter::once(&relation.prompt).chain(&relation.open);
+    let asked: Vec<Vec<Put>> =
+        templates.map(|t| put(subject.tokenizer, &relation, t)).collect::<Result<_, _>>()?;
+    let one = |i: usize| {
+        let each = asked.iter().map(move |a| &a[i]);
+        each.map(|p| Prompt { ids: p.ids.clone(), wanted: vec![p.answer] }).collect::<Vec<_>>()
+    };
+    let prompts = (0..relation.facts.len().min(items)).flat_map(one).collect();
+    Ok(Cases { probe: Probe::Recall, rule: Rule::Facts { open: relation.open.len() }, prompts })
 }
 
 struct Measured<'a> {

@@ -13,6 +13,9 @@ Examples:
     refocus diagnose MODEL --out run
   As a gate: exit code 1 where a bound is crossed:
     refocus diagnose MODEL --out run --fail-on 'overthinking.gap.low > 0.2 or flipflop.error > 0.1'
+  Find a patch as well, and bake it into plain weights:
+    refocus diagnose MODEL --mitigate --budget 20m --out run
+    refocus patch export MODEL --patch run/patch.toml --out repaired
   One probe, with more questions:
     refocus diagnose MODEL --probes recall --budget 20m --out run-recall";
 
@@ -76,6 +79,13 @@ pub(crate) struct Diagnose {
     /// Probes to run, separated by commas [default: all].
     #[arg(long, value_enum, value_name = "A,B,…", value_delimiter = ',')]
     pub(crate) probes: Vec<ProbeName>,
+    /// Search a patch for what slips, and measure it on questions that did not choose it.
+    ///
+    /// Tried are sharper attention, without the heads that push wrong answers, earlier exits, a weaker last
+    /// layer: each on one half of the questions. What is best and costs plain text little is measured on the
+    /// other half, with what it does to everything else, and written to patch.toml.
+    #[arg(long)]
+    pub(crate) mitigate: bool,
     /// Folder for findings.json; the same command goes on in it.
     #[arg(long, value_name = "DIR", default_value = "diagnosis")]
     pub(crate) out: PathBuf,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_study::diagnose::{
-    Budget, Condition, Finding, METRICS, Measure, Probe, State, Subject, run as probe,
+    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, State, Subject, mitigate, run as probe,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -34,6 +34,9 @@ struct Document {
     model: String,
     settings: Settings,
     findings: Vec<Finding>,
+    /// What `--mitigate` found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mitigation: Option<Mitigation>,
 }
 
 /// Runs the command.
@@ -64,19 +67,22 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     std::fs::create_dir_all(&args.out)
         .map_err(|e| Failure::because(format!("{}: cannot be made", args.out.display()), e))?;
     let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
-    let findings = old.map_or_else(Vec::new, |d| d.findings);
+    let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
     let mut document = Document {
         schema: SCHEMA.to_owned(),
         model: checkpoint.path().display().to_string(),
         settings,
         findings,
+        mitigation,
     };
     let has = |d: &Document, p: Probe| d.findings.iter().any(|f| f.probe == p);
     let there = probes.iter().filter(|p| has(&document, **p)).count();
     if there > 0 {
         printer.note(&format!("{}: {there} of {} probes are there already", path.display(), probes.len()));
     }
-    if there < probes.len() {
+    let searched = |d: &Document| d.mitigation.as_ref().is_some_and(|m| m.probes == probes);
+    let search = args.mitigate && !(there == probes.len() && searched(&document));
+    if there < probes.len() || search {
         let mut cpu = backend::cpu(global, printer)?;
         let model = Model::load(&checkpoint, &mut cpu)?;
         let o = &mut Eager::new(cpu);
@@ -100,8 +106,30 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
             // After every probe, so that a stop loses one at most.
             output::write_document(&path, &document)?;
         }
+        if search {
+            let bar = printer.count_bar(0);
+            bar.set_message("patches");
+            let mine: Vec<Finding> =
+                document.findings.iter().filter(|f| probes.contains(&f.probe)).cloned().collect();
+            let found = mitigate(o, &model, subject, &mine, &mut |done, all| {
+                bar.set_length(all);
+                bar.set_position(done);
+            })?;
+            bar.finish_and_clear();
+            document.mitigation = Some(found);
+            output::write_document(&path, &document)?;
+        }
+    }
+    // Written anew each time, so that it is there whenever the findings are.
+    if let Some(found) = document.mitigation.as_ref().filter(|f| args.mitigate && !f.patch.is_empty()) {
+        let patch = args.out.join("patch.toml");
+        let mut out = output::Pending::create(&patch)?;
+        out.write(patch_text(found, &document).as_bytes())?;
+        out.finish()?;
+        printer.note(&format!("the patch is in {}", patch.display()));
     }
     document.findings.retain(|f| probes.contains(&f.probe));
+    document.mitigation.take_if(|_| !args.mitigate);
     if printer.is_json() {
         printer.document(&document)?;
     } else {
@@ -159,7 +187,49 @@ fn shown(document: &Document, colour: bool) -> String {
             text.push_str(&format!("    right: {}; preferred: {} ({})\n", e.right, e.answer, e.note));
         }
     }
+    if let Some(m) = &document.mitigation {
+        text.push_str(&format!("\npatch: {}\n", m.verdict));
+        m.chosen.iter().for_each(|c| text.push_str(&format!("  {c}\n")));
+        if !m.changes.is_empty() {
+            text.push('\n');
+            text.push_str(&changes(m).render(colour));
+        }
+    }
     text
+}
+
+fn changes(m: &Mitigation) -> Table {
+    let columns = [
+        ("probe", Side::Left),
+        ("what", Side::Left),
+        ("before", Side::Right),
+        ("after", Side::Right),
+        ("change", Side::Left),
+        ("p", Side::Right),
+    ];
+    let mut table = Table::new(&columns);
+    for c in &m.changes {
+        let probe = c.probe.map_or("text", Probe::name).to_owned();
+        let number = |m: &Measure| format!("{:.3}", m.value);
+        let p = if c.p < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", c.p) };
+        table.row([probe, c.what.clone(), number(&c.before), number(&c.after), c.change.text(), p]);
+    }
+    table
+}
+
+/// The patch file, with what was measured.
+fn patch_text(m: &Mitigation, document: &Document) -> String {
+    let mut out = format!(
+        "# Proposed by `refocus diagnose --mitigate`, seed {}: {}.\n",
+        document.settings.seed, m.verdict
+    );
+    m.chosen.iter().for_each(|c| out.push_str(&format!("# - {c}\n")));
+    out.push_str("#\n# Measured with exactly these entries on questions that did not choose them:\n");
+    for line in changes(m).render(false).lines() {
+        out.push_str(&format!("# {line}\n"));
+    }
+    out.push_str(&format!("\n[model]\nfingerprint = \"{}\"\n\n{}", document.settings.fingerprint, m.patch));
+    out
 }
 
 /// The end of a text, on one line.

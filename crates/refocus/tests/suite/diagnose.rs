@@ -98,3 +98,31 @@ hint: give another --out, or the settings of that run
     tmp.refocus("diagnose fixtures/gpt2 --out [TMP]/other").assert().code(2).stdout_eq("");
     assert!(!tmp.path("other").exists());
 }
+
+#[test]
+fn a_patch_is_searched_and_measured() {
+    let tmp = Tmp::new("diagnose-mitigate");
+    let run = format!("{RUN} -q --mitigate");
+    tmp.refocus(&run).assert().success().stdout_eq(file!["diagnose/mitigate.txt"]);
+    let first = findings(&tmp);
+    let mitigation = &first["mitigation"];
+    let tried = mitigation["tried"].as_array().expect("a list");
+    assert!(tried.len() >= 8, "{tried:?}");
+    // The same command finds it there; more threads change nothing.
+    tmp.refocus(&run).assert().success().stdout_eq(file!["diagnose/mitigate.txt"]);
+    let again = Tmp::new("diagnose-mitigate-again");
+    again.refocus(&format!("{run} --threads 2")).assert().success();
+    assert_eq!(findings(&again), first);
+    match mitigation["patch"].as_str() {
+        // What is proposed fits the model, and says so.
+        Some(_) => {
+            let check = "patch check fixtures/overthinking --patch [TMP]/run/patch.toml --json";
+            let out = tmp.refocus(check).output().expect("run").stdout;
+            let document: Value = serde_json::from_slice(&out).expect("JSON");
+            assert_eq!(document["guard"], "same");
+            let entries = document["entries"].as_array().expect("a list");
+            assert!(entries.iter().all(|e| e["export"]["works"] == "yes"), "{document}");
+        }
+        None => assert!(!tmp.list().contains(&"run/patch.toml".to_owned())),
+    }
+}
