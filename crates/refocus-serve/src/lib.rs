@@ -1,5 +1,9 @@
 //! One server, two sources: [`local`] answers from a model on this machine, [`proxy`] passes requests on to another
 //! OpenAI-compatible server and loses nothing on the way. The only crate with an asynchronous runtime.
 
+pub mod config;
+pub mod error;
+pub mod keys;
 pub mod local;
+pub mod metrics;
 pub mod proxy;
