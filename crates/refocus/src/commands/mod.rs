@@ -26,6 +26,7 @@ mod patch;
 mod patch_export;
 mod patch_show;
 mod report;
+mod serve;
 mod tasks;
 mod train;
 
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
         Command::Report(args) => report::run(args, printer),
+        Command::Serve(args) => serve::run(args, global, printer),
     }
 }
 
