@@ -1,9 +1,12 @@
 //! One server, two sources: [`local`] answers from a model on this machine, [`proxy`] passes requests on to another
 //! OpenAI-compatible server and loses nothing on the way. The only crate with an asynchronous runtime.
 
+pub mod body;
 pub mod config;
 pub mod error;
 pub mod keys;
 pub mod local;
 pub mod metrics;
+pub mod openai;
 pub mod proxy;
+pub mod server;
