@@ -4,6 +4,7 @@
 pub mod body;
 pub mod config;
 pub mod error;
+mod exchange;
 pub mod keys;
 pub mod local;
 pub mod metrics;

@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use crate::metrics::{Kind, Metric, Metrics};
 
-static REQUESTS: Metric = Metric {
-    name: "refocus_requests_total",
-    help: "Requests by address and status.",
-    kind: Kind::Counter,
-};
+static REQUESTS: Metric =
+    Metric { name: "refocus_requests_total", help: "Requests by address and status.", kind: Kind::Counter };
 static PROMPT_TOKENS: Metric = Metric {
     name: "refocus_prompt_tokens_total",
     help: "Prompt tokens of accepted requests.",

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use refocus_compute::{Isa, Philox, Purpose};
 use refocus_model::generate::{Changes, ConstraintError, Grammars, Limits};
-use refocus_model::{Checkpoint, ChatTemplate, LoadError, ModelSpec, Patch, TemplateError, Tokenizer};
+use refocus_model::{ChatTemplate, Checkpoint, LoadError, ModelSpec, Patch, TemplateError, Tokenizer};
 use sha2::{Digest, Sha256};
 
 pub use self::engine::StartError;
@@ -104,7 +104,10 @@ pub struct Local {
 
 impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Local").field("name", &self.name).field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Local")
+            .field("name", &self.name)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 

@@ -63,9 +63,7 @@ impl Local {
             (_, Some(tools)) => ("tools", Some(tools.schema())),
             (Format::Text, None) => ("", None),
             (Format::JsonObject, None) => ("response_format", Some(json!({"type": "object"}))),
-            (Format::Schema(schema), None) => {
-                ("response_format.json_schema.schema", Some(schema.clone()))
-            }
+            (Format::Schema(schema), None) => ("response_format.json_schema.schema", Some(schema.clone())),
         };
         let constraint = schema.map(|schema| self.constraint(&schema, field)).transpose()?;
         let mut shared = chat.shared;
@@ -87,7 +85,8 @@ impl Local {
         let prompt = self.encode(&text, false, "messages")?;
         let room = self.n_ctx.saturating_sub(prompt.len()).max(1);
         let tokens = prompt.len();
-        let request = self.request(&shared, prompt, shared.max_new.unwrap_or(room), chat.logprobs, constraint);
+        let request =
+            self.request(&shared, prompt, shared.max_new.unwrap_or(room), chat.logprobs, constraint);
         let writer = |choice: u32| {
             let named = calls.as_ref().map(|c| c.named(format!("call_{id}_{choice}_")));
             let calls = if forced.is_some() { named.map(Calls::opened) } else { named };
@@ -186,7 +185,8 @@ impl Local {
 
     fn encode(&self, text: &str, add_special: bool, field: &'static str) -> ApiResult<Vec<u32>> {
         // The reason names files of this machine.
-        let why = |_| ApiError::invalid(field, format!("{field} has a text that the tokenizer cannot express"));
+        let why =
+            |_| ApiError::invalid(field, format!("{field} has a text that the tokenizer cannot express"));
         self.tokenizer.encode(text, add_special).map_err(why)
     }
 }

@@ -85,7 +85,9 @@ async fn answer(
     let prepared = blocking.await.map_err(|_| ApiError::internal("the request could not be prepared"))??;
     let Prepared { requests, writers, echoes, prompt, shape, shared, logprobs, field } = prepared;
     let mut updates = local.engine.submit(requests).map_err(|why| match why {
-        NotTaken::Full(most) => ApiError::busy(format!("{most} requests run or wait already, try again later")),
+        NotTaken::Full(most) => {
+            ApiError::busy(format!("{most} requests run or wait already, try again later"))
+        }
         NotTaken::Gone => ApiError::stopping(),
     })?;
     match updates.recv().await {

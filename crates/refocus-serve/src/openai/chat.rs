@@ -106,7 +106,8 @@ fn format(value: Option<Value>) -> ApiResult<Format> {
             };
             let schema = value.pointer("/json_schema/schema").ok_or_else(missing)?;
             if !schema.is_object() {
-                let text = format!("response_format.json_schema.schema must be an object, not {}", kind(schema));
+                let text =
+                    format!("response_format.json_schema.schema must be an object, not {}", kind(schema));
                 return Err(ApiError::invalid("response_format.json_schema.schema", text));
             }
             Ok(Format::Schema(schema.clone()))

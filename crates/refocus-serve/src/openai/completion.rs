@@ -44,7 +44,11 @@ impl CompletionRequest {
         let prompts = prompts(fields.value("prompt"))?;
         let choices = prompts.len() as u64 * u64::from(shared.n);
         if choices > MOST_CHOICES {
-            let text = format!("{} prompts with n = {} are more than {MOST_CHOICES} choices", prompts.len(), shared.n);
+            let text = format!(
+                "{} prompts with n = {} are more than {MOST_CHOICES} choices",
+                prompts.len(),
+                shared.n
+            );
             return Err(ApiError::invalid("prompt", text));
         }
         let new = fields.count("max_tokens", 1, u64::MAX)?;

@@ -99,9 +99,7 @@ fn in_range<T: Display>(
     what: &str,
 ) -> ApiResult<Option<T>> {
     match number {
-        Some(x) if !good(&x) => {
-            Err(ApiError::invalid(name, format!("{name} is {x}, it must be {what}")))
-        }
+        Some(x) if !good(&x) => Err(ApiError::invalid(name, format!("{name} is {x}, it must be {what}"))),
         number => Ok(number),
     }
 }

@@ -99,7 +99,8 @@ fn calls(at: &str, message: &mut Map<String, Value>) -> ApiResult<()> {
     let Some(calls) = message.get_mut("tool_calls") else { return Ok(()) };
     let param = format!("{at}.tool_calls");
     let wrong = || {
-        let text = format!("{param} must be a list of calls, objects with function.name and function.arguments");
+        let text =
+            format!("{param} must be a list of calls, objects with function.name and function.arguments");
         ApiError::invalid(&param, text)
     };
     for call in calls.as_array_mut().ok_or_else(wrong)? {

@@ -231,9 +231,8 @@ impl Reply {
         }
         match self.shape {
             Shape::Chat => {
-                let one = |l: &Likely| {
-                    json!({"token": l.token, "logprob": finite(l.logprob), "bytes": l.bytes})
-                };
+                let one =
+                    |l: &Likely| json!({"token": l.token, "logprob": finite(l.logprob), "bytes": l.bytes});
                 let token = |t: &TokenLogprob| {
                     let mut out = one(&t.this);
                     out["top_logprobs"] = t.top.iter().map(one).collect();

@@ -101,7 +101,9 @@ fn bias(fields: &mut Fields) -> ApiResult<Vec<(u32, f32)>> {
     };
     given
         .into_iter()
-        .map(|pair| one(pair).ok_or_else(|| ApiError::invalid("logit_bias", format!("logit_bias must be {what}"))))
+        .map(|pair| {
+            one(pair).ok_or_else(|| ApiError::invalid("logit_bias", format!("logit_bias must be {what}")))
+        })
         .collect()
 }
 

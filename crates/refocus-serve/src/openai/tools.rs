@@ -115,7 +115,8 @@ impl Tools {
 }
 
 fn bad_choice() -> ApiError {
-    let text = "tool_choice must be none, auto, required or {\"type\": \"function\", \"function\": {\"name\": …}}";
+    let text =
+        "tool_choice must be none, auto, required or {\"type\": \"function\", \"function\": {\"name\": …}}";
     ApiError::invalid("tool_choice", text)
 }
 
@@ -326,7 +327,10 @@ mod tests {
     #[test]
     fn a_call_whose_end_was_cut_is_one() {
         let want = [call(0, "f", "{\"x\": \"a\"}")];
-        assert_eq!(said(calls(), &["<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": \\\"a\\\"}\"}"]), want);
+        assert_eq!(
+            said(calls(), &["<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": \\\"a\\\"}\"}"]),
+            want
+        );
         assert_eq!(said(calls().opened(), &["{\"name\": \"f\", \"arguments\": {\"x\": \"a\"}}"]), want);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::uri::{PathAndQuery, Scheme};
 use axum::http::{HeaderValue, Uri};
+use refocus_system2::Variant;
 use serde::Deserialize;
 
 /// A key that is shown to nobody.
@@ -184,6 +185,8 @@ pub struct System2Config {
     pub cache_seconds: u64,
     /// Time after which a client that waits for a stream gets a comment, in milliseconds, and again after each.
     pub heartbeat_ms: u64,
+    /// File that gets a line of JSON for each rewriting: which bytes went and why not, but no word of a text.
+    pub log_file: Option<PathBuf>,
     /// What is rewritten although it is not by default.
     pub touch: Touch,
 }
@@ -209,6 +212,7 @@ impl Default for System2Config {
             cache_entries: 1024,
             cache_seconds: 3600,
             heartbeat_ms: 2_000,
+            log_file: None,
             touch: Touch::default(),
         }
     }
@@ -315,9 +319,16 @@ impl ProxyConfig {
     ///
     /// # Errors
     /// Names the setting and what is wrong with it.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<Variant, ConfigError> {
         let wrong = |setting, why: &str| Err(ConfigError::BadSetting { setting, why: why.to_owned() });
         Base::parse(&self.upstream)?;
+        let Some(variant) = super::select::variant(&self.system2.variant) else {
+            let known = Variant::ALL.map(Variant::name).join(", ");
+            return wrong(
+                "system2.variant",
+                &format!("there is no '{}'; there are {known}", self.system2.variant),
+            );
+        };
         let two = &self.system2;
         if !two.url.is_empty() {
             Base::parse(&two.url)?;
@@ -339,7 +350,7 @@ impl ProxyConfig {
                 return wrong(setting, "0 ms would end every request; leave it out for the default");
             }
         }
-        Ok(())
+        Ok(variant)
     }
 
     pub(crate) fn idle(&self) -> Duration {

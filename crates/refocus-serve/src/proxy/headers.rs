@@ -49,6 +49,8 @@ pub(crate) struct Upward<'a> {
     pub(crate) host: Option<&'a HeaderValue>,
     /// In the place of the client's own credentials.
     pub(crate) authorization: Option<&'a HeaderValue>,
+    /// The client's credentials are for this proxy and go no further.
+    pub(crate) keep_credentials: bool,
     /// Length of the body, where it is not what the client sent.
     pub(crate) length: Option<u64>,
     /// The answer has to be readable: its usage is going to be summed.
@@ -72,7 +74,7 @@ impl Upward<'_> {
                 }
                 continue;
             }
-            if named && is_named(from, name) {
+            if named && is_named(from, name) || self.keep_credentials && name == AUTHORIZATION {
                 continue;
             }
             let replaced = if name == HOST {

@@ -6,11 +6,20 @@
 
 mod body;
 mod breaker;
+mod chat;
 pub mod config;
+mod endpoints;
+mod flights;
 mod headers;
 mod json;
 mod lines;
+mod report;
+mod rewriter;
+mod select;
+mod step_one;
 mod upstream;
+mod usage;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -18,16 +27,26 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
 use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use refocus_system2::Variant;
 
 use self::body::{Held, Relay, Source};
-pub use self::config::{ConfigError, ProxyConfig, Secret};
+pub use self::config::{ConfigError, ProxyConfig, Secret, System2Config};
+pub use self::endpoints::OPENAPI;
+use self::flights::Flights;
 use self::lines::Lines;
+use self::report::{Log, Report};
+pub use self::rewriter::{Cancel, Job, Rewriter, Rewritten};
+use self::select::Skip;
+use self::step_one::StepOne;
 use self::upstream::{How, Upstream};
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
+use crate::keys::Keys;
 use crate::metrics::{Kind, Metric, Metrics};
 
 static REQUESTS: Metric = Metric {
@@ -44,20 +63,86 @@ static BROKEN: Metric = Metric {
 /// All that a proxy has.
 pub(crate) struct Proxy {
     config: ProxyConfig,
-    upstream: Upstream,
+    keys: Keys,
+    /// Clients show their keys to this proxy, and these go no further.
+    keep_credentials: bool,
+    upstream: Arc<Upstream>,
+    flights: Flights,
+    variant: Variant,
+    log: Option<Arc<Log>>,
     metrics: Arc<Metrics>,
 }
 
-/// A proxy as a router, for every path and method.
+/// A proxy as a router, for every path and method: `/health`, `/metrics`, `/openapi.json`, `/v1/rewrite` and
+/// `/beta/litellm_basic_guardrail_api` are its own, everything else is the upstream's. Where there are `keys`, each
+/// request but those for `/health` and `/openapi.json` has to show one, and it does not go upstream.
 ///
 /// # Errors
 /// The configuration makes no sense, or no TLS can be had.
-pub fn router(config: ProxyConfig, metrics: Arc<Metrics>) -> Result<Router, ConfigError> {
-    config.check()?;
+pub fn router(config: ProxyConfig, keys: Keys, metrics: Arc<Metrics>) -> Result<Router, ConfigError> {
+    let keep = !keys.is_empty();
     let pool = upstream::pool(&config)?;
-    let upstream = Upstream::new(&config, pool, &config.upstream, config.upstream_key.as_ref())?;
-    let proxy = Arc::new(Proxy { config, upstream, metrics });
-    Ok(Router::new().fallback(pass).with_state(proxy))
+    let upstream =
+        Upstream::new(&config, pool.clone(), &config.upstream, config.upstream_key.as_ref(), keep)?;
+    let upstream = Arc::new(upstream);
+    let two = &config.system2;
+    let elsewhere = !two.url.is_empty();
+    let step_one = if elsewhere || two.key.is_some() {
+        let (url, key) =
+            if elsewhere { (&two.url, two.key.as_ref()) } else { (&config.upstream, two.key.as_ref()) };
+        Arc::new(Upstream::new(&config, pool, url, key, true)?)
+    } else {
+        upstream.clone()
+    };
+    let model = (!two.model.is_empty()).then(|| two.model.clone());
+    // Credentials are for the server that the client means, and for no other.
+    let credentials = !elsewhere && two.key.is_none() && config.upstream_key.is_none();
+    router_with(config, keys, metrics, upstream, Arc::new(StepOne { upstream: step_one, model, credentials }))
+}
+
+/// A proxy that rewrites by other means than a model behind HTTP.
+///
+/// # Errors
+/// As for [`router`].
+pub fn router_over(
+    config: ProxyConfig,
+    keys: Keys,
+    metrics: Arc<Metrics>,
+    rewriter: Arc<dyn Rewriter>,
+) -> Result<Router, ConfigError> {
+    let keep = !keys.is_empty();
+    let pool = upstream::pool(&config)?;
+    let upstream = Upstream::new(&config, pool, &config.upstream, config.upstream_key.as_ref(), keep)?;
+    router_with(config, keys, metrics, Arc::new(upstream), rewriter)
+}
+
+fn router_with(
+    config: ProxyConfig,
+    keys: Keys,
+    metrics: Arc<Metrics>,
+    upstream: Arc<Upstream>,
+    rewriter: Arc<dyn Rewriter>,
+) -> Result<Router, ConfigError> {
+    let variant = config.check()?;
+    let proxy = Arc::new(Proxy {
+        keep_credentials: !keys.is_empty(),
+        upstream,
+        flights: Flights::new(&config.system2, rewriter),
+        variant,
+        log: config.system2.log_file.clone().map(|path| Arc::new(Log::new(path, metrics.clone()))),
+        config,
+        keys,
+        metrics,
+    });
+    Ok(Router::new()
+        .route("/v1/rewrite", post(endpoints::rewrite))
+        .route("/beta/litellm_basic_guardrail_api", post(endpoints::guardrail))
+        .route("/openapi.json", get(endpoints::openapi))
+        .route("/health", get(endpoints::health))
+        .route("/metrics", get(endpoints::metrics))
+        .method_not_allowed_fallback(endpoints::no_method)
+        .fallback(pass)
+        .with_state(proxy))
 }
 
 /// How connections from clients have to be served so that the proxy loses nothing: names of header fields keep their
@@ -83,23 +168,43 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Respon
 }
 
 impl Proxy {
-    async fn passed(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    async fn passed(self: &Arc<Self>, request: Request<Body>) -> ApiResult<Response<Body>> {
         if request.method() == Method::CONNECT {
             return Err(ApiError::no_method(&Method::CONNECT, "a proxy in front of one server"));
         }
+        self.keys.check(request.headers())?;
         let (head, body) = request.into_parts();
+        if chat::is_chat(&head) {
+            return self.chat(head, body).await;
+        }
         let length = body.size_hint().exact();
         let source = Source::new(Held::default(), Some(body), length, self.config.idle());
-        let answer = self.upstream.send(head, &source, How::default()).await?;
-        Ok(self.relayed(answer))
+        self.straight(head, source, None).await
     }
 
-    /// An answer on its way back.
-    fn relayed(self: &Arc<Self>, answer: Response<Incoming>) -> Response<Body> {
+    /// Sends a request on as it is; `skip` says why, where System 2 Attention was asked for.
+    async fn straight(
+        self: &Arc<Self>,
+        head: Parts,
+        source: Source,
+        skip: Option<Skip>,
+    ) -> ApiResult<Response<Body>> {
+        let answer = self.upstream.send(head, &source, How::default()).await?;
+        let mut response = self.relayed(answer, None);
+        if let Some(skip) = skip {
+            let report = Report::skipped(skip);
+            report.count(&self.metrics);
+            report.write(response.headers_mut());
+        }
+        Ok(response)
+    }
+
+    /// An answer on its way back, its lines changed where that is wanted and it has lines.
+    fn relayed(self: &Arc<Self>, answer: Response<Incoming>, change: Option<Lines>) -> Response<Body> {
         let (mut head, body) = answer.into_parts();
         head.headers = headers::downward(&head.headers);
         let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let events = is_stream(&head.headers).then(Lines::new);
+        let events = is_stream(&head.headers).then(|| change.unwrap_or_else(Lines::new));
         let metrics = self.metrics.clone();
         let relay =
             Relay::new(body, length, events, self.config.idle(), move |_| metrics.add(&BROKEN, &[], 1.0));

@@ -85,6 +85,7 @@ pub(crate) struct Upstream {
     base: Base,
     pool: Pool,
     authorization: Option<HeaderValue>,
+    keep_credentials: bool,
     answer: Duration,
     connect_retries: u32,
     status_retries: u32,
@@ -109,11 +110,13 @@ impl Upstream {
         pool: Pool,
         url: &str,
         key: Option<&Secret>,
+        keep_credentials: bool,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
             base: Base::parse(url)?,
             pool,
             authorization: key.map(Secret::bearer).transpose()?,
+            keep_credentials: keep_credentials && key.is_none(),
             answer: Duration::from_millis(config.answer_ms),
             connect_retries: config.connect_retries,
             status_retries: config.status_retries,
@@ -154,6 +157,7 @@ impl Upstream {
         let upward = Upward {
             host: Some(&self.base.host),
             authorization: self.authorization.as_ref(),
+            keep_credentials: self.keep_credentials,
             length: how.length,
             plain: how.plain,
         };
