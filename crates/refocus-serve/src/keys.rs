@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
@@ -110,6 +110,38 @@ impl Keys {
     }
 }
 
+/// A key for another server. It is in no message and no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(HeaderValue);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+impl Secret {
+    /// A key from a place: a variable of the environment, or a file.
+    ///
+    /// # Errors
+    /// It is empty or cannot be sent in a header.
+    pub fn new(place: &str, key: &str) -> Result<Self, KeysError> {
+        let key = key.trim();
+        if key.is_empty() {
+            return Err(KeysError::None { place: place.to_owned() });
+        }
+        let wrong = |_| KeysError::Character { place: place.to_owned(), number: 1 };
+        let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(wrong)?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// The value of the header `Authorization`.
+    pub fn bearer(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +171,9 @@ mod tests {
         let error = keys.add_list("X", "a,sk-sécret").expect_err("refused").to_string();
         assert_eq!(error, "X: API key 2 has a character that a header cannot hold");
         assert!(keys.add_list("X", " , ").is_err());
+        let secret = Secret::new("X", "sk-secret\n").expect("a key");
+        assert_eq!(format!("{secret:?}"), "Secret(redacted)");
+        assert_eq!(secret.bearer(), "Bearer sk-secret");
+        assert!(Secret::new("X", "a\nb").is_err());
     }
 }

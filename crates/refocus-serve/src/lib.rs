@@ -2,6 +2,7 @@
 //! OpenAI-compatible server and loses nothing on the way. The only crate with an asynchronous runtime.
 
 pub mod body;
+pub mod client;
 pub mod config;
 pub mod error;
 mod exchange;
@@ -11,3 +12,5 @@ pub mod metrics;
 pub mod openai;
 pub mod proxy;
 pub mod server;
+
+pub use client::HttpChat;

@@ -6,6 +6,7 @@ mod flipflop;
 mod generate;
 mod overthinking;
 mod report;
+mod serve;
 mod tasks;
 mod train;
 
@@ -22,6 +23,7 @@ pub(crate) use self::flipflop::{
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
+pub(crate) use self::serve::Serve;
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
@@ -118,6 +120,14 @@ pub(crate) enum Command {
     /// provenance. It is made from the tables of the run alone, so it can be made again at any time.
     #[command(after_long_help = report::EXAMPLES)]
     Report(Report),
+    /// Serve a model to programs that speak OpenAI's interface.
+    ///
+    /// Chats and completions, whole and streamed, with stop strings, log-probabilities, JSON schemas and tools
+    /// where the model's chat template knows them. Requests are computed together as they come; what one gets
+    /// does not depend on the others. A patch acts while generating. What is not supported is refused with an
+    /// error that names it. Ctrl-C lets answers under way end; a second one cuts them.
+    #[command(after_long_help = serve::EXAMPLES)]
+    Serve(Serve),
 }
 
 #[derive(Debug, Subcommand)]

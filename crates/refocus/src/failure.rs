@@ -5,6 +5,7 @@ use std::fmt;
 
 use refocus_model::export::ExportError;
 use refocus_model::{LoadError, PatchError, PlanError, RunError, SiteError};
+use refocus_serve::server::ServeError;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -127,6 +128,11 @@ fn hint_for(e: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(ExportError::Exists { .. }) = e.downcast_ref() {
         return Some("give another folder, or --force to replace this one");
+    }
+    if let Some(ServeError::Listen { source, .. }) = e.downcast_ref()
+        && source.kind() == std::io::ErrorKind::AddrInUse
+    {
+        return Some("another program has this port: give another with --listen; 0 takes one that is free");
     }
     match e.downcast_ref() {
         Some(LoadError::Changed { .. }) => Some("run the command again when the file is complete"),

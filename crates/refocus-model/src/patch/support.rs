@@ -89,12 +89,12 @@ impl Patch {
                 action: first.action.name(),
                 says: summary(&e.at, first),
                 places: Some(all.len()),
-                jobs: [Support::Yes, Support::Yes, serve(), export],
+                jobs: [Support::Yes, Support::Yes, Support::Yes, export],
             });
         }
         for (d, &line) in self.decode.iter().zip(&self.decode_lines) {
             let (forward, generate, serve) = if d.is_pointwise() {
-                (Support::Yes, Support::Yes, serve())
+                (Support::Yes, Support::Yes, Support::Yes)
             } else {
                 let why = "it needs a second row of logits, which nothing computes yet";
                 let not_yet = || Support::NotYet(why.to_owned());
@@ -145,10 +145,6 @@ impl Patch {
         }
         Ok(())
     }
-}
-
-fn serve() -> Support {
-    Support::NotYet("`serve` does not exist yet".to_owned())
 }
 
 /// Whether plain weights can hold an intervention: `Ok` says which ones, `Err` why not.

@@ -192,7 +192,7 @@ impl Local {
 }
 
 /// What a client is told about a request that the engine refuses.
-pub(super) fn refused_by_engine(why: &RequestError, field: &'static str) -> ApiError {
+pub(super) fn refused_by_engine(why: &RequestError, field: &str) -> ApiError {
     let message = why.to_string();
     match why {
         RequestError::Context { .. } => ApiError::context(field, message),

@@ -84,6 +84,7 @@ async fn answer(
     };
     let prepared = blocking.await.map_err(|_| ApiError::internal("the request could not be prepared"))??;
     let Prepared { requests, writers, echoes, prompt, shape, shared, logprobs, field } = prepared;
+    let several = requests.len() > 1;
     let mut updates = local.engine.submit(requests).map_err(|why| match why {
         NotTaken::Full(most) => {
             ApiError::busy(format!("{most} requests run or wait already, try again later"))
@@ -92,7 +93,10 @@ async fn answer(
     })?;
     match updates.recv().await {
         Some(Update::Accepted) => local.counts.prompt(prompt),
-        Some(Update::Refused { why, .. }) => return Err(refused_by_engine(&why, field)),
+        Some(Update::Refused { request, why }) => {
+            let field = if several { format!("{field}[{request}]") } else { field.to_owned() };
+            return Err(refused_by_engine(&why, &field));
+        }
         Some(Update::Choice { .. }) => return Err(ApiError::internal("the engine spoke out of turn")),
         Some(Update::Cut) | None => return Err(ApiError::stopping()),
     }

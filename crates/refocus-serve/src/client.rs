@@ -1,0 +1,292 @@
+//! A model behind HTTP as a [`Chat`]: any server that speaks OpenAI's interface.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::{HeaderMap, Request, StatusCode, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use refocus_compute::{Philox, Purpose, unit_f64};
+use refocus_system2::{Ask, Chat, ChatError, Finish, Message, Reply, Usage};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
+
+use crate::keys::Secret;
+
+/// A longer answer is refused.
+const MOST_BYTES: usize = 32 << 20;
+/// The pause before the second try; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// No pause is longer, unless the server asks for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Log-probabilities of so many tokens are asked for, the most that the interface allows.
+const TOP: usize = 20;
+const PAUSES: Purpose = Purpose::new("pause before another try");
+
+/// A server and how to ask it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// What clients call the base URL, such as `https://api.openai.com/v1`.
+    pub url: String,
+    /// Name of the model there.
+    pub model: String,
+    /// Sent as a bearer.
+    pub key: Option<Secret>,
+    /// Time for an answer, all tries and pauses together.
+    pub deadline: Duration,
+    /// How often it is asked at most, where it fails in a way that may pass.
+    pub tries: u32,
+}
+
+impl Upstream {
+    /// Without a key, two minutes, four tries.
+    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
+        let deadline = Duration::from_secs(120);
+        Self { url: url.into(), model: model.into(), key: None, deadline, tries: 4 }
+    }
+}
+
+/// Why a server cannot be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("{url:?} is no base URL: {why}")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Nothing vouches for servers.
+    #[error("this machine has no certificates to check a server's with")]
+    Certificates,
+    /// The TLS library refuses its own defaults.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    /// The machine gives no thread.
+    #[error("the client cannot be started")]
+    Start(#[from] std::io::Error),
+}
+
+/// A model behind HTTP. Calls block; do not make them from asynchronous code.
+pub struct HttpChat {
+    upstream: Upstream,
+    target: Uri,
+    bearer: Option<HeaderValue>,
+    runtime: Runtime,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// What the server calls the limit on new tokens.
+    limit: &'static str,
+}
+
+impl fmt::Debug for HttpChat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpChat").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+/// How one try ended without an answer.
+struct Failed {
+    why: String,
+    /// Whether another try may end better, and what the server says about when.
+    again: Option<Option<Duration>>,
+    /// Field that the server blames.
+    param: Option<String>,
+}
+
+impl HttpChat {
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The URL is none, or this machine cannot check the server's certificate.
+    pub fn new(upstream: Upstream) -> Result<Self, ClientError> {
+        let wrong = |why| ClientError::Url { url: upstream.url.clone(), why };
+        let whole = format!("{}/chat/completions", upstream.url.trim_end_matches('/'));
+        let target: Uri = whole.parse().map_err(|_| wrong("it cannot be read"))?;
+        let secure = match target.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(wrong("it must begin with http:// or https://")),
+        };
+        let bearer = upstream.key.as_ref().map(Secret::bearer);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = Client::builder(TokioExecutor::new()).build(connector(secure)?);
+        Ok(Self { upstream, target, bearer, runtime, client, limit: "max_tokens" })
+    }
+
+    /// Asks until there is an answer, the tries are used up, or the deadline has passed.
+    fn ask(
+        &mut self,
+        messages: &[Message],
+        max_new: usize,
+        more: Map<String, Value>,
+    ) -> Result<Value, ChatError> {
+        let begun = Instant::now();
+        let deadline = self.upstream.deadline;
+        let failed = |model: &str, why| ChatError::Failed { model: model.to_owned(), why };
+        let mut tries = 0;
+        loop {
+            let mut body = json!({"model": self.upstream.model, "messages": messages, self.limit: max_new});
+            if let Value::Object(body) = &mut body {
+                body.extend(more.clone());
+            }
+            let left = deadline.saturating_sub(begun.elapsed());
+            // A timer is made within its runtime.
+            let one = async { tokio::time::timeout(left, self.send(body.to_string())).await };
+            let Ok(answer) = self.runtime.block_on(one) else {
+                return Err(ChatError::TimedOut { after: deadline });
+            };
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // Newer models of OpenAI know the limit under its newer name only.
+            if error.param.as_deref() == Some("max_tokens") && self.limit == "max_tokens" {
+                self.limit = "max_completion_tokens";
+                continue;
+            }
+            tries += 1;
+            let Some(wish) = error.again.filter(|_| tries < self.upstream.tries) else {
+                return Err(failed(&self.upstream.model, error.why));
+            };
+            let pause = wish.unwrap_or_else(|| pause(tries));
+            if begun.elapsed() + pause >= deadline {
+                return Err(failed(&self.upstream.model, error.why));
+            }
+            std::thread::sleep(pause);
+        }
+    }
+
+    async fn send(&self, body: String) -> Result<Value, Failed> {
+        let passing = |why: String| Failed { why, again: Some(None), param: None };
+        let lasting = |why: String| Failed { why, again: None, param: None };
+        let mut request = Request::post(self.target.clone()).header(CONTENT_TYPE, "application/json");
+        if let Some(bearer) = &self.bearer {
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| lasting(e.to_string()))?;
+        let answer = self.client.request(request).await.map_err(|e| passing(innermost(&e)))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MOST_BYTES).collect().await;
+        let body = body.map_err(|e| passing(format!("the answer broke off: {}", innermost(&*e))))?.to_bytes();
+        if head.status.is_success() {
+            return serde_json::from_slice(&body).map_err(|e| lasting(format!("the answer is no JSON: {e}")));
+        }
+        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let message = told.pointer("/error/message").and_then(Value::as_str).unwrap_or("no reason given");
+        let message: String = message.chars().filter(|c| !c.is_control()).take(500).collect();
+        Err(Failed {
+            why: format!("status {}: {message}", head.status.as_u16()),
+            again: may_pass(head.status).then(|| wish(&head.headers)),
+            param: told.pointer("/error/param").and_then(Value::as_str).map(str::to_owned),
+        })
+    }
+
+    fn odd(&self, what: &str) -> ChatError {
+        ChatError::Failed { model: self.upstream.model.clone(), why: format!("the answer has no {what}") }
+    }
+}
+
+impl Chat for HttpChat {
+    fn name(&self) -> &str {
+        &self.upstream.model
+    }
+
+    fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+        let mut more = Map::new();
+        let mut set = |name: &str, value: Value| more.insert(name.to_owned(), value);
+        set("temperature", f64::from(ask.temperature).into());
+        if ask.temperature > 0.0 {
+            set("top_p", f64::from(ask.top_p).into());
+            // The interface has signed seeds.
+            set("seed", (ask.seed as i64).into());
+        }
+        if let Some(schema) = ask.schema {
+            let named = json!({"name": "answer", "strict": true, "schema": schema});
+            set("response_format", json!({"type": "json_schema", "json_schema": named}));
+        }
+        let answer = self.ask(ask.messages, ask.max_new, more)?;
+        let choice = answer.pointer("/choices/0").ok_or_else(|| self.odd("choice"))?;
+        let message = choice.get("message").ok_or_else(|| self.odd("message"))?;
+        let text = |key: &str| message.get(key).and_then(Value::as_str);
+        let cut = choice.get("finish_reason").and_then(Value::as_str) == Some("length");
+        Ok(Reply {
+            text: text("content").or(text("refusal")).unwrap_or_default().to_owned(),
+            finish: if cut { Finish::Length } else { Finish::Stop },
+            usage: usage(&answer),
+        })
+    }
+
+    /// The interface tells the log-probabilities of the most likely first tokens only: an answer must be one of
+    /// these tokens, whole.
+    fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+        let cannot = |model: &str, what| ChatError::Cannot { model: model.to_owned(), what };
+        let more = json!({"temperature": 0, "logprobs": true, "top_logprobs": TOP});
+        let more = more.as_object().cloned().unwrap_or_default();
+        let answer = self.ask(messages, 1, more)?;
+        let top = answer.pointer("/choices/0/logprobs/content/0/top_logprobs").and_then(Value::as_array);
+        let top = top.ok_or_else(|| cannot(&self.upstream.model, "tell log-probabilities"))?;
+        let of = |text: &str| {
+            let same = |t: &&Value| t.get("token").and_then(Value::as_str) == Some(text);
+            top.iter().find(same).and_then(|t| t.get("logprob")?.as_f64())
+        };
+        let what = "score an answer that is not one of its 20 most likely first tokens";
+        let scores: Option<Vec<f64>> = answers.iter().map(|text| of(text)).collect();
+        Ok((scores.ok_or_else(|| cannot(&self.upstream.model, what))?, usage(&answer)))
+    }
+}
+
+fn usage(answer: &Value) -> Usage {
+    let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0);
+    Usage { prompt: count("/usage/prompt_tokens"), completion: count("/usage/completion_tokens") }
+}
+
+fn may_pass(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// What the server says about when to try again.
+fn wish(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Twice as long each time, and up to half of it shorter so that several clients do not come back at once.
+fn pause(tries: u32) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+    let words = Philox::new(u64::from(std::process::id()), PAUSES).at(tries, 0, 0);
+    longest.mul_f64(1.0 - unit_f64(words[0], words[1]) / 2.0)
+}
+
+/// An error's cause says more than the error of the client library.
+fn innermost(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// Connections, over TLS with the certificates of this machine where it is wanted.
+fn connector(secure: bool) -> Result<HttpsConnector<HttpConnector>, ClientError> {
+    let mut roots = RootCertStore::empty();
+    if secure {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(ClientError::Certificates);
+        }
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    let tls = ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build())
+}

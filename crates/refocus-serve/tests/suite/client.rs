@@ -1,0 +1,136 @@
+//! The client for other servers: against our own, and against one that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use refocus_serve::HttpChat;
+use refocus_serve::client::Upstream;
+use refocus_serve::config::Config;
+use refocus_system2::{Ask, Chat, ChatError, Finish, Message};
+use serde_json::{Value, json};
+
+use crate::support::{Up, run};
+
+/// Runs a blocking client beside the server.
+async fn with_client<T: Send + 'static>(
+    upstream: Upstream,
+    call: impl FnOnce(&mut HttpChat) -> T + Send + 'static,
+) -> T {
+    let run = move || call(&mut HttpChat::new(upstream).expect("a client"));
+    // A runtime of its own is not dropped within another.
+    std::thread::spawn(run).join().unwrap_or_else(|_| panic!("the client failed"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_and_scores_come_through() {
+    let up = Up::new().await;
+    let more = json!({"max_tokens": 9, "temperature": 0, "logprobs": true, "top_logprobs": 20});
+    let want = up.chat(more).await.json();
+    let upstream = Upstream::new(format!("http://{}/v1/", up.address), "tiny");
+    let likely: Vec<(String, f64)> = want["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|t| (t["token"].as_str().expect("text").to_owned(), t["logprob"].as_f64().expect("a number")))
+        .collect();
+    let asked = likely.clone();
+    let (reply, scores, none) = with_client(upstream, move |chat| {
+        let messages = [Message::user("Hello")];
+        let reply = chat.complete(&Ask::new(&messages, 9)).expect("answers");
+        let texts = [asked[3].0.as_str(), asked[0].0.as_str()];
+        let scores = chat.score(&messages, &texts).expect("scores");
+        (reply, scores, chat.score(&messages, &["no token at all"]))
+    })
+    .await;
+    assert_eq!(reply.text, want["choices"][0]["message"]["content"]);
+    assert_eq!((reply.finish, reply.usage.completion), (Finish::Length, 9));
+    assert_eq!(scores.0, [likely[3].1, likely[0].1]);
+    assert_eq!(scores.1.completion, 1);
+    assert!(matches!(none, Err(ChatError::Cannot { .. })), "{none:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_and_a_seed_come_through() {
+    let up = Up::new().await;
+    let upstream = Upstream::new(format!("http://{}/v1", up.address), "tiny");
+    let texts = with_client(upstream, |chat| {
+        let messages = [Message::user("Hello")];
+        let schema = json!({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false});
+        let ask = Ask { schema: Some(&schema), temperature: 1.0, seed: u64::MAX, ..Ask::new(&messages, 100) };
+        [chat.complete(&ask).expect("answers").text, chat.complete(&ask).expect("answers").text]
+    })
+    .await;
+    let value: Value = serde_json::from_str(&texts[0]).expect("JSON");
+    assert!(value == json!({"a": 1}) || value == json!({"a": 2}));
+    assert_eq!(texts[0], texts[1]);
+}
+
+/// A server that gives these answers, the last one for ever.
+async fn failing(answers: &'static [(u16, &'static str)]) -> (String, Arc<AtomicU32>) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let answer = move |State(asked): State<Arc<AtomicU32>>, _body: String| async move {
+        let n = asked.fetch_add(1, Ordering::Relaxed) as usize;
+        let (status, body) = answers[n.min(answers.len() - 1)];
+        if status == 0 {
+            std::future::pending::<()>().await;
+        }
+        (StatusCode::from_u16(status).expect("a status"), [("retry-after", "0")], body).into_response()
+    };
+    let router = Router::new().route("/v1/chat/completions", post(answer)).with_state(Arc::clone(&asked));
+    let config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+    let (address, _, _) = run(&config, router, || {}).await;
+    (format!("http://{address}/v1"), asked)
+}
+
+const GOOD: &str = r#"{"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}"#;
+
+async fn asked(url: String, change: impl FnOnce(&mut Upstream)) -> Result<String, String> {
+    let mut upstream = Upstream::new(url, "m");
+    change(&mut upstream);
+    with_client(upstream, |chat| {
+        let messages = [Message::user("Hello")];
+        chat.complete(&Ask::new(&messages, 5)).map(|r| r.text).map_err(|e| e.to_string())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_pass_is_tried_again_and_nothing_else() {
+    let (url, n) = failing(&[(503, "x"), (429, "{}"), (200, GOOD)]).await;
+    assert_eq!(asked(url, |_| {}).await, Ok("yes".to_owned()));
+    assert_eq!(n.load(Ordering::Relaxed), 3);
+    let (url, n) = failing(&[(500, "{}")]).await;
+    assert_eq!(asked(url, |u| u.tries = 2).await, Err("m: status 500: no reason given".to_owned()));
+    assert_eq!(n.load(Ordering::Relaxed), 2);
+    let (url, n) = failing(&[(401, r#"{"error": {"message": "no\u0000 key"}}"#)]).await;
+    assert_eq!(asked(url, |_| {}).await, Err("m: status 401: no key".to_owned()));
+    assert_eq!(n.load(Ordering::Relaxed), 1);
+    let newer = r#"{"error": {"message": "use the other", "param": "max_tokens"}}"#;
+    let (url, _) = failing(&[(400, newer), (200, GOOD)]).await;
+    assert_eq!(asked(url, |_| {}).await, Ok("yes".to_owned()));
+    let (url, _) = failing(&[(200, "<html>")]).await;
+    assert!(asked(url, |_| {}).await.expect_err("no JSON").starts_with("m: the answer is no JSON"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_is_not_waited_for() {
+    let (url, _) = failing(&[(0, "")]).await;
+    let deadline = Duration::from_millis(200);
+    assert_eq!(asked(url, |u| u.deadline = deadline).await, Err("no answer within 200 ms".to_owned()));
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let error = asked(format!("http://{gone}/v1"), |u| u.tries = 1).await.expect_err("nobody is there");
+    assert!(error.starts_with("m: "), "{error}");
+}
+
+#[test]
+fn what_is_no_url_is_refused() {
+    for url in ["", "localhost:8080", "ftp://x/v1", "http://a b/v1"] {
+        assert!(HttpChat::new(Upstream::new(url, "m")).is_err(), "{url}");
+    }
+}

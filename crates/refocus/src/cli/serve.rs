@@ -1,0 +1,41 @@
+//! Flags of `serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::PatchArg;
+
+/// Shown below the help.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  refocus serve --model smollm2-135m-instruct
+  refocus serve --model MODEL --patch repair.toml --listen 127.0.0.1:9000
+  REFOCUS_API_KEYS=sk-mine refocus serve --model MODEL --config serve.toml
+
+Addresses:
+  POST /v1/chat/completions, /v1/completions; GET /v1/models, /health, /metrics
+
+Environment:
+  REFOCUS_LISTEN    address and port, as --listen
+  REFOCUS_API_KEYS  keys that clients must send, separated by commas; without any, everyone may ask";
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
+    /// looked for in REFOCUS_MODELS.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Name of the model for clients [default: that of its file or folder, or its hub id].
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+    /// Address and port to listen on; port 0 takes one that is free [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// File with settings, see docs/serve.md.
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) patch: PatchArg,
+}

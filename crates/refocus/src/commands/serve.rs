@@ -1,0 +1,87 @@
+//! `serve`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use refocus_model::patch::Job;
+use refocus_serve::config::Config;
+use refocus_serve::local::{Local, Source};
+use refocus_serve::metrics::Metrics;
+use refocus_serve::server::serve;
+use serde_json::json;
+
+use super::Ended;
+use crate::cli::{Global, Serve};
+use crate::failure::Outcome;
+use crate::printer::Printer;
+use crate::{backend, model_arg};
+
+/// Runs the command.
+pub(super) fn run(args: &Serve, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    let mut config = config.with_environment(variable)?;
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    let keys = config.keys(variable)?;
+    if keys.is_empty() && !config.listen.ip().is_loopback() {
+        printer.note(&format!(
+            "{} can be reached from other machines, and there are no API keys: everyone may ask",
+            config.listen
+        ));
+    }
+    let checkpoint = model_arg::open(Some(&args.model), printer)?;
+    let patch = super::patch(&args.patch, &checkpoint, Job::Serve)?;
+    let name = args.name.clone().or_else(|| config.local.name.clone());
+    let source = Source {
+        name: name.unwrap_or_else(|| usual_name(&args.model)),
+        checkpoint,
+        patch,
+        isa: backend::isa()?,
+        threads: backend::threads(global),
+        seed: global.seed,
+    };
+    let name = source.name.clone();
+    let local = Local::start(source, &config, keys, Arc::new(Metrics::default()))?;
+    let served = serve(
+        &config,
+        local.router(),
+        || local.cut(),
+        |address| {
+            if printer.is_json() {
+                let url = format!("http://{address}/v1");
+                printer.document(&json!({"schema": "refocus.serve/1", "url": url, "model": name}))
+            } else {
+                printer.note(&format!("{name} is served at http://{address}/v1, until Ctrl-C"));
+                Ok(())
+            }
+        },
+    );
+    local.finish();
+    served.map(|()| Ended::Well)
+}
+
+/// The name of a file without its suffix, of a folder, or a hub id without revision and file.
+fn usual_name(model: &Path) -> String {
+    let text = model.to_string_lossy();
+    if !model.exists() && text.contains('/') {
+        return text.split(['@', ':']).next().unwrap_or_default().to_owned();
+    }
+    let of_file = if model.is_dir() { model.file_name() } else { model.file_stem() };
+    of_file.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_as_its_user_calls_it() {
+        assert_eq!(usual_name(Path::new("org/name@main")), "org/name");
+        assert_eq!(usual_name(Path::new("org/name:x-Q8_0.gguf")), "org/name");
+        assert_eq!(usual_name(Path::new("smollm2-135m-instruct")), "smollm2-135m-instruct");
+        assert_eq!(usual_name(Path::new(env!("CARGO_MANIFEST_DIR"))), "refocus");
+        assert_eq!(usual_name(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))), "Cargo");
+    }
+}
