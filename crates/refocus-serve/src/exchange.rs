@@ -48,19 +48,30 @@ pub(crate) fn rename_limit(body: &mut Value) -> &'static str {
     NEW_LIMIT
 }
 
+/// An answer that is none.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: String,
+    /// Where it is not 2xx.
+    pub(crate) status: Option<StatusCode>,
+    /// Field that the server blames.
+    pub(crate) param: Option<String>,
+}
+
 /// The JSON of an answer.
 ///
 /// # Errors
-/// The server refused or what it sent is no JSON; and which field it blames.
-pub(crate) fn read(status: StatusCode, body: &[u8]) -> Result<Value, (String, Option<String>)> {
+/// The server refused, or what it sent is no JSON.
+pub(crate) fn read(status: StatusCode, body: &[u8]) -> Result<Value, Refused> {
     if status.is_success() {
-        return serde_json::from_slice(body).map_err(|e| (format!("the answer is no JSON: {e}"), None));
+        let broken = |e| Refused { why: format!("the answer is no JSON: {e}"), status: None, param: None };
+        return serde_json::from_slice(body).map_err(broken);
     }
     let told: Value = serde_json::from_slice(body).unwrap_or_default();
     let message = told.pointer("/error/message").and_then(Value::as_str).unwrap_or("no reason given");
     let message: String = message.chars().filter(|c| !c.is_control()).take(MOST_TOLD).collect();
     let param = told.pointer("/error/param").and_then(Value::as_str).map(str::to_owned);
-    Err((format!("status {}: {message}", status.as_u16()), param))
+    Err(Refused { why: format!("status {}: {message}", status.as_u16()), status: Some(status), param })
 }
 
 /// What the model wrote.
@@ -68,9 +79,9 @@ pub(crate) fn read(status: StatusCode, body: &[u8]) -> Result<Value, (String, Op
 /// # Errors
 /// The answer has no message.
 pub(crate) fn reply(model: &str, answer: &Value) -> Result<Reply, ChatError> {
-    let odd = || ChatError::Failed { model: model.to_owned(), why: "the answer has no message".to_owned() };
-    let choice = answer.pointer("/choices/0").ok_or_else(odd)?;
-    let message = choice.get("message").ok_or_else(odd)?;
+    let odd = |what| ChatError::Failed { model: model.to_owned(), why: format!("the answer has no {what}") };
+    let choice = answer.pointer("/choices/0").ok_or_else(|| odd("choice"))?;
+    let message = choice.get("message").ok_or_else(|| odd("message"))?;
     let text = |key: &str| message.get(key).and_then(Value::as_str);
     let cut = choice.get("finish_reason").and_then(Value::as_str) == Some("length");
     Ok(Reply {
@@ -98,7 +109,7 @@ pub(crate) fn scores(model: &str, answer: &Value, answers: &[&str]) -> Result<(V
 }
 
 /// Tokens that an answer took, 0 where it does not say.
-pub(crate) fn usage(answer: &Value) -> Usage {
+fn usage(answer: &Value) -> Usage {
     let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0);
     Usage { prompt: count("/usage/prompt_tokens"), completion: count("/usage/completion_tokens") }
 }

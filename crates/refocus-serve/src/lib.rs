@@ -12,5 +12,7 @@ pub mod metrics;
 pub mod openai;
 pub mod proxy;
 pub mod server;
+mod tls;
 
 pub use client::HttpChat;
+pub use tls::TlsError;

@@ -51,11 +51,8 @@ impl Proxy {
     pub(super) async fn chat(self: &Arc<Self>, head: Parts, body: Body) -> ApiResult<Response<Body>> {
         let config = &self.config.system2;
         let wish = if config.header { Wish::read(&head.headers)? } else { Wish::default() };
-        let wanted = |mode: Option<Mode>| mode.is_some_and(|mode| mode != Mode::Off);
-        let may_be = wanted(wish.mode)
-            || wanted(Some(config.mode))
-            || !config.prefix.is_empty()
-            || !config.route.is_empty();
+        let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
+        let may_be = wanted || !config.prefix.is_empty() || !config.route.is_empty();
         let length = body.size_hint().exact();
         let idle = self.config.idle();
         let seen = if !may_be {
@@ -69,7 +66,7 @@ impl Proxy {
                 Ok(Read::Whole(held)) => return self.looked_into(head, held, length, wish).await,
                 Ok(Read::Beyond(held, rest)) => {
                     let source = Source::new(held, Some(rest), length, idle);
-                    let skip = wanted(wish.mode).then_some(Skip::Large);
+                    let skip = wanted.then_some(Skip::Large);
                     return self.straight(head, source, skip).await;
                 }
                 Err(error) => {
@@ -83,7 +80,7 @@ impl Proxy {
             }
         };
         let source = Source::new(Held::default(), Some(body), length, idle);
-        self.straight(head, source, seen.filter(|_| wanted(wish.mode))).await
+        self.straight(head, source, seen.filter(|_| wanted)).await
     }
 
     async fn looked_into(
@@ -98,7 +95,8 @@ impl Proxy {
         let plan = text
             .and_then(|text| select::plan(&self.config.system2, self.variant, head.uri.path(), &wish, text));
         let (Some(plan), Some(text)) = (plan, text) else {
-            let skip = matches!(wish.mode, Some(Mode::On | Mode::Audit)).then_some(Skip::NotChat);
+            let wanted = wish.mode.unwrap_or(self.config.system2.mode) != Mode::Off;
+            let skip = wanted.then_some(Skip::NotChat);
             return self.straight(head, Source::new(held, None, length, self.config.idle()), skip).await;
         };
         let chat = Chat { text: text.to_owned(), head, held, plan };

@@ -8,33 +8,8 @@ use axum::http::{HeaderValue, Uri};
 use refocus_system2::Variant;
 use serde::Deserialize;
 
-/// A key that is shown to nobody.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps a key.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self(key.into())
-    }
-
-    /// `Bearer KEY`, marked as sensitive.
-    ///
-    /// # Errors
-    /// The key holds characters that no header may hold.
-    pub fn bearer(&self) -> Result<HeaderValue, ConfigError> {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", self.0)).map_err(|_| ConfigError::BadKey)?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("(a key)")
-    }
-}
+use crate::keys::Secret;
+use crate::tls::TlsError;
 
 /// Why a proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +23,6 @@ pub enum ConfigError {
         /// What is wrong.
         why: &'static str,
     },
-    /// A key that cannot be sent.
-    #[error("the key holds a character that no HTTP header may hold, such as a line break")]
-    BadKey,
     /// A setting outside of what makes sense.
     #[error("{setting}: {why}")]
     BadSetting {
@@ -59,23 +31,9 @@ pub enum ConfigError {
         /// What is wrong.
         why: String,
     },
-    /// Certificates that cannot be read.
-    #[error("{}: {why}", path.display())]
-    BadCertificates {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// No certificate to trust, on a machine without any.
-    #[error("no trusted certificates on this machine ({why}); name a PEM file as `ca_file`")]
-    NoCertificates {
-        /// What the system said.
-        why: String,
-    },
-    /// TLS does not start.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The upstream cannot be checked.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A proxy in front of an OpenAI-compatible server.
@@ -407,13 +365,5 @@ mod tests {
         let mut config = ProxyConfig::new("http://h");
         config.system2.canary_percent = f64::NAN;
         assert!(config.check().expect_err("no share").to_string().contains("canary_percent"));
-    }
-
-    #[test]
-    fn keys_are_not_shown() {
-        let config =
-            ProxyConfig { upstream_key: Some(Secret::new("hunter2")), ..ProxyConfig::new("http://h") };
-        assert!(!format!("{config:?}").contains("hunter2"));
-        assert!(Secret::new("a\nb").bearer().is_err());
     }
 }

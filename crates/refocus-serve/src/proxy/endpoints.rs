@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
@@ -20,8 +19,9 @@ use crate::error::{ApiError, ApiResult};
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Reads a JSON object into what an address takes.
-fn read<T: for<'de> Deserialize<'de>>(body: &Bytes) -> ApiResult<T> {
-    let value: Value = serde_json::from_slice(body).map_err(ApiError::malformed)?;
+async fn read<T: for<'de> Deserialize<'de>>(proxy: &Proxy, request: Request) -> ApiResult<T> {
+    let body = crate::body::whole(request, proxy.config.system2.body_bytes, proxy.config.idle()).await?;
+    let value: Value = serde_json::from_slice(&body).map_err(ApiError::malformed)?;
     if !value.is_object() {
         return Err(ApiError::malformed("it is another value"));
     }
@@ -41,13 +41,10 @@ struct Rewrite {
 }
 
 /// `POST /v1/rewrite`: the first of the two calls alone.
-pub(super) async fn rewrite(
-    State(proxy): State<Arc<Proxy>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> ApiResult<Response> {
-    proxy.keys.check(&headers)?;
-    let asked: Rewrite = read(&body)?;
+pub(super) async fn rewrite(State(proxy): State<Arc<Proxy>>, request: Request) -> ApiResult<Response> {
+    proxy.keys.check(request.headers())?;
+    let credentials = proxy.credentials(request.headers());
+    let asked: Rewrite = read(&proxy, request).await?;
     let variant = match &asked.variant {
         None => proxy.variant,
         Some(name) => select::variant(name)
@@ -73,7 +70,7 @@ pub(super) async fn rewrite(
         question: asked.question,
         variant,
         model: model.clone(),
-        authorization: proxy.credentials(&headers),
+        authorization: credentials,
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
     };
     let original = job.text.clone();
@@ -169,13 +166,9 @@ impl Guarded {
 }
 
 /// `POST /beta/litellm_basic_guardrail_api`: rewrites the newest words of the user and blocks nothing.
-pub(super) async fn guardrail(
-    State(proxy): State<Arc<Proxy>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> ApiResult<Response> {
-    proxy.keys.check(&headers)?;
-    let asked: Guarded = read(&body)?;
+pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request) -> ApiResult<Response> {
+    proxy.keys.check(request.headers())?;
+    let asked: Guarded = read(&proxy, request).await?;
     let none = || answer(&json!({"action": "NONE"}));
     let media =
         asked.images.as_ref().is_some_and(|images| !images.is_empty()) && !proxy.config.system2.touch.media;

@@ -36,7 +36,7 @@ use hyper::body::Incoming;
 use refocus_system2::Variant;
 
 use self::body::{Held, Relay, Source};
-pub use self::config::{ConfigError, ProxyConfig, Secret, System2Config};
+pub use self::config::{ConfigError, ProxyConfig, System2Config};
 pub use self::endpoints::OPENAPI;
 use self::flights::Flights;
 use self::lines::Lines;

@@ -1,10 +1,10 @@
 //! The rewriter that is used: System 2 Attention over a chat model behind HTTP.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, Request};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Usage};
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::body::{Held, Source};
 use super::rewriter::{Cancel, Job, Rewriter, Rewritten, rewritten};
 use super::upstream::{How, Upstream};
-use crate::exchange;
+use crate::exchange::{self, Refused};
 
 /// A longer answer is no rewrite.
 const MOST_BYTES: usize = 8 << 20;
@@ -55,68 +55,77 @@ struct Call<'a> {
     limit: &'static str,
 }
 
+/// Why there is no answer.
+enum No {
+    /// The server is there and will have none of it.
+    Refused(Refused),
+    Other(ChatError),
+}
+
 impl Call<'_> {
-    fn ask(&mut self, mut body: Value) -> Result<Value, ChatError> {
+    fn ask(&mut self, mut body: Value) -> Result<Value, No> {
         loop {
             match self.asked(&body) {
-                Err((error, param)) => {
-                    if param.as_deref() == Some(exchange::OLD_LIMIT) && self.limit == exchange::OLD_LIMIT {
-                        self.limit = exchange::rename_limit(&mut body);
-                        continue;
-                    }
-                    return Err(error);
+                Err(No::Refused(refused))
+                    if refused.param.as_deref() == Some(exchange::OLD_LIMIT)
+                        && self.limit == exchange::OLD_LIMIT =>
+                {
+                    self.limit = exchange::rename_limit(&mut body);
                 }
-                Ok(answer) => return Ok(answer),
+                outcome => return outcome,
             }
         }
     }
 
-    /// One answer, and where there is none, which field the server blames.
-    fn asked(&mut self, body: &Value) -> Result<Value, (ChatError, Option<String>)> {
+    fn asked(&mut self, body: &Value) -> Result<Value, No> {
         let left = self.until.saturating_duration_since(Instant::now());
-        let one = self.one;
-        let job = self.job;
+        let (one, job) = (self.one, self.job);
         let work = async {
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => Err((failed(job, "nobody waits for it any more".to_owned()), None)),
+                () = self.cancel.cancelled() => Err(No::failed(job, "nobody waits for it any more")),
                 answer = tokio::time::timeout(left, sent(one, job, body)) => {
-                    answer.unwrap_or_else(|_| Err((ChatError::TimedOut { after: job.deadline }, None)))
+                    answer.unwrap_or(Err(No::Other(ChatError::TimedOut { after: job.deadline })))
                 }
             }
         };
         match Handle::try_current() {
             Ok(runtime) => runtime.block_on(work),
-            Err(_) => Err((failed(job, "a rewriting runs on a thread of the server only".to_owned()), None)),
+            Err(_) => Err(No::failed(job, "a rewriting runs on a thread of the server only")),
         }
     }
 }
 
-fn failed(job: &Job, why: String) -> ChatError {
-    ChatError::Failed { model: job.model.clone(), why }
+impl No {
+    fn failed(job: &Job, why: impl ToString) -> Self {
+        Self::Other(ChatError::Failed { model: job.model.clone(), why: why.to_string() })
+    }
+
+    fn told(self, job: &Job) -> ChatError {
+        match self {
+            Self::Refused(refused) => ChatError::Failed { model: job.model.clone(), why: refused.why },
+            Self::Other(error) => error,
+        }
+    }
 }
 
-async fn sent(one: &StepOne, job: &Job, body: &Value) -> Result<Value, (ChatError, Option<String>)> {
-    let failed = |why: String| (failed(job, why), None);
+async fn sent(one: &StepOne, job: &Job, body: &Value) -> Result<Value, No> {
     let body = Bytes::from(body.to_string());
     let length = body.len() as u64;
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = axum::http::Uri::from_static("/v1/chat/completions");
+    *request.uri_mut() = Uri::from_static("/v1/chat/completions");
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(value) = &job.authorization {
         request.headers_mut().insert(AUTHORIZATION, value.clone());
     }
-    let source = Source::new(Held::of(body, None), None, Some(length), Duration::MAX);
+    let source = Source::new(Held::of(body, None), None, Some(length), job.deadline);
     let how = How { length: Some(length), plain: true, status_retries: Some(RETRIES) };
-    let answer =
-        one.upstream.send(request.into_parts().0, &source, how).await.map_err(|e| failed(e.to_string()))?;
-    let (head, body) = answer.into_parts();
-    let body = Limited::new(body, MOST_BYTES)
-        .collect()
-        .await
-        .map_err(|e| failed(format!("its answer broke off: {e}")))?;
-    exchange::read(head.status, &body.to_bytes()).map_err(|(why, param)| (failed(why).0, param))
+    let answer = one.upstream.send(request.into_parts().0, &source, how).await;
+    let (head, body) = answer.map_err(|e| No::failed(job, e))?.into_parts();
+    let body = Limited::new(body, MOST_BYTES).collect().await;
+    let body = body.map_err(|e| No::failed(job, format!("its answer broke off: {e}")))?.to_bytes();
+    exchange::read(head.status, &body).map_err(No::Refused)
 }
 
 impl Chat for Call<'_> {
@@ -131,12 +140,23 @@ impl Chat for Call<'_> {
     }
 
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
-        let answer = self.ask(exchange::completion(&self.job.model, self.limit, ask))?;
-        exchange::reply(&self.job.model, &answer)
+        let model = self.job.model.as_str();
+        match self.ask(exchange::completion(model, self.limit, ask)) {
+            Ok(answer) => exchange::reply(model, &answer),
+            // Servers that have no schemas say so in many ways; without one the request is tried again.
+            Err(No::Refused(refused))
+                if ask.schema.is_some() && refused.status == Some(StatusCode::BAD_REQUEST) =>
+            {
+                Err(ChatError::Cannot { model: model.to_owned(), what: "answer by a schema" })
+            }
+            Err(no) => Err(no.told(self.job)),
+        }
     }
 
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
-        let answer = self.ask(exchange::scoring(&self.job.model, self.limit, messages))?;
-        exchange::scores(&self.job.model, &answer, answers)
+        let model = self.job.model.as_str();
+        let answer =
+            self.ask(exchange::scoring(model, self.limit, messages)).map_err(|no| no.told(self.job))?;
+        exchange::scores(model, &answer, answers)
     }
 }

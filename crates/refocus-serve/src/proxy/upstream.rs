@@ -1,8 +1,6 @@
 //! The server behind the proxy: connections to it, and what is said to a client when it fails.
 
 use std::error::Error as _;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -13,14 +11,14 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::body::{Outgoing, Source};
 use super::breaker::Breaker;
-use super::config::{Base, ConfigError, ProxyConfig, Secret};
+use super::config::{Base, ConfigError, ProxyConfig};
 use super::headers::Upward;
 use crate::error::ApiError;
+use crate::keys::Secret;
+use crate::tls;
 
 /// Header fields that an answer may have; more than any server sends.
 pub(super) const MOST_HEADERS: usize = 256;
@@ -38,7 +36,7 @@ pub(crate) fn pool(config: &ProxyConfig) -> Result<Pool, ConfigError> {
     tcp.set_keepalive(Some(Duration::from_secs(60)));
     let needed = [&config.upstream, &config.system2.url].iter().any(|url| url.starts_with("https"));
     let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls(config.ca_file.as_deref(), needed)?)
+        .with_tls_config(tls::client(config.ca_file.as_deref(), needed)?)
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
@@ -49,35 +47,6 @@ pub(crate) fn pool(config: &ProxyConfig) -> Result<Pool, ConfigError> {
         .http1_max_headers(MOST_HEADERS)
         .set_host(false)
         .build(connector))
-}
-
-/// A machine without certificates can still pass requests on without TLS; `needed` says that it shall not.
-fn tls(ca_file: Option<&Path>, needed: bool) -> Result<rustls::ClientConfig, ConfigError> {
-    let mut roots = rustls::RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = ca_file {
-        let bad = |why: String| ConfigError::BadCertificates { path: path.to_owned(), why };
-        let all = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
-        let mut any = false;
-        for certificate in all {
-            let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-            roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-            any = true;
-        }
-        if !any {
-            return Err(bad("there is no certificate in it".to_owned()));
-        }
-    }
-    if roots.is_empty() && needed {
-        let why = system.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-        return Err(ConfigError::NoCertificates { why });
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 /// A server that requests go to.
@@ -115,7 +84,7 @@ impl Upstream {
         Ok(Self {
             base: Base::parse(url)?,
             pool,
-            authorization: key.map(Secret::bearer).transpose()?,
+            authorization: key.map(Secret::bearer),
             keep_credentials: keep_credentials && key.is_none(),
             answer: Duration::from_millis(config.answer_ms),
             connect_retries: config.connect_retries,

@@ -3,15 +3,17 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use refocus_serve::keys::Keys;
 use refocus_serve::metrics::Metrics;
 use refocus_serve::proxy::{ProxyConfig, router};
 
 use crate::wire::{self, EVENTS, Server, Upstream, chunk};
 
 fn with(config: ProxyConfig) -> Server {
-    Server::start(router(config, Arc::new(Metrics::default())).expect("a proxy"))
+    Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"))
 }
 
 /// Short limits, so that a test of them is short.
@@ -147,20 +149,20 @@ fn a_body_that_is_cut_is_cut_for_the_client_too() {
 }
 
 #[test]
-fn statuses_pass_and_are_retried_where_asked_for() {
-    let answer = |first: bool| {
-        let status = if first { "503 Busy\r\nretry-after: 0" } else { "200 OK" };
-        format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").into_bytes()
-    };
-    let make = move || {
-        let first = std::sync::atomic::AtomicBool::new(true);
+fn statuses_pass_unless_another_try_is_asked_for() {
+    let make = || {
+        let first = AtomicBool::new(true);
         Upstream::start(move |_, out| {
-            out.write_all(&answer(first.swap(false, std::sync::atomic::Ordering::SeqCst)))
+            let status =
+                if first.swap(false, Ordering::SeqCst) { "503 Busy\r\nretry-after: 0" } else { "200 OK" };
+            out.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").as_bytes())
         })
     };
-    let upstream = make();
-    let got = ask(&with(hasty(upstream.url())));
-    assert_eq!((got.status(), got.field("retry-after"), upstream.seen().len()), (503, Some("0"), 1));
+    for (retries, status, seen) in [(0, 503, 1), (1, 200, 2)] {
+        let upstream = make();
+        let got = ask(&with(ProxyConfig { status_retries: retries, ..hasty(upstream.url()) }));
+        assert_eq!((got.status(), upstream.seen().len()), (status, seen));
+    }
 }
 
 #[test]
@@ -235,7 +237,7 @@ fn a_client_that_goes_away_ends_the_call() {
     client.from.read_exact(&mut [0; 100]).expect("a stream");
     drop(client);
     let began = Instant::now();
-    while upstream.left.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+    while upstream.left.load(Ordering::SeqCst) == 0 {
         assert!(began.elapsed() < wire::LONG, "the upstream still writes");
         std::thread::sleep(Duration::from_millis(5));
     }

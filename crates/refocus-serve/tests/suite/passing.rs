@@ -5,13 +5,17 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use refocus_serve::keys::Keys;
 use refocus_serve::metrics::Metrics;
 use refocus_serve::proxy::{ProxyConfig, router};
 
 use crate::wire::{self, LONG, Message, Server, Upstream, chunk};
 
 fn before(upstream: &Upstream) -> Server {
-    Server::start(router(ProxyConfig::new(upstream.url()), Arc::new(Metrics::default())).expect("a proxy"))
+    Server::start(
+        router(ProxyConfig::new(upstream.url()), Keys::default(), Arc::new(Metrics::default()))
+            .expect("a proxy"),
+    )
 }
 
 /// JSON as no serialiser writes it: keys twice, odd numbers, escapes, unknown fields, spaces.
@@ -298,7 +302,8 @@ fn bodies_stream_in_both_directions() {
         out.write_all(&end).expect("a reader");
     });
     let proxy =
-        router(ProxyConfig::new(format!("http://{address}")), Arc::new(Metrics::default())).expect("a proxy");
+        router(ProxyConfig::new(format!("http://{address}")), Keys::default(), Arc::new(Metrics::default()))
+            .expect("a proxy");
     let server = Server::start(proxy);
     let mut client = server.connect();
     client.send(b"POST /v1/audio HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
@@ -354,11 +359,35 @@ fn a_client_that_waits_for_100_is_told_to_go_on() {
 fn the_upstream_s_key_takes_the_place_of_the_client_s() {
     let upstream = Upstream::fixed(wire::json("{}"));
     let config = ProxyConfig {
-        upstream_key: Some(refocus_serve::proxy::Secret::new("theirs")),
+        upstream_key: Some(refocus_serve::keys::Secret::new("test", "theirs").expect("a key")),
         ..ProxyConfig::new(upstream.url())
     };
-    let server = Server::start(router(config, Arc::new(Metrics::default())).expect("a proxy"));
+    let server =
+        Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"));
     server.ask(b"GET / HTTP/1.1\r\nhost: h\r\nauthorization: Bearer ours\r\nx: y\r\n\r\n");
     let seen = upstream.last();
     assert_eq!(seen.end_to_end()[0], ("authorization".to_owned(), "Bearer theirs".to_owned()));
+}
+
+/// Clients that have to show a key of the proxy's own do not show it to the upstream.
+#[test]
+fn the_proxy_s_own_keys_stay_here() {
+    let upstream = Upstream::fixed(wire::json("{}"));
+    let mut keys = Keys::default();
+    keys.add_list("test", "sk-ours").expect("a key");
+    let proxy =
+        router(ProxyConfig::new(upstream.url()), keys, Arc::new(Metrics::default())).expect("a proxy");
+    let server = Server::start(proxy);
+    for path in ["/v1/models", "/v1/chat/completions", "/v1/rewrite", "/metrics"] {
+        let method = if path.ends_with("models") || path.ends_with("metrics") { "GET" } else { "POST" };
+        for key in ["", "authorization: Bearer sk-theirs\r\n"] {
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nhost: h\r\n{key}content-length: 2\r\n\r\n{{}}");
+            let got = server.ask(request.as_bytes());
+            assert_eq!((got.status(), got.error_code().as_str()), (401, "invalid_api_key"), "{path}");
+        }
+    }
+    assert!(upstream.seen().is_empty());
+    let got = server.ask(b"GET /v1/models HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sk-ours\r\n\r\n");
+    assert_eq!((got.status(), upstream.last().field("authorization")), (200, None));
 }
