@@ -123,11 +123,12 @@ def the_streaming_helper(a):
 
 @check
 def a_seed_names_the_answer(a):
-    one = [a.chat(temperature=1, seed=5).choices[0].message.content for _ in range(2)]
+    story = [{"role": "user", "content": "Begin a story about a dog."}]
+    say = lambda **more: a.chat(story, temperature=1, **more).choices[0].message.content  # noqa: E731
+    one = [say(seed=5) for _ in range(2)]
     same(one[0], one[1], "the same seed")
-    other = a.chat(temperature=1, seed=6).choices[0].message.content
-    assert other != one[0], "another seed says the same"
-    free = {a.chat(temperature=1).choices[0].message.content for _ in range(3)}
+    assert say(seed=6) != one[0], "another seed says the same"
+    free = {say() for _ in range(3)}
     assert len(free) > 1, "no seed, and always the same"
     return "same seed same text, other seed other text"
 

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use crate::config::Config;
@@ -73,15 +73,15 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop` says so; then no new request is accepted. Answers under way have the time of the
-    /// settings to end, until `stop` says so again; then `cut` is called, which ends them.
-    pub async fn run(self, router: Router, mut stop: impl AsyncFnMut(), cut: impl FnOnce()) {
+    /// Answers until `stop` is notified; then no new request is accepted. Answers under way have the time of the
+    /// settings to end, unless `stop` is notified again; then `cut` is called, which ends them.
+    pub async fn run(self, router: Router, stop: &Notify, cut: impl FnOnce()) {
         let places = Arc::new(Semaphore::new(self.connections));
         let graceful = GracefulShutdown::new();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.read_limit);
         {
-            let mut stopped = pin!(stop());
+            let mut stopped = pin!(stop.notified());
             loop {
                 let accepted = async {
                     let place = Arc::clone(&places).acquire_owned().await;
@@ -115,7 +115,7 @@ impl Server {
         tokio::select! {
             () = &mut ended => return cut(),
             () = tokio::time::sleep(self.drain) => {}
-            () = stop() => {}
+            () = stop.notified() => {}
         }
         cut();
         let _ = tokio::time::timeout(LAST_WORDS, ended).await;
@@ -140,7 +140,15 @@ pub fn serve<E: From<ServeError>>(
         let server = Server::bind(config).await?;
         let mut signals = Signals::new().map_err(ServeError::Start)?;
         ready(server.address())?;
-        server.run(router, async || signals.next().await, cut).await;
+        let stop = Arc::new(Notify::new());
+        let heard = Arc::clone(&stop);
+        tokio::spawn(async move {
+            loop {
+                signals.next().await;
+                heard.notify_one();
+            }
+        });
+        server.run(router, &stop, cut).await;
         Ok(())
     });
     // A template or a schema may still be at work; nobody waits for it.

@@ -277,6 +277,7 @@ impl Loop<'_> {
 
     fn forget_the_gone(&mut self) {
         let (engine, counts) = (&mut self.engine, self.counts);
+        let before = self.live.len();
         self.live.retain(|id, live| {
             let stays = !live.updates.is_closed();
             if !stays {
@@ -285,6 +286,9 @@ impl Loop<'_> {
             }
             stays
         });
+        if self.live.len() < before {
+            self.counts.running(self.engine.running(), self.engine.waiting());
+        }
     }
 
     fn tell(&mut self, event: Event) {

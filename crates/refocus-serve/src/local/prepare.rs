@@ -72,7 +72,7 @@ impl Local {
                 if !tools.parallel {
                     shared.stop = shared.stop.iter().cloned().chain([CLOSE.to_owned()]).collect();
                 }
-                Some(Calls::new(tools.names(), String::new()))
+                Some(Calls::new(tools, String::new()))
             }
             _ => None,
         };

@@ -1,7 +1,8 @@
 //! Tools: what a client offers, and the calls that a model writes into its text.
 //!
-//! Recognised is the format of Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. A call in
-//! another form, or of a tool that was not offered, stays text: nothing that a model says is lost.
+//! Recognised is the format of Hermes and Qwen, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, and, since
+//! small models forget the tags, an answer that begins with such an object. A call in another form, or of a tool
+//! that was not offered, stays text: nothing that a model says is lost.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -170,11 +171,23 @@ pub struct Calls {
     names: Vec<String>,
     /// Begins the ids of calls.
     id: String,
+    /// Whether one call is all.
+    single: bool,
     made: usize,
-    /// Whether the text is within a call.
-    open: bool,
+    place: Place,
     /// Text that may become a call.
     held: String,
+}
+
+/// Where in an answer its text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At its beginning, or after calls without tags.
+    Start,
+    /// Within a call.
+    Call,
+    /// Elsewhere.
+    Text,
 }
 
 #[derive(Deserialize)]
@@ -186,8 +199,9 @@ struct Written<'a> {
 
 impl Calls {
     /// Looks for calls of these tools. Ids of calls begin with `id`.
-    pub fn new(names: Vec<String>, id: String) -> Self {
-        Self { names, id, made: 0, open: false, held: String::new() }
+    pub fn new(tools: &Tools, id: String) -> Self {
+        let (names, single) = (tools.names(), !tools.parallel);
+        Self { names, id, single, made: 0, place: Place::Start, held: String::new() }
     }
 
     /// The same for another choice.
@@ -197,7 +211,7 @@ impl Calls {
 
     /// For a text that goes on within a call.
     pub(crate) fn opened(mut self) -> Self {
-        self.open = true;
+        self.place = Place::Call;
         self
     }
 
@@ -211,32 +225,82 @@ impl Calls {
         self.held.push_str(text);
         let mut said = Vec::new();
         loop {
-            if self.open {
-                let Some(end) = self.held.find(CLOSE) else { return said };
-                let rest = self.held.split_off(end + CLOSE.len());
-                let inside = std::mem::replace(&mut self.held, rest);
-                self.open = false;
-                said.push(self.closed(&inside[..end], &inside));
-            } else if let Some(at) = self.held.find(OPEN) {
-                let rest = self.held.split_off(at + OPEN.len());
-                let before = std::mem::replace(&mut self.held, rest);
-                self.open = true;
-                // White space before a call belongs to its form.
-                said.extend(spoken(before[..at].trim_end()));
-            } else {
-                let kept = self.held.len() - self.certain();
-                let rest = self.held.split_off(self.held.len() - kept);
-                let text = std::mem::replace(&mut self.held, rest);
-                said.extend(spoken(&text));
+            if self.single && self.made > 0 {
+                // The client asked for one call and no more.
+                self.held.clear();
+                return said;
+            }
+            let goes_on = match self.place {
+                Place::Start => self.start(text, &mut said),
+                Place::Call => self.within(&mut said),
+                Place::Text => self.outside(&mut said),
+            };
+            if !goes_on {
                 return said;
             }
         }
     }
 
+    /// An object at the beginning may be a call. Whether there may be more to find in what is held.
+    fn start(&mut self, new: &str, said: &mut Vec<Said>) -> bool {
+        let begun = self.held.trim_start();
+        if begun.is_empty() {
+            return false;
+        }
+        if !begun.starts_with('{') {
+            self.place = Place::Text;
+            return true;
+        }
+        // An object can only become whole with its last brace.
+        if !new.contains('}') {
+            return false;
+        }
+        let mut objects = serde_json::Deserializer::from_str(begun).into_iter::<Written<'_>>();
+        let first = objects.next();
+        let end = self.held.len() - begun.len() + objects.byte_offset();
+        match first {
+            Some(Ok(written)) if self.names.contains(&written.name) => {
+                let (name, arguments) = (written.name, written.arguments.get().to_owned());
+                self.held.drain(..end);
+                said.push(self.call(name, arguments));
+                !self.held.trim_start().is_empty()
+            }
+            Some(Err(e)) if e.is_eof() => false,
+            _ => {
+                self.place = Place::Text;
+                true
+            }
+        }
+    }
+
+    fn within(&mut self, said: &mut Vec<Said>) -> bool {
+        let Some(end) = self.held.find(CLOSE) else { return false };
+        let rest = self.held.split_off(end + CLOSE.len());
+        let inside = std::mem::replace(&mut self.held, rest);
+        self.place = Place::Text;
+        said.push(self.closed(&inside[..end], &inside));
+        true
+    }
+
+    fn outside(&mut self, said: &mut Vec<Said>) -> bool {
+        if let Some(at) = self.held.find(OPEN) {
+            let rest = self.held.split_off(at + OPEN.len());
+            let before = std::mem::replace(&mut self.held, rest);
+            self.place = Place::Call;
+            // White space before a call belongs to its form.
+            said.extend(spoken(before[..at].trim_end()));
+            return true;
+        }
+        let rest = self.held.split_off(self.certain());
+        let text = std::mem::replace(&mut self.held, rest);
+        said.extend(spoken(&text));
+        false
+    }
+
     /// What is left at the end.
     pub(crate) fn finish(&mut self) -> Vec<Said> {
         let held = std::mem::take(&mut self.held);
-        if std::mem::take(&mut self.open) {
+        if self.place == Place::Call && !(self.single && self.made > 0) {
             // A limit may have cut the end of the form, but not of the call.
             return vec![self.closed(&held, &held)];
         }
@@ -247,17 +311,18 @@ impl Calls {
     fn closed(&mut self, inside: &str, whole: &str) -> Said {
         let known = |w: &Written<'_>| self.names.contains(&w.name);
         match serde_json::from_str::<Written<'_>>(inside.trim()).ok().filter(known) {
-            Some(written) => {
-                let arguments = written.arguments.get();
-                // Some models put the JSON of the arguments into a text.
-                let arguments = serde_json::from_str::<String>(arguments).unwrap_or(arguments.to_owned());
-                let id = format!("{}{}", self.id, self.made);
-                let call = ToolCall { index: self.made, id, name: written.name, arguments };
-                self.made += 1;
-                Said::Call(call)
-            }
+            Some(written) => self.call(written.name, written.arguments.get().to_owned()),
             None => Said::Text(format!("{OPEN}{whole}")),
         }
+    }
+
+    fn call(&mut self, name: String, arguments: String) -> Said {
+        // Some models put the JSON of the arguments into a text.
+        let arguments = serde_json::from_str::<String>(&arguments).unwrap_or(arguments);
+        let id = format!("{}{}", self.id, self.made);
+        let call = ToolCall { index: self.made, id, name, arguments };
+        self.made += 1;
+        Said::Call(call)
     }
 
     /// Bytes from the front that belong to no call, whatever follows.
@@ -276,7 +341,9 @@ mod tests {
     use super::*;
 
     fn calls() -> Calls {
-        Calls::new(vec!["f".to_owned(), "g".to_owned()], "call_".to_owned())
+        let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let tools = Tools { list: vec![tool("f"), tool("g")], choice: ToolChoice::Auto, parallel: true };
+        Calls::new(&tools, "call_".to_owned())
     }
 
     fn call(index: usize, name: &str, arguments: &str) -> Said {
@@ -314,6 +381,10 @@ mod tests {
     #[test]
     fn what_is_no_call_stays_text() {
         for text in [
+            "{\"name\": \"unknown\", \"arguments\": {}} is no call",
+            "{\"name\": 3}",
+            "{\"name\": \"f\", \"arguments\": {",
+            "A call: {\"name\": \"f\", \"arguments\": {}}",
             "a < b, <tool> and <tool_call",
             "<tool_call>{\"name\": \"unknown\", \"arguments\": {}}</tool_call>",
             "<tool_call>not JSON</tool_call> and more ",
@@ -322,6 +393,18 @@ mod tests {
         ] {
             assert_eq!(said(calls(), &[text]), [Said::Text(text.to_owned())]);
         }
+    }
+
+    #[test]
+    fn calls_without_tags_are_found_at_the_beginning() {
+        let text =
+            "\n{\"name\": \"f\", \"arguments\": {\"x\": {}}}\n{\"name\": \"g\", \"arguments\": {}} Done.";
+        let want = [call(0, "f", "{\"x\": {}}"), call(1, "g", "{}"), Said::Text(" Done.".to_owned())];
+        assert_eq!(said(calls(), &[text]), want);
+        let chars: Vec<String> = text.chars().map(String::from).collect();
+        assert_eq!(said(calls(), &chars.iter().map(String::as_str).collect::<Vec<_>>()), want);
+        let single = Calls { single: true, ..calls() };
+        assert_eq!(said(single, &[text]), want[..1]);
     }
 
     #[test]

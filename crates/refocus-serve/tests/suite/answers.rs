@@ -71,7 +71,7 @@ async fn streams_say_what_whole_answers_say() {
         json!({"max_tokens": 30, "temperature": 0}),
         json!({"max_tokens": 25, "seed": 7, "n": 3}),
         json!({"max_completion_tokens": 40, "seed": -1, "top_p": 0.9, "logprobs": true, "top_logprobs": 3, "n": 2}),
-        json!({"max_tokens": 60, "seed": 3, "logprobs": true, "stop": ["a", "er", "\u{fffd}"]}),
+        json!({"max_tokens": 60, "seed": 3, "logprobs": true, "stop": ["a", "er", "\n\n"]}),
         json!({"max_tokens": 20, "seed": 5, "frequency_penalty": 1.5, "presence_penalty": -0.5, "logit_bias": {"40": 5}}),
     ] {
         let n = more["n"].as_u64().unwrap_or(1) as usize;
@@ -90,7 +90,8 @@ async fn streams_say_what_whole_answers_say() {
             assert_eq!(event["choices"][0], begun, "the role comes first");
         }
         assert_eq!(told(&events, n), whole(&once), "{more}");
-        assert!(events.len() > n + 2, "it comes in pieces: {more}");
+        let many = once["usage"]["completion_tokens"].as_u64().expect("a number") > 8;
+        assert!(!many || events.len() > n + 4, "it comes in pieces: {more}");
     }
 }
 
@@ -206,7 +207,8 @@ async fn a_stop_string_ends_the_text_before_it() {
         .flat_map(|t| t["bytes"].as_array().expect("bytes"))
         .map(|b| b.as_u64().expect("a byte") as u8)
         .collect();
-    assert!(bytes.starts_with(said.as_bytes()), "{bytes:?}");
+    // The random model says bytes that are no text.
+    assert!(String::from_utf8_lossy(&bytes).starts_with(said), "{bytes:?}");
     assert!(got["usage"]["completion_tokens"].as_u64().expect("a number") >= told.len() as u64);
 }
 

@@ -89,6 +89,7 @@ async fn failing(answers: &'static [(u16, &'static str)]) -> (String, Arc<Atomic
 }
 
 const GOOD: &str = r#"{"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}"#;
+const NEWER: &str = r#"{"error": {"message": "use the other", "param": "max_tokens"}}"#;
 
 async fn asked(url: String, change: impl FnOnce(&mut Upstream)) -> Result<String, String> {
     let mut upstream = Upstream::new(url, "m");
@@ -111,8 +112,7 @@ async fn what_may_pass_is_tried_again_and_nothing_else() {
     let (url, n) = failing(&[(401, r#"{"error": {"message": "no\u0000 key"}}"#)]).await;
     assert_eq!(asked(url, |_| {}).await, Err("m: status 401: no key".to_owned()));
     assert_eq!(n.load(Ordering::Relaxed), 1);
-    let newer = r#"{"error": {"message": "use the other", "param": "max_tokens"}}"#;
-    let (url, _) = failing(&[(400, newer), (200, GOOD)]).await;
+    let (url, _) = failing(&[(400, NEWER), (200, GOOD)]).await;
     assert_eq!(asked(url, |_| {}).await, Ok("yes".to_owned()));
     let (url, _) = failing(&[(200, "<html>")]).await;
     assert!(asked(url, |_| {}).await.expect_err("no JSON").starts_with("m: the answer is no JSON"));

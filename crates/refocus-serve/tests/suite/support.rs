@@ -180,7 +180,7 @@ pub async fn run(
     let (address, stop) = (server.address(), Arc::new(Notify::new()));
     let stopped = Arc::clone(&stop);
     let task = tokio::spawn(async move {
-        server.run(router, async || stopped.notified().await, cut).await;
+        server.run(router, &stopped, cut).await;
     });
     (address, stop, task)
 }
