@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{self, Message, Server, Upstream};
 
-const ASK: &str = "I am sure that it is Sydney, everyone knows that. What is the capital of Australia?";
+const ASK: &str = "I am sure that it is Sydney. What is the capital of Australia?";
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).expect("JSON")

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{self, EVENTS, LONG, Server, Upstream, chunk};
 
-const ASK: &str = "I am sure that it is Sydney, everyone knows that. What is the capital of Australia?";
+const ASK: &str = "I am sure that it is Sydney. What is the capital of Australia?";
 const CUT: &str = "What is the capital of Australia?";
 const STEP_ONE: Usage = Usage { prompt: 100, completion: 7 };
 
@@ -106,7 +106,7 @@ fn one_string_and_the_model_s_name_change_and_nothing_else() {
     for (name, value) in told.into_iter().chain([
         ("x-refocus-prompt-tokens", "100"),
         ("x-refocus-completion-tokens", "7"),
-        ("x-refocus-tokens-before", "21"),
+        ("x-refocus-tokens-before", "16"),
         ("x-refocus-tokens-after", "3"),
     ]) {
         assert_eq!(got.field(name), Some(value), "{name}");
@@ -159,6 +159,7 @@ fn whatever_surrounds_the_string_stays() {
     );
     let config = Config { cases: 1000, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[9; 32]));
+    let applied_to = AtomicUsize::new(0);
     let outcome = runner.run(&around, |(before, after, text, parts)| {
         let text = format!("{text} {ASK}");
         let made = |text: &str| {
@@ -176,13 +177,22 @@ fn whatever_surrounds_the_string_stays() {
         let mut client = client.lock().expect("no panic");
         client.send(&wire::post("/v1/chat/completions", "x-refocus-s2a: on\r\n", &made(&text)));
         let got = client.receive("POST");
-        prop_assert_eq!(got.field("x-refocus-s2a"), Some("applied"), "{:?}", got.field("x-refocus-reason"));
+        let rewritten = match got.field("x-refocus-reason") {
+            None => text.chars().rev().collect::<String>(),
+            // What stands before the question may be nothing that can go, such as the start of a block of code.
+            Some(reason) => {
+                prop_assert_eq!(reason, "nothing_to_remove");
+                text.clone()
+            }
+        };
+        applied_to.fetch_add(usize::from(rewritten != text), Ordering::SeqCst);
         let seen = upstream.last();
         let seen = String::from_utf8_lossy(&seen.body);
-        prop_assert_eq!(seen.as_ref(), made(&text.chars().rev().collect::<String>()));
+        prop_assert_eq!(seen.as_ref(), made(&rewritten));
         Ok(())
     });
     outcome.unwrap_or_else(|e| panic!("{e}"));
+    assert!(applied_to.load(Ordering::SeqCst) > 900, "{applied_to:?}");
 }
 
 #[test]
