@@ -6,11 +6,8 @@ mod flipflop;
 mod generate;
 mod overthinking;
 mod report;
-<<<<<<< HEAD
-mod serve;
-=======
 mod rewrite;
->>>>>>> system2
+mod serve;
 mod tasks;
 mod train;
 
@@ -27,11 +24,8 @@ pub(crate) use self::flipflop::{
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
-<<<<<<< HEAD
-pub(crate) use self::serve::Serve;
-=======
 pub(crate) use self::rewrite::Rewrite;
->>>>>>> system2
+pub(crate) use self::serve::Serve;
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 

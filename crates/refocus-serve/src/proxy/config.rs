@@ -37,12 +37,14 @@ pub enum ConfigError {
 }
 
 /// A proxy in front of an OpenAI-compatible server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyConfig {
     /// Address of the upstream, such as `https://api.example.com/v1` or `http://127.0.0.1:8000`.
     pub upstream: String,
-    /// Sent in the place of the client's own credentials, where there is one. Never read from the file itself.
+    /// File with the key for it.
+    pub upstream_key_file: Option<PathBuf>,
+    /// Sent in the place of the client's own credentials, where there is one. Never in the settings themselves.
     #[serde(skip)]
     pub upstream_key: Option<Secret>,
     /// PEM file with certificates that are trusted beside those of the system.
@@ -72,6 +74,7 @@ impl Default for ProxyConfig {
     fn default() -> Self {
         Self {
             upstream: String::new(),
+            upstream_key_file: None,
             upstream_key: None,
             ca_file: None,
             connect_ms: 5_000,
@@ -103,7 +106,7 @@ pub enum Mode {
 }
 
 /// When and how System 2 Attention is at work.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct System2Config {
     /// For requests that nothing else selects.
@@ -120,7 +123,9 @@ pub struct System2Config {
     pub variant: String,
     /// Server that does the rewriting; the upstream where empty.
     pub url: String,
-    /// Its key. Never read from the file itself.
+    /// File with its key.
+    pub key_file: Option<PathBuf>,
+    /// Its key. Never in the settings themselves.
     #[serde(skip)]
     pub key: Option<Secret>,
     /// Model that does the rewriting; the request's own where empty.
@@ -159,6 +164,7 @@ impl Default for System2Config {
             route: Vec::new(),
             variant: "extractive".to_owned(),
             url: String::new(),
+            key_file: None,
             key: None,
             model: String::new(),
             deadline_ms: 20_000,
@@ -177,7 +183,7 @@ impl Default for System2Config {
 }
 
 /// Requests that are left alone unless asked for here.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Touch {
     /// Requests with images, audio or files: their text is rewritten.
@@ -189,7 +195,7 @@ pub struct Touch {
 }
 
 /// A mode for some requests.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Start of the request's path; every path where missing.
@@ -309,6 +315,12 @@ impl ProxyConfig {
             }
         }
         Ok(variant)
+    }
+
+    /// The files that it names.
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { upstream_key_file, ca_file, system2, .. } = self;
+        [upstream_key_file, ca_file, &mut system2.key_file, &mut system2.log_file].into_iter().flatten()
     }
 
     pub(crate) fn idle(&self) -> Duration {

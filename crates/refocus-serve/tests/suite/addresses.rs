@@ -158,7 +158,8 @@ fn the_document_is_served_and_each_of_its_paths_is_the_proxy_s_own() {
 
 #[test]
 fn a_rewrite_says_what_is_kept_and_what_is_gone() {
-    let server = before(&model("[1]"), "");
+    let upstream = model("[1]");
+    let server = before(&upstream, "");
     let got = server.post("/v1/rewrite", "", &json!({"text": ASK, "model": "m"}).to_string());
     check("/v1/rewrite", "post", &got);
     let got = got.json();
@@ -179,7 +180,8 @@ fn a_rewrite_says_what_is_kept_and_what_is_gone() {
     check("/v1/rewrite", "post", &got);
     assert_eq!(got.json()["text"], "Sydney is large.");
 
-    let server = before(&model("[]"), "own");
+    let upstream = model("[]");
+    let server = before(&upstream, "own");
     let got = server.post("/v1/rewrite", "", &json!({"text": ASK}).to_string());
     check("/v1/rewrite", "post", &got);
     assert_eq!(
@@ -190,7 +192,8 @@ fn a_rewrite_says_what_is_kept_and_what_is_gone() {
 
 #[test]
 fn what_a_rewrite_cannot_read_is_refused() {
-    let server = before(&model("[1]"), "");
+    let upstream = model("[1]");
+    let server = before(&upstream, "");
     for (body, param) in [
         ("", None),
         ("[]", None),
@@ -209,7 +212,8 @@ fn what_a_rewrite_cannot_read_is_refused() {
 #[test]
 fn litellm_gets_all_texts_back_with_the_newest_rewritten() {
     const PATH: &str = "/beta/litellm_basic_guardrail_api";
-    let server = before(&model("[1]"), "m");
+    let upstream = model("[1]");
+    let server = before(&upstream, "m");
     let ask = |more: Value| {
         let mut body = json!({"texts": ["You help.", ASK], "input_type": "request", "litellm_call_id": "1"});
         body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());

@@ -96,7 +96,8 @@ fn an_upstream_that_closes_before_it_answers() {
 
 #[test]
 fn an_upstream_that_speaks_no_http() {
-    let got = ask(&with(hasty(Upstream::fixed("SSH-2.0-OpenSSH\r\n\r\n").url())));
+    let upstream = Upstream::fixed("SSH-2.0-OpenSSH\r\n\r\n");
+    let got = ask(&with(hasty(upstream.url())));
     assert_eq!((got.status(), got.error_code().as_str()), (502, "upstream_failed"));
 }
 
