@@ -13,12 +13,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use refocus_compute::{Philox, Purpose, unit_f64};
-use refocus_system2::{Ask, Chat, ChatError, Finish, Message, Reply, Usage};
-use rustls::{ClientConfig, RootCertStore};
-use serde_json::{Map, Value, json};
+use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Usage};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use crate::exchange;
 use crate::keys::Secret;
+use crate::tls::{self, TlsError};
 
 /// A longer answer is refused.
 const MOST_BYTES: usize = 32 << 20;
@@ -26,8 +27,6 @@ const MOST_BYTES: usize = 32 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// No pause is longer, unless the server asks for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Log-probabilities of so many tokens are asked for, the most that the interface allows.
-const TOP: usize = 20;
 const PAUSES: Purpose = Purpose::new("pause before another try");
 
 /// A server and how to ask it.
@@ -64,12 +63,9 @@ pub enum ClientError {
         /// What is wrong.
         why: &'static str,
     },
-    /// Nothing vouches for servers.
-    #[error("this machine has no certificates to check a server's with")]
-    Certificates,
-    /// The TLS library refuses its own defaults.
-    #[error("TLS cannot be set up")]
-    Tls(#[from] rustls::Error),
+    /// Servers cannot be checked.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The machine gives no thread.
     #[error("the client cannot be started")]
     Start(#[from] std::io::Error),
@@ -118,25 +114,16 @@ impl HttpChat {
         let bearer = upstream.key.as_ref().map(Secret::bearer);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = Client::builder(TokioExecutor::new()).build(connector(secure)?);
-        Ok(Self { upstream, target, bearer, runtime, client, limit: "max_tokens" })
+        Ok(Self { upstream, target, bearer, runtime, client, limit: exchange::OLD_LIMIT })
     }
 
     /// Asks until there is an answer, the tries are used up, or the deadline has passed.
-    fn ask(
-        &mut self,
-        messages: &[Message],
-        max_new: usize,
-        more: Map<String, Value>,
-    ) -> Result<Value, ChatError> {
+    fn ask(&mut self, mut body: Value) -> Result<Value, ChatError> {
         let begun = Instant::now();
         let deadline = self.upstream.deadline;
         let failed = |model: &str, why| ChatError::Failed { model: model.to_owned(), why };
         let mut tries = 0;
         loop {
-            let mut body = json!({"model": self.upstream.model, "messages": messages, self.limit: max_new});
-            if let Value::Object(body) = &mut body {
-                body.extend(more.clone());
-            }
             let left = deadline.saturating_sub(begun.elapsed());
             // A timer is made within its runtime.
             let one = async { tokio::time::timeout(left, self.send(body.to_string())).await };
@@ -148,8 +135,8 @@ impl HttpChat {
                 Err(error) => error,
             };
             // Newer models of OpenAI know the limit under its newer name only.
-            if error.param.as_deref() == Some("max_tokens") && self.limit == "max_tokens" {
-                self.limit = "max_completion_tokens";
+            if error.param.as_deref() == Some(exchange::OLD_LIMIT) && self.limit == exchange::OLD_LIMIT {
+                self.limit = exchange::rename_limit(&mut body);
                 continue;
             }
             tries += 1;
@@ -176,21 +163,11 @@ impl HttpChat {
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MOST_BYTES).collect().await;
         let body = body.map_err(|e| passing(format!("the answer broke off: {}", innermost(&*e))))?.to_bytes();
-        if head.status.is_success() {
-            return serde_json::from_slice(&body).map_err(|e| lasting(format!("the answer is no JSON: {e}")));
-        }
-        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let message = told.pointer("/error/message").and_then(Value::as_str).unwrap_or("no reason given");
-        let message: String = message.chars().filter(|c| !c.is_control()).take(500).collect();
-        Err(Failed {
-            why: format!("status {}: {message}", head.status.as_u16()),
-            again: may_pass(head.status).then(|| wish(&head.headers)),
-            param: told.pointer("/error/param").and_then(Value::as_str).map(str::to_owned),
+        exchange::read(head.status, &body).map_err(|refused| Failed {
+            why: refused.why,
+            again: refused.status.filter(|status| may_pass(*status)).map(|_| wish(&head.headers)),
+            param: refused.param,
         })
-    }
-
-    fn odd(&self, what: &str) -> ChatError {
-        ChatError::Failed { model: self.upstream.model.clone(), why: format!("the answer has no {what}") }
     }
 }
 
@@ -200,52 +177,16 @@ impl Chat for HttpChat {
     }
 
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
-        let mut more = Map::new();
-        let mut set = |name: &str, value: Value| more.insert(name.to_owned(), value);
-        set("temperature", f64::from(ask.temperature).into());
-        if ask.temperature > 0.0 {
-            set("top_p", f64::from(ask.top_p).into());
-            // The interface has signed seeds.
-            set("seed", (ask.seed as i64).into());
-        }
-        if let Some(schema) = ask.schema {
-            let named = json!({"name": "answer", "strict": true, "schema": schema});
-            set("response_format", json!({"type": "json_schema", "json_schema": named}));
-        }
-        let answer = self.ask(ask.messages, ask.max_new, more)?;
-        let choice = answer.pointer("/choices/0").ok_or_else(|| self.odd("choice"))?;
-        let message = choice.get("message").ok_or_else(|| self.odd("message"))?;
-        let text = |key: &str| message.get(key).and_then(Value::as_str);
-        let cut = choice.get("finish_reason").and_then(Value::as_str) == Some("length");
-        Ok(Reply {
-            text: text("content").or(text("refusal")).unwrap_or_default().to_owned(),
-            finish: if cut { Finish::Length } else { Finish::Stop },
-            usage: usage(&answer),
-        })
+        let answer = self.ask(exchange::completion(&self.upstream.model, self.limit, ask))?;
+        exchange::reply(&self.upstream.model, &answer)
     }
 
     /// The interface tells the log-probabilities of the most likely first tokens only: an answer must be one of
     /// these tokens, whole.
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
-        let cannot = |model: &str, what| ChatError::Cannot { model: model.to_owned(), what };
-        let more = json!({"temperature": 0, "logprobs": true, "top_logprobs": TOP});
-        let more = more.as_object().cloned().unwrap_or_default();
-        let answer = self.ask(messages, 1, more)?;
-        let top = answer.pointer("/choices/0/logprobs/content/0/top_logprobs").and_then(Value::as_array);
-        let top = top.ok_or_else(|| cannot(&self.upstream.model, "tell log-probabilities"))?;
-        let of = |text: &str| {
-            let same = |t: &&Value| t.get("token").and_then(Value::as_str) == Some(text);
-            top.iter().find(same).and_then(|t| t.get("logprob")?.as_f64())
-        };
-        let what = "score an answer that is not one of its 20 most likely first tokens";
-        let scores: Option<Vec<f64>> = answers.iter().map(|text| of(text)).collect();
-        Ok((scores.ok_or_else(|| cannot(&self.upstream.model, what))?, usage(&answer)))
+        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages))?;
+        exchange::scores(&self.upstream.model, &answer, answers)
     }
-}
-
-fn usage(answer: &Value) -> Usage {
-    let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0);
-    Usage { prompt: count("/usage/prompt_tokens"), completion: count("/usage/completion_tokens") }
 }
 
 fn may_pass(status: StatusCode) -> bool {
@@ -275,18 +216,7 @@ fn innermost(error: &dyn Error) -> String {
 }
 
 /// Connections, over TLS with the certificates of this machine where it is wanted.
-fn connector(secure: bool) -> Result<HttpsConnector<HttpConnector>, ClientError> {
-    let mut roots = RootCertStore::empty();
-    if secure {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err(ClientError::Certificates);
-        }
-    }
-    let provider = rustls::crypto::ring::default_provider();
-    let tls = ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn connector(secure: bool) -> Result<HttpsConnector<HttpConnector>, TlsError> {
+    let tls = tls::client(None, secure)?;
     Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build())
 }

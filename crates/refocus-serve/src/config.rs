@@ -6,17 +6,24 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::keys::{Keys, KeysError};
+use crate::keys::{Keys, KeysError, Secret};
+use crate::proxy::ProxyConfig;
 
 /// Environment variable with the address to listen on.
 pub const LISTEN: &str = "REFOCUS_LISTEN";
 /// Environment variable with API keys, separated by commas.
 pub const API_KEYS: &str = "REFOCUS_API_KEYS";
+/// Environment variable with the address of the server that requests are passed on to.
+pub const UPSTREAM: &str = "REFOCUS_UPSTREAM";
+/// Environment variable with the key for that server.
+pub const UPSTREAM_KEY: &str = "REFOCUS_UPSTREAM_KEY";
+/// Environment variable with the key for the server that rewrites.
+pub const SYSTEM2_KEY: &str = "REFOCUS_SYSTEM2_KEY";
 /// A longer file is no settings.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Settings of a server. They hold no secrets: those are in files that are named here, or in the environment.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address and port; port 0 takes one that is free.
@@ -33,6 +40,8 @@ pub struct Config {
     pub connections: usize,
     /// Of the model on this machine.
     pub local: LocalConfig,
+    /// Of the proxy, where the server is one.
+    pub proxy: Option<ProxyConfig>,
 }
 
 impl Default for Config {
@@ -46,6 +55,7 @@ impl Default for Config {
             drain_seconds: 30,
             connections: 2048,
             local: LocalConfig::default(),
+            proxy: None,
         }
     }
 }
@@ -128,6 +138,9 @@ impl Config {
         let mut config: Self = toml::from_str(&text).map_err(|e| broken(e.to_string().trim().to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.api_keys_file = config.api_keys_file.map(|file| folder.join(file));
+        if let Some(proxy) = &mut config.proxy {
+            proxy.paths_mut().for_each(|file| *file = folder.join(&*file));
+        }
         config.check()?;
         Ok(config)
     }
@@ -147,7 +160,28 @@ impl Config {
                 value,
             })?;
         }
+        if let Some(value) = variable(UPSTREAM).filter(|v| !v.is_empty()) {
+            self.proxy.get_or_insert_default().upstream = value;
+        }
         Ok(self)
+    }
+
+    /// Gives the proxy, where there is one, its keys for other servers: of files, and of the environment over them.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a key cannot be sent in a header.
+    pub fn secrets(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        let secret = |file: Option<&Path>, name: &str| match (variable(name).filter(|v| !v.is_empty()), file)
+        {
+            (Some(key), _) => Secret::new(name, &key).map(Some),
+            (None, Some(path)) => Secret::of_file(path).map(Some),
+            (None, None) => Ok(None),
+        };
+        if let Some(proxy) = &mut self.proxy {
+            proxy.upstream_key = secret(proxy.upstream_key_file.as_deref(), UPSTREAM_KEY)?;
+            proxy.system2.key = secret(proxy.system2.key_file.as_deref(), SYSTEM2_KEY)?;
+        }
+        Ok(())
     }
 
     /// The API keys of the file and of the environment; without any, everyone may ask.

@@ -136,6 +136,16 @@ impl Secret {
         Ok(Self(value))
     }
 
+    /// The key in a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or as for [`new`](Self::new).
+    pub fn of_file(path: &Path) -> Result<Self, KeysError> {
+        let unreadable = |source| KeysError::Unreadable { path: path.to_owned(), source };
+        let key = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::new(&path.display().to_string(), &key)
+    }
+
     /// The value of the header `Authorization`.
     pub fn bearer(&self) -> HeaderValue {
         self.0.clone()

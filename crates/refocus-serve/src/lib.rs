@@ -5,11 +5,14 @@ pub mod body;
 pub mod client;
 pub mod config;
 pub mod error;
+mod exchange;
 pub mod keys;
 pub mod local;
 pub mod metrics;
 pub mod openai;
 pub mod proxy;
 pub mod server;
+mod tls;
 
 pub use client::HttpChat;
+pub use tls::TlsError;

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::proxy;
 
 /// How long connections may take to send what they still have after all answers were cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -48,6 +49,7 @@ pub struct Server {
     connections: usize,
     read_limit: Duration,
     drain: Duration,
+    http: http1::Builder,
 }
 
 impl Server {
@@ -65,6 +67,7 @@ impl Server {
             connections: config.connections,
             read_limit: config.read_limit(),
             drain: Duration::from_secs(config.drain_seconds),
+            http: if config.proxy.is_some() { proxy::connections() } else { http1::Builder::new() },
         })
     }
 
@@ -78,7 +81,7 @@ impl Server {
     pub async fn run(self, router: Router, stop: &Notify, cut: impl FnOnce()) {
         let places = Arc::new(Semaphore::new(self.connections));
         let graceful = GracefulShutdown::new();
-        let mut http = http1::Builder::new();
+        let mut http = self.http;
         http.timer(TokioTimer::new()).header_read_timeout(self.read_limit);
         {
             let mut stopped = pin!(stop.notified());

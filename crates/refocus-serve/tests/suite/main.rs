@@ -1,8 +1,13 @@
-//! One binary for the crate's integration tests.
+//! One binary for the crate's integration tests: real sockets on the loopback address.
 
+mod addresses;
 mod answers;
 mod client;
+mod faults;
 mod limits;
+mod passing;
 mod refusals;
+mod rewriting;
 mod support;
 mod tools;
+mod wire;

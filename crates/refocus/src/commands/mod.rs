@@ -26,6 +26,8 @@ mod patch;
 mod patch_export;
 mod patch_show;
 mod report;
+mod rewrite;
+mod rewrite_view;
 mod serve;
 mod tasks;
 mod train;
@@ -85,6 +87,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Figures(args)) => flipflop_figures::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
+        Command::Rewrite(args) => rewrite::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),
         Command::Serve(args) => serve::run(args, global, printer),
     }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use refocus_model::patch::Job;
 use refocus_serve::config::Config;
+use refocus_serve::keys::Keys;
 use refocus_serve::local::{Local, Source};
 use refocus_serve::metrics::Metrics;
+use refocus_serve::proxy::router;
 use refocus_serve::server::serve;
 use serde_json::json;
 
 use super::Ended;
 use crate::cli::{Global, Serve};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::{backend, model_arg};
 
@@ -31,11 +33,35 @@ pub(super) fn run(args: &Serve, global: &Global, printer: &Printer) -> Outcome<E
             config.listen
         ));
     }
-    let checkpoint = model_arg::open(Some(&args.model), printer)?;
+    match (&args.model, &args.upstream) {
+        (Some(model), _) => {
+            config.proxy = None;
+            of_model(model, args, &config, keys, global, printer)
+        }
+        (None, upstream) => {
+            if let Some(url) = upstream {
+                config.proxy.get_or_insert_default().upstream.clone_from(url);
+            }
+            config.secrets(variable)?;
+            of_upstream(&config, keys, printer)
+        }
+    }
+}
+
+/// Answers from a model on this machine.
+fn of_model(
+    model: &Path,
+    args: &Serve,
+    config: &Config,
+    keys: Keys,
+    global: &Global,
+    printer: &Printer,
+) -> Outcome<Ended> {
+    let checkpoint = model_arg::open(Some(model), printer)?;
     let patch = super::patch(&args.patch, &checkpoint, Job::Serve)?;
     let name = args.name.clone().or_else(|| config.local.name.clone());
     let source = Source {
-        name: name.unwrap_or_else(|| usual_name(&args.model)),
+        name: name.unwrap_or_else(|| usual_name(model)),
         checkpoint,
         patch,
         isa: backend::isa()?,
@@ -43,22 +69,44 @@ pub(super) fn run(args: &Serve, global: &Global, printer: &Printer) -> Outcome<E
         seed: global.seed,
     };
     let name = source.name.clone();
-    let local = Local::start(source, &config, keys, Arc::new(Metrics::default()))?;
+    let local = Local::start(source, config, keys, Arc::new(Metrics::default()))?;
+    let ready = |address| {
+        if printer.is_json() {
+            let url = format!("http://{address}/v1");
+            printer.document(&json!({"schema": "refocus.serve/1", "url": url, "model": name}))
+        } else {
+            printer.note(&format!("{name} is served at http://{address}/v1, until Ctrl-C"));
+            Ok(())
+        }
+    };
+    let served = serve(config, local.router(), || local.cut(), ready);
+    local.finish();
+    served.map(|()| Ended::Well)
+}
+
+/// Passes requests on to another server.
+fn of_upstream(config: &Config, keys: Keys, printer: &Printer) -> Outcome<Ended> {
+    let Some(proxy) = config.proxy.clone().filter(|proxy| !proxy.upstream.is_empty()) else {
+        return Err(Failure::new("there is nothing to serve")
+            .hint("name a model with --model, or another server with --upstream"));
+    };
+    let upstream = proxy.upstream.clone();
+    let router = router(proxy, keys, Arc::new(Metrics::default()))?;
+    // What is still under way when the time is up ends with its connection.
     let served = serve(
-        &config,
-        local.router(),
-        || local.cut(),
+        config,
+        router,
+        || (),
         |address| {
             if printer.is_json() {
-                let url = format!("http://{address}/v1");
-                printer.document(&json!({"schema": "refocus.serve/1", "url": url, "model": name}))
+                let url = format!("http://{address}");
+                printer.document(&json!({"schema": "refocus.serve/1", "url": url, "upstream": upstream}))
             } else {
-                printer.note(&format!("{name} is served at http://{address}/v1, until Ctrl-C"));
+                printer.note(&format!("http://{address} passes requests on to {upstream}, until Ctrl-C"));
                 Ok(())
             }
         },
     );
-    local.finish();
     served.map(|()| Ended::Well)
 }
 

@@ -20,6 +20,7 @@ mod refusals;
 mod report;
 #[cfg(unix)]
 mod serve;
+mod rewrite;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;

@@ -1,0 +1,208 @@
+//! Rewritings under way and done: the same text is rewritten once, for all who wait for it and for a while after.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, watch};
+
+use super::breaker::Breaker;
+use super::config::System2Config;
+use super::rewriter::{Cancel, Job, Rewriter, Rewritten};
+use super::select::Skip;
+
+type Key = [u8; 32];
+
+/// Where a rewrite comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Made for this request.
+    New,
+    /// Made for another one that waits for the same.
+    Shared,
+    /// Made earlier.
+    Cached,
+}
+
+impl Origin {
+    /// Its name in headers.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Origin::New => "miss",
+            Origin::Shared => "shared",
+            Origin::Cached => "hit",
+        }
+    }
+}
+
+/// A rewriting that somebody waits for. The last who does not any more ends it.
+struct Flight {
+    result: watch::Receiver<Option<Arc<Rewritten>>>,
+    _waiting: watch::Sender<()>,
+}
+
+struct Done {
+    rewritten: Arc<Rewritten>,
+    since: Instant,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Known {
+    under_way: HashMap<Key, Weak<Flight>>,
+    done: HashMap<Key, Done>,
+    clock: u64,
+}
+
+/// All rewritings of a proxy.
+pub(crate) struct Flights {
+    rewriter: Arc<dyn Rewriter>,
+    known: Arc<Mutex<Known>>,
+    places: Arc<Semaphore>,
+    breaker: Arc<Breaker>,
+    most: usize,
+    keep: Duration,
+}
+
+impl Flights {
+    pub(crate) fn new(config: &System2Config, rewriter: Arc<dyn Rewriter>) -> Self {
+        Self {
+            rewriter,
+            known: Arc::default(),
+            places: Arc::new(Semaphore::new(config.at_once)),
+            breaker: Arc::new(Breaker::new(
+                config.breaker_failures,
+                Duration::from_millis(config.breaker_ms),
+            )),
+            most: config.cache_entries,
+            keep: Duration::from_secs(config.cache_seconds),
+        }
+    }
+
+    pub(crate) fn rewriter(&self) -> &dyn Rewriter {
+        &*self.rewriter
+    }
+
+    /// The rewrite of a text. Dropping the future ends the rewriting unless others wait for it.
+    ///
+    /// # Errors
+    /// There is none: too many are under way, they fail, or it took too long.
+    pub(crate) async fn get(&self, job: Job) -> Result<(Arc<Rewritten>, Origin), Skip> {
+        let (key, deadline) = (key(&job), job.deadline);
+        let (flight, origin) = match self.known_or_begun(key, job)? {
+            Found::Done(rewritten) => return Ok((rewritten, Origin::Cached)),
+            Found::UnderWay(flight, origin) => (flight, origin),
+        };
+        let mut result = flight.result.clone();
+        let wait = async {
+            match result.wait_for(Option::is_some).await {
+                Ok(done) => done.clone(),
+                Err(_) => None,
+            }
+        };
+        match tokio::time::timeout(deadline, wait).await {
+            Ok(Some(rewritten)) => Ok((rewritten, origin)),
+            Ok(None) => Err(Skip::Failed),
+            Err(_) => {
+                if origin == Origin::New {
+                    self.breaker.failed();
+                }
+                Err(Skip::TimedOut)
+            }
+        }
+    }
+
+    fn known_or_begun(&self, key: Key, job: Job) -> Result<Found, Skip> {
+        let mut known = lock(&self.known);
+        known.clock += 1;
+        let now = known.clock;
+        if let Some(done) = known.done.get_mut(&key) {
+            if done.since.elapsed() < self.keep {
+                done.used = now;
+                return Ok(Found::Done(done.rewritten.clone()));
+            }
+            known.done.remove(&key);
+        }
+        if let Some(flight) = known.under_way.get(&key).and_then(Weak::upgrade) {
+            return Ok(Found::UnderWay(flight, Origin::Shared));
+        }
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Skip::Busy)?;
+        self.breaker.ask().map_err(|_| Skip::Down)?;
+        let (tell, result) = watch::channel(None);
+        let (waiting, cancel) = watch::channel(());
+        let flight = Arc::new(Flight { result, _waiting: waiting });
+        let this = Arc::downgrade(&flight);
+        known.under_way.insert(key, this.clone());
+        let (rewriter, all, breaker, most) =
+            (self.rewriter.clone(), self.known.clone(), self.breaker.clone(), self.most);
+        tokio::task::spawn_blocking(move || {
+            let cancel = Cancel(cancel);
+            let rewritten = Arc::new(rewriter.rewrite(&job, cancel.clone()));
+            drop(place);
+            // Nobody's patience says nothing about the server.
+            if !cancel.is_cancelled() {
+                if rewritten.failed {
+                    breaker.failed();
+                } else {
+                    breaker.went_well();
+                }
+            }
+            lock(&all).finish(key, &this, &rewritten, most);
+            // Whoever waited may have gone.
+            let _ = tell.send(Some(rewritten));
+        });
+        Ok(Found::UnderWay(flight, Origin::New))
+    }
+}
+
+enum Found {
+    Done(Arc<Rewritten>),
+    UnderWay(Arc<Flight>, Origin),
+}
+
+impl Known {
+    fn finish(&mut self, key: Key, flight: &Weak<Flight>, rewritten: &Arc<Rewritten>, most: usize) {
+        // Another may have begun after all who waited for this one had gone.
+        if self.under_way.get(&key).is_some_and(|known| known.ptr_eq(flight)) {
+            self.under_way.remove(&key);
+        }
+        if rewritten.failed || most == 0 {
+            return;
+        }
+        while self.done.len() >= most {
+            let Some(oldest) = self.done.iter().min_by_key(|(_, done)| done.used).map(|(key, _)| *key) else {
+                break;
+            };
+            self.done.remove(&oldest);
+        }
+        self.clock += 1;
+        let used = self.clock;
+        self.done.insert(key, Done { rewritten: rewritten.clone(), since: Instant::now(), used });
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    // Nothing is ever half changed in it.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What makes two jobs the same. Credentials belong to it: who may not ask the model gets no rewrite of it either.
+fn key(job: &Job) -> Key {
+    let mut hash = Sha256::new();
+    let credentials = job.authorization.as_ref().map_or(&b""[..], |value| value.as_bytes());
+    let question = job.question.as_deref().unwrap_or_default();
+    let is_document = [u8::from(job.question.is_some())];
+    for part in [
+        job.model.as_bytes(),
+        job.variant.name().as_bytes(),
+        credentials,
+        &is_document,
+        question.as_bytes(),
+        job.text.as_bytes(),
+    ] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,110 @@
+//! Who rewrites: something that blocks, and that stops when nobody waits for it any more.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderValue;
+use refocus_system2::{Options, Outcome, Reason, Removed, Request, Rewrite, Usage, Variant};
+use tokio::sync::watch;
+
+/// One text to rewrite.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The text, as the user wrote it.
+    pub text: String,
+    /// What a document is read for; `text` is a document then, and only ever cut.
+    pub question: Option<String>,
+    /// How.
+    pub variant: Variant,
+    /// Model that does it.
+    pub model: String,
+    /// The client's credentials, where they are the ones to use.
+    pub authorization: Option<HeaderValue>,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewritten {
+    /// The new text, where there is one.
+    pub text: Option<String>,
+    /// Why there is none: a name of a fixed set, and a sentence.
+    pub reason: Option<(&'static str, String)>,
+    /// It failed for a reason that may pass: the server, or the time.
+    pub failed: bool,
+    /// Bytes of the original that are kept.
+    pub kept: Vec<Range<usize>>,
+    /// Bytes of the original that are gone.
+    pub removed: Vec<Removed>,
+    /// Tokens that it took.
+    pub usage: Usage,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Says whether anybody still waits.
+#[derive(Clone, Debug)]
+pub struct Cancel(pub(crate) watch::Receiver<()>);
+
+impl Cancel {
+    /// Waits until nobody does.
+    pub async fn cancelled(&mut self) {
+        // The other side never sends; it goes away.
+        while self.0.changed().await.is_ok() {}
+    }
+
+    /// Whether nobody does.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+}
+
+/// Rewrites texts. Called on a thread where blocking is allowed, several times at once.
+pub trait Rewriter: Send + Sync + 'static {
+    /// Name of the model that rewrites for a request of this model.
+    fn model<'a>(&'a self, asked: &'a str) -> &'a str;
+
+    /// Whether it asks with the client's own credentials.
+    fn needs_credentials(&self) -> bool;
+
+    /// Rewrites one text; whatever goes wrong is a reason in the outcome.
+    fn rewrite(&self, job: &Job, cancel: Cancel) -> Rewritten;
+}
+
+/// A text rewritten by System 2 Attention over some model.
+pub(crate) fn rewritten(chat: &mut dyn refocus_system2::Chat, job: &Job) -> Rewritten {
+    let began = Instant::now();
+    let mut options = Options::new(job.variant);
+    options.deadline = Some(job.deadline);
+    let Some(question) = &job.question else {
+        let done = refocus_system2::rewrite(chat, &Request::new(job.text.as_str()), &options);
+        return told(done, None, began);
+    };
+    // The document comes first and the question behind it, as most people write; only bytes of the document go.
+    let whole = format!("{}\n\n{question}", job.text);
+    let start = whole.len() - question.len();
+    let request = Request { question: Some(start..whole.len()), ..Request::new(whole) };
+    let done = refocus_system2::rewrite(chat, &request, &options);
+    told(done, Some(&job.text), began)
+}
+
+fn told(done: Rewrite, document: Option<&str>, began: Instant) -> Rewritten {
+    let failed = matches!(done.reason(), Some(Reason::TimedOut | Reason::Failed(_)));
+    let mut reason = done.reason().map(|reason| (reason.name(), reason.to_string()));
+    let (mut kept, mut removed) = (done.kept, done.removed);
+    let mut text = (done.outcome == Outcome::Applied).then_some(done.text);
+    if let Some(document) = document {
+        let inside = |range: &Range<usize>| range.start.min(document.len())..range.end.min(document.len());
+        kept = kept.iter().map(inside).filter(|range| !range.is_empty()).collect();
+        removed.iter_mut().for_each(|piece| piece.range = inside(&piece.range));
+        removed.retain(|piece| !piece.range.is_empty());
+        text = text.map(|_| kept.iter().filter_map(|range| document.get(range.clone())).collect());
+        if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            text = None;
+            reason = Some(("empty_document", "nothing of the document would be left".to_owned()));
+        }
+    }
+    let usage = done.usage;
+    Rewritten { text, reason, failed, kept, removed, usage, elapsed: began.elapsed() }
+}

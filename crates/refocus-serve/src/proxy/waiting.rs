@@ -1,0 +1,76 @@
+//! A stream that has begun before its answer has: while a text is rewritten, comments tell the client that all is well.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+/// What a client gets that did not wait in vain: some bytes, and then a body.
+pub(crate) type Outcome = (Bytes, Option<Body>);
+/// The answer that is waited for.
+pub(crate) type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Server-sent events with a comment now and then until the answer comes. Dropping it drops the answer.
+pub(crate) struct Waiting {
+    state: State,
+    next: VecDeque<Bytes>,
+}
+
+enum State {
+    Waits { coming: Coming, beat: Interval },
+    Streams(Body),
+    Over,
+}
+
+impl Waiting {
+    /// Begins with a comment at once.
+    pub(crate) fn new(coming: Coming, every: Duration) -> Self {
+        let mut beat = interval_at(tokio::time::Instant::now() + every, every);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { state: State::Waits { coming, beat }, next: [BEAT].into() }
+    }
+}
+
+/// A comment, which every client of server-sent events skips.
+const BEAT: Bytes = Bytes::from_static(b": refocus is rewriting\n\n");
+
+impl HttpBody for Waiting {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(bytes) = this.next.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            match &mut this.state {
+                State::Over => return Poll::Ready(None),
+                State::Streams(body) => {
+                    return Pin::new(body)
+                        .poll_frame(cx)
+                        .map(|frame| frame.map(|f| f.map_err(BoxError::from)));
+                }
+                State::Waits { coming, beat } => match coming.as_mut().poll(cx) {
+                    Poll::Ready((first, body)) => {
+                        this.next.extend((!first.is_empty()).then_some(first));
+                        this.state = body.map_or(State::Over, State::Streams);
+                    }
+                    Poll::Pending => {
+                        ready!(beat.poll_tick(cx));
+                        this.next.push_back(BEAT);
+                    }
+                },
+            }
+        }
+    }
+}
