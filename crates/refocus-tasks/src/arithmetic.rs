@@ -19,7 +19,7 @@ const NAMES: [&str; 12] =
 const OBJECTS: [&str; 10] =
     ["apples", "marbles", "stickers", "books", "coins", "pencils", "shells", "buttons", "tickets", "candles"];
 /// Rungs of the ladder: what is added and how large the numbers are.
-pub const RUNGS: [&str; 4] = ["one digit, one step", "two digits, one step", "two steps", "three steps"];
+pub const RUNGS: [&str; 4] = ["one digit one step", "two digits one step", "two steps", "three steps"];
 
 /// On the topic of the problem; `{who}` and `{n}` are filled in, `{what}` is what is counted.
 const ON_TOPIC: [&str; 6] = [

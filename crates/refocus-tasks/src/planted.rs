@@ -132,6 +132,20 @@ impl Item {
         join(self.pieces.iter().filter(|p| p.part != Part::Planted))
     }
 
+    /// Bytes of the prompt that each piece takes, in order.
+    pub fn places(&self) -> Vec<(std::ops::Range<usize>, Part)> {
+        let mut at = 0;
+        let mut out = Vec::with_capacity(self.pieces.len());
+        let mut ended = true;
+        for p in &self.pieces {
+            at += usize::from(!ended);
+            out.push((at..at + p.text.len(), p.part));
+            at += p.text.len();
+            ended = p.text.ends_with('\n');
+        }
+        out
+    }
+
     /// Its pieces of one kind.
     pub fn parts(&self, part: Part) -> impl Iterator<Item = &Piece> {
         self.pieces.iter().filter(move |p| p.part == part)
@@ -285,5 +299,9 @@ mod tests {
             judge: Judge::Kept,
         };
         assert_eq!((item.prompt().as_str(), item.oracle().as_str()), ("A? B. C.", "A? C."));
+        let at = |(range, part): &(std::ops::Range<usize>, Part)| (item.prompt()[range.clone()].to_owned(), *part);
+        let places: Vec<_> = item.places().iter().map(at).collect();
+        let want = [("A?", Part::Needed), ("B.", Part::Planted), ("C.", Part::Other)];
+        assert_eq!(places, want.map(|(text, part)| (text.to_owned(), part)));
     }
 }
