@@ -1,5 +1,8 @@
 //! What rewriting needs of a model.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use serde_json::Value;
 
 /// Who says something.
@@ -125,10 +128,17 @@ pub enum ChatError {
     },
 }
 
+/// Log-probabilities, a row for each conversation and in it one for each answer, and what they took.
+pub type Scores = (Vec<Vec<f64>>, Usage);
+
 /// A chat model.
 pub trait Chat {
     /// Its name in results.
     fn name(&self) -> &str;
+
+    /// From now on a call that is not done at `until` ends with [`ChatError::TimedOut`]; `None` takes the limit
+    /// away. A model that cannot be interrupted may ignore it.
+    fn limit(&mut self, _until: Option<Instant>) {}
 
     /// Writes an answer.
     ///
@@ -142,4 +152,70 @@ pub trait Chat {
     /// # Errors
     /// See [`ChatError`].
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError>;
+
+    /// As [`score`](Self::score), for several conversations: `[conversations][answers]`. What they begin with
+    /// in common is read once where the model can do that.
+    ///
+    /// # Errors
+    /// See [`ChatError`]; the first that fails ends all.
+    fn score_each(&mut self, conversations: &[Vec<Message>], answers: &[&str]) -> Result<Scores, ChatError> {
+        let mut usage = Usage::default();
+        let mut rows = Vec::with_capacity(conversations.len());
+        for messages in conversations {
+            let (row, took) = self.score(messages, answers)?;
+            usage += took;
+            rows.push(row);
+        }
+        Ok((rows, usage))
+    }
+
+    /// As [`score`](Self::score), with everything to be seen and then with each of these byte ranges of the
+    /// last message hidden: `[1 + hidden][answers]`. Without answers, the token that the model would begin its
+    /// answer with stands for one.
+    ///
+    /// A local model hides a range from the attention of what is behind byte `from` of the last message, which
+    /// is read again for each range; what is before is read once, with everything to be seen. Any other cuts
+    /// the range out of the message.
+    ///
+    /// # Errors
+    /// See [`ChatError`].
+    fn score_hidden(
+        &mut self,
+        messages: &[Message],
+        answers: &[&str],
+        hidden: &[Range<usize>],
+        _from: usize,
+    ) -> Result<Scores, ChatError> {
+        scores_without(self, messages, answers, hidden)
+    }
+}
+
+/// [`Chat::score_hidden`] by cutting ranges out of the message.
+pub(crate) fn scores_without<C: Chat + ?Sized>(
+    chat: &mut C,
+    messages: &[Message],
+    answers: &[&str],
+    hidden: &[Range<usize>],
+) -> Result<Scores, ChatError> {
+    let mut usage = Usage::default();
+    let mut own = String::new();
+    if answers.is_empty() {
+        let reply = chat.complete(&Ask::new(messages, 1))?;
+        usage += reply.usage;
+        own = reply.text;
+    }
+    let own = [own.as_str()];
+    let answers = if answers.is_empty() { &own } else { answers };
+    let mut conversations = vec![messages.to_vec()];
+    for range in hidden {
+        let mut without = messages.to_vec();
+        if let Some(last) = without.last_mut() {
+            let before = last.content.get(..range.start).unwrap_or_default();
+            last.content = [before, last.content.get(range.end..).unwrap_or_default()].concat();
+        }
+        conversations.push(without);
+    }
+    let (rows, took) = chat.score_each(&conversations, answers)?;
+    usage += took;
+    Ok((rows, usage))
 }
