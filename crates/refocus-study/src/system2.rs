@@ -23,7 +23,7 @@ pub use self::arm::{Arm, STUDY, UnknownArm};
 pub use self::attention::{HeadMass, Local, Looked, SpanRow, look};
 pub use self::error::System2Error;
 pub use self::kept::Kept;
-pub use self::page::markdown;
+pub use self::page::{Evaluation, markdown};
 pub use self::removal::{Removal, Roc, RocPoint, Share};
 pub use self::run::{Progress, SuiteRun, run_suite};
 pub use self::suite::{Suite, UnknownSuite};

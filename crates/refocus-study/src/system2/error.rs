@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use refocus_measure::MeasureError;
-use refocus_model::template::TemplateError;
-use refocus_model::{LoadError, RunError};
+use refocus_model::{LoadError, RunError, TemplateError};
 use refocus_system2::ChatError;
 use refocus_tasks::arguments::ArgumentError;
 use refocus_tasks::opinions::QuestionError;

@@ -88,7 +88,8 @@ impl Chat for Memo<'_> {
         messages: &[Message],
         answers: &[&str],
         hidden: &[Range<usize>],
+        most: usize,
     ) -> Result<Scores, ChatError> {
-        self.chat.score_hidden(messages, answers, hidden)
+        self.chat.score_hidden(messages, answers, hidden, most)
     }
 }
