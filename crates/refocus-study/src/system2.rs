@@ -12,10 +12,13 @@ mod error;
 mod kept;
 mod memo;
 mod page;
+mod projected;
 mod removal;
 mod run;
 mod suite;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use self::answer::{Answered, Record, Rewriting};
@@ -24,6 +27,7 @@ pub use self::attention::{HeadMass, Local, Looked, SpanRow, look};
 pub use self::error::System2Error;
 pub use self::kept::Kept;
 pub use self::page::{Evaluation, markdown};
+pub use self::projected::projected;
 pub use self::removal::{Removal, Roc, RocPoint, Share};
 pub use self::run::{Progress, SuiteRun, run_suite};
 pub use self::suite::{Suite, UnknownSuite};

@@ -6,6 +6,7 @@ mod flipflop;
 mod generate;
 mod overthinking;
 mod report;
+mod system2;
 mod tasks;
 mod train;
 
@@ -22,6 +23,7 @@ pub(crate) use self::flipflop::{
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
+pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
@@ -109,6 +111,9 @@ pub(crate) enum Command {
     /// Flip-flop strings: the smallest task on which attention slips.
     #[command(subcommand)]
     Flipflop(FlipflopCommand),
+    /// System 2 Attention: rewrite the context, then answer.
+    #[command(subcommand)]
+    System2(System2Command),
     /// Train small models from nothing.
     #[command(subcommand)]
     Train(TrainCommand),
