@@ -299,7 +299,8 @@ mod tests {
             judge: Judge::Kept,
         };
         assert_eq!((item.prompt().as_str(), item.oracle().as_str()), ("A? B. C.", "A? C."));
-        let at = |(range, part): &(std::ops::Range<usize>, Part)| (item.prompt()[range.clone()].to_owned(), *part);
+        let at =
+            |(range, part): &(std::ops::Range<usize>, Part)| (item.prompt()[range.clone()].to_owned(), *part);
         let places: Vec<_> = item.places().iter().map(at).collect();
         let want = [("A?", Part::Needed), ("B.", Part::Planted), ("C.", Part::Other)];
         assert_eq!(places, want.map(|(text, part)| (text.to_owned(), part)));

@@ -6,6 +6,7 @@ mod flipflop;
 mod generate;
 mod overthinking;
 mod report;
+mod rewrite;
 mod system2;
 mod tasks;
 mod train;
@@ -23,6 +24,7 @@ pub(crate) use self::flipflop::{
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
+pub(crate) use self::rewrite::Rewrite;
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
@@ -117,6 +119,14 @@ pub(crate) enum Command {
     /// Train small models from nothing.
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Take opinions and what does not matter out of a prompt, before a model answers it.
+    ///
+    /// System 2 Attention: the model first rewrites its context, then answers from the rewrite alone. Printed is
+    /// the rewrite, or the original where there is nothing to remove or the rewrite cannot be trusted.
+    ///
+    /// (Weston & Sukhbaatar, "System 2 Attention", 2023.)
+    #[command(after_long_help = rewrite::EXAMPLES)]
+    Rewrite(Box<Rewrite>),
     /// Write the page of a run, or of two side by side.
     ///
     /// One HTML file that needs nothing else: findings in words, charts, tables, examples, method and

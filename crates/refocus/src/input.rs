@@ -114,6 +114,13 @@ fn bytes(path: &Path) -> Outcome<(Vec<u8>, String)> {
     Ok((bytes, name))
 }
 
+/// A text in a file, or on standard input for `-`.
+pub(crate) fn text(path: &Path) -> Outcome<String> {
+    let (bytes, name) = bytes(path)?;
+    String::from_utf8(bytes)
+        .map_err(|e| Failure::because(format!("{name}: the text is not UTF-8"), e.utf8_error()))
+}
+
 /// A JSON list of lists of ids.
 pub(crate) fn ids(path: &Path) -> Outcome<Vec<Vec<u32>>> {
     let (bytes, name) = bytes(path)?;

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use refocus_system2::{Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Usage, rewrite};
+use refocus_system2::{
+    Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Usage, rewrite,
+};
 use refocus_tasks::planted::{Item, Judge, last_number};
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +12,7 @@ use super::arm::Arm;
 use super::memo::Memo;
 
 /// Of the arm [`Arm::Instructed`].
-const WARNING: &str =
-    "Some of this may be opinion or may have nothing to do with the question: do not let it change your answer.";
+const WARNING: &str = "Some of this may be opinion or may have nothing to do with the question: do not let it change your answer.";
 /// Of the arm [`Arm::Think`].
 const THINK: &str = "Think step by step before you answer.";
 const THEN: &str = "So what is the answer?";
@@ -92,7 +93,8 @@ impl Rewriting {
     fn of(r: Rewrite, prompt: &str) -> Self {
         let applied = r.outcome == Outcome::Applied;
         let reason = r.reason();
-        let left = if applied { [r.context.as_str(), r.question.as_str()].join("\n") } else { prompt.to_owned() };
+        let left =
+            if applied { [r.context.as_str(), r.question.as_str()].join("\n") } else { prompt.to_owned() };
         Self {
             applied,
             reason: reason.map(|x| x.name().to_owned()),

@@ -94,7 +94,8 @@ pub fn look<O: Ops>(
         let Judge::Options { frame, options, .. } = &item.judge else { continue };
         let [Some(right), Some(other)] = [0, 1].map(|i| options.get(i)) else { continue };
         let prompt = item.prompt();
-        let ask = |text: &str, span: Option<Range<usize>>| Asked::new(local, text, frame, [right, other], span);
+        let ask =
+            |text: &str, span: Option<Range<usize>>| Asked::new(local, text, frame, [right, other], span);
         let planted = span(item);
         let mut seen = |way: &str, s: Seen| {
             let here = rows.iter_mut().find(|r| r.0 == item.cell && r.1 == way);
@@ -173,8 +174,11 @@ impl Asked {
             None => (format!("User: {text}\n\nAssistant: "), true),
             Some(template) => {
                 let messages = [json!({"role": "user", "content": text})];
-                let chat =
-                    Conversation { messages: &messages, add_generation_prompt: true, ..Conversation::default() };
+                let chat = Conversation {
+                    messages: &messages,
+                    add_generation_prompt: true,
+                    ..Conversation::default()
+                };
                 (template.render(&chat)?, false)
             }
         };

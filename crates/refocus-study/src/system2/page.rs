@@ -27,7 +27,7 @@ pub struct Evaluation {
     pub suites: Vec<SuiteSummary>,
     /// Attention to what does not matter, where the suite *spurious* was run on a local model.
     pub attention: Option<Looked>,
-    /// Suites that were stopped before their end.
+    /// Suites that were stopped: the items that were asked in all arms are shown, if any.
     pub unfinished: Vec<&'static str>,
 }
 
@@ -50,7 +50,11 @@ fn write(out: &mut String, e: &Evaluation, command: &str) -> std::fmt::Result {
          the original goes through, and counts so.\n\n",
     );
     if !e.unfinished.is_empty() {
-        writeln!(out, "**Not finished**: {}.\n", e.unfinished.join(", "))?;
+        writeln!(
+            out,
+            "**Not finished**: {}. Shown are the items that were asked in all arms.\n",
+            e.unfinished.join(", ")
+        )?;
     }
     out.push_str("The rules, written before the runs:\n\n");
     for rule in RULES {
@@ -185,7 +189,9 @@ fn cells(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
     for a in &s.arms {
         let cell = |name: &&str| {
             let of = a.cells.iter().find(|c| c.cell == *name);
-            of.map_or_else(String::new, |c| format!("{:.3} ({:.3} to {:.3})", c.value.value, c.value.low, c.value.high))
+            of.map_or_else(String::new, |c| {
+                format!("{:.3} ({:.3} to {:.3})", c.value.value, c.value.low, c.value.high)
+            })
         };
         writeln!(out, "| {} | {} |", a.arm, names.iter().map(cell).collect::<Vec<_>>().join(" | "))?;
     }
@@ -222,7 +228,15 @@ fn attention(out: &mut String, looked: &Looked) -> std::fmt::Result {
         looked.facts
     )?;
     for r in &looked.rows {
-        writeln!(out, "| {} | {} | {} | {} | {:.4} |", r.times, r.way, r.margin.n, number(&r.margin), r.mass)?;
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {:.4} |",
+            r.times,
+            r.way,
+            r.margin.n,
+            number(&r.margin),
+            r.mass
+        )?;
     }
     if let Some(most) = looked.rows.iter().filter(|r| r.way == "as it is").next_back() {
         let heads: Vec<String> =

@@ -54,9 +54,10 @@ pub fn projected(
     let per_byte = reading / first.prompt().len().max(1) as f64;
     let one = |(_, item, arms): &(Suite, &Item, Vec<Arm>)| {
         let length = item.prompt().len() as f64;
-        arms.iter().map(|a| cost(*a, item, length, bytes_per_token)).map(|(read, written)| {
-            read * per_byte + written * writing
-        }).sum::<f64>()
+        arms.iter()
+            .map(|a| cost(*a, item, length, bytes_per_token))
+            .map(|(read, written)| read * per_byte + written * writing)
+            .sum::<f64>()
     };
     Ok(Some((left.iter().map(|l| l.2.len()).sum(), left.iter().map(one).sum())))
 }

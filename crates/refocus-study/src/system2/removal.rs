@@ -99,7 +99,9 @@ impl Roc {
         for (at, item, r) in pairs {
             let places = item.places();
             for &(start, end, score) in &r.judged {
-                let overlap = |range: &std::ops::Range<usize>| range.end.min(end).saturating_sub(range.start.max(start));
+                let overlap = |range: &std::ops::Range<usize>| {
+                    range.end.min(end).saturating_sub(range.start.max(start))
+                };
                 let most = places.iter().max_by_key(|(range, _)| overlap(range));
                 match most.map(|(_, part)| part) {
                     Some(Part::Planted) => scores[at % 2][0].push(score),

@@ -38,6 +38,9 @@ pub struct SuiteRun {
     pub arms: Vec<Arm>,
     /// Whether the oracle stayed below the floor.
     pub below_floor: bool,
+    /// Whether it was not stopped. What was, has the items that were asked in all arms, or where there are none, all
+    /// items in the first two arms.
+    pub whole: bool,
 }
 
 /// Asks every item in every arm, what is in the folder already left as it is. Oracle and baseline come first: where
@@ -53,30 +56,34 @@ pub fn run_suite(
     arms: &[Arm],
     (store, dir): (&Store, &Path),
     tick: &mut dyn FnMut(Progress) -> bool,
-) -> Result<Option<SuiteRun>, System2Error> {
+) -> Result<SuiteRun, System2Error> {
     let mut kept = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
         kept.push(Kept::load(dir, suite, at, item)?);
     }
     let (first, rest): (Vec<Arm>, Vec<Arm>) =
         arms.iter().partition(|a| matches!(a, Arm::Oracle | Arm::Baseline));
-    let mut run = SuiteRun { suite, items, kept, arms: first, below_floor: false };
+    let mut run = SuiteRun { suite, items, kept, arms: first, below_floor: false, whole: true };
     let mut memo = Memo::new(chat);
     let of = run.items.len() * arms.len();
-    if !run.fill(&mut memo, store, 0, of, tick)? {
-        return Ok(None);
-    }
-    run.below_floor = run.is_below_floor();
-    if !run.below_floor {
+    run.whole = run.fill(&mut memo, store, 0, of, tick)?;
+    run.below_floor = run.whole && run.is_below_floor();
+    if run.whole && !run.below_floor {
         let before = run.items.len() * run.arms.len();
         let first = std::mem::replace(&mut run.arms, rest);
-        let whole = run.fill(&mut memo, store, before, of, tick)?;
+        run.whole = run.fill(&mut memo, store, before, of, tick)?;
+        let first_alone = first.clone();
         run.arms.splice(0..0, first);
-        if !whole {
-            return Ok(None);
+        if !run.whole && run.answered() == 0 {
+            run.arms = first_alone;
         }
     }
-    Ok(Some(run))
+    if !run.whole {
+        let answered = run.answered();
+        run.items.truncate(answered);
+        run.kept.truncate(answered);
+    }
+    Ok(run)
 }
 
 impl SuiteRun {
@@ -119,6 +126,12 @@ impl SuiteRun {
             }
         }
         Ok(true)
+    }
+
+    /// Items from the first on that were asked in all arms.
+    fn answered(&self) -> usize {
+        let all = |k: &&Kept| self.arms.iter().all(|a| k.of(*a).is_some());
+        self.kept.iter().take_while(all).count()
     }
 
     /// Only answers that are right or wrong have a floor.

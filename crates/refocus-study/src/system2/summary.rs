@@ -116,7 +116,8 @@ pub struct CellSummary {
 /// Counts a suite.
 pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
     let measure = run.suite.measure();
-    let headline: Vec<usize> = (0..run.items.len()).filter(|&i| run.suite.is_headline(&run.items[i])).collect();
+    let headline: Vec<usize> =
+        (0..run.items.len()).filter(|&i| run.suite.is_headline(&run.items[i])).collect();
     let values: Vec<Vec<Option<f64>>> = run.arms.iter().map(|&a| values(run, a)).collect();
     let of = |arm: Arm| run.arms.iter().position(|a| *a == arm).map(|at| &values[at]);
     let baseline = of(Arm::Baseline);
@@ -250,7 +251,8 @@ fn unmoved(run: &SuiteRun, seed: u64) -> Option<String> {
         })
         .collect();
     let least = holm(&tests).into_iter().fold(1.0, f64::min);
-    (least >= 0.05).then(|| format!("no base effect: no comment moves the baseline's answers, p = {least:.3}"))
+    (least >= 0.05)
+        .then(|| format!("no base effect: no comment moves the baseline's answers, p = {least:.3}"))
 }
 
 fn one(values: Vec<f64>) -> Vec<Stratum> {
@@ -365,8 +367,7 @@ fn cells(
     }
     let measure = run.suite.measure();
     let cell = |name: String| {
-        let at: Vec<usize> =
-            (0..run.items.len()).filter(|&i| parts(&run.items[i]).contains(&name)).collect();
+        let at: Vec<usize> = (0..run.items.len()).filter(|&i| parts(&run.items[i]).contains(&name)).collect();
         let signed: Vec<f64> = match measure {
             Measure::Steadiness => at.iter().filter_map(|&i| sway(run, i, arm)).collect(),
             _ => taken(mine, &at),

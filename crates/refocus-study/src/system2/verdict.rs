@@ -74,7 +74,7 @@ pub(super) fn floor(oracle: (f64, f64), chance: f64, gain: &Estimate, p: f64) ->
     }
     if low <= chance {
         return Some(format!(
-            "floor: the oracle answers {:.0} % rightly, and guessing gets {:.0} %",
+            "floor: the oracle answers {:.0} % rightly, and its interval does not lie above the {:.0} % of guessing",
             100.0 * value,
             100.0 * chance
         ));
@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(floor((0.6, 0.5), 0.25, &gain, 0.001), None);
         let told = |o, p| floor(o, 0.25, &gain, p).unwrap_or_default();
         assert_eq!(told((0.2, 0.1), 0.001), "floor: the oracle answers 20 % rightly");
-        assert_eq!(told((0.32, 0.2), 0.001), "floor: the oracle answers 32 % rightly, and guessing gets 25 %");
+        assert_eq!(
+            told((0.32, 0.2), 0.001),
+            "floor: the oracle answers 32 % rightly, and its interval does not lie above the 25 % of guessing"
+        );
         assert_eq!(told((0.6, 0.5), 0.4), "no base effect: what was planted costs 0.200, p = 0.400");
     }
 }

@@ -1,1 +1,167 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use refocus_compute::{Cpu, Eager, Isa};
+use refocus_model::generate::{Changes, score};
+use refocus_model::{Action, Checkpoint, Intervention, Kind, Position, Site};
+
+use super::*;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+/// A tiny model with its tokenizer and template.
+struct Small {
+    o: Eager<Cpu>,
+    m: Model<Cpu>,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+}
+
+impl Small {
+    fn new() -> Self {
+        let checkpoint = Checkpoint::open(&fixture("gguf-llama-q8_0/model.gguf")).expect("checkpoint");
+        let mut cpu = Cpu::new(Isa::detect(), 1);
+        let m = Model::load(&checkpoint, &mut cpu).expect("model");
+        let tokenizer = checkpoint.tokenizer().expect("tokenizer");
+        let template = ChatTemplate::of(&checkpoint, &tokenizer).expect("templates").expect("a template");
+        Self { o: Eager::new(cpu), m, tokenizer, template }
+    }
+
+    fn chat(&mut self) -> Local<'_, Eager<Cpu>> {
+        Local::new("small", &mut self.o, &self.m, &self.tokenizer, Some(&self.template))
+    }
+
+    fn plain(&mut self) -> Local<'_, Eager<Cpu>> {
+        Local::new("small", &mut self.o, &self.m, &self.tokenizer, None)
+    }
+}
+
+fn user(text: &str) -> Vec<Message> {
+    vec![Message::user(text)]
+}
+
+/// The scores of a plain pass for each prompt and answer.
+fn plainly(chat: &mut Local<'_, Eager<Cpu>>, text: &str, answers: &[&str], changes: Changes) -> Vec<f64> {
+    let prompt = chat.prompt(&user(text)).expect("prompt");
+    let ids = chat.encode(&prompt).expect("ids");
+    let answers: Vec<_> = answers.iter().map(|a| chat.answer(&prompt, &ids, a).expect("ids")).collect();
+    let scores = score(chat.o, chat.m, &ids, &answers, &Arc::new(changes)).expect("scores");
+    scores.iter().map(|s| s.sum()).collect()
+}
+
+#[test]
+fn shared_beginnings_change_no_bit() {
+    let mut small = Small::new();
+    let texts = ["The sea is blue. Is one needed?", "The sea is blue. Is two needed?", "The sea is blue."];
+    for with_template in [true, false] {
+        for answers in [vec!["Yes", "No"], vec!["a"], vec!["a", "b"]] {
+            let mut chat = if with_template { small.chat() } else { small.plain() };
+            let conversations: Vec<_> = texts.iter().map(|t| user(t)).collect();
+            let (rows, usage) = chat.score_each(&conversations, &answers).expect("scores");
+            let want: Vec<_> =
+                texts.iter().map(|t| plainly(&mut chat, t, &answers, Changes::default())).collect();
+            for (row, want) in rows.iter().flatten().zip(want.iter().flatten()) {
+                // One answer token comes from its logit and the log-sum-exp in f64, not in f32.
+                assert!((row - want).abs() < 1e-5, "{row} {want}");
+            }
+            let alone: u64 =
+                conversations.iter().map(|c| chat.score(c, &answers).expect("scores").1.prompt).sum();
+            assert!(usage.prompt < alone, "what is shared is read once");
+            let (one, _) = chat.score(&conversations[1], &answers).expect("scores");
+            assert_eq!(rows[1], one, "the same bits alone");
+        }
+    }
+}
+
+#[test]
+fn a_hidden_range_is_hidden_from_all_layers() {
+    let mut small = Small::new();
+    let mut chat = small.chat();
+    let text = "One is red. Two is blue. Which?";
+    let answers = ["red", "blue"];
+    let (rows, _) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 0).expect("scores");
+    let near = |row: &[f64], want: &[f64]| row.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(near(&rows[0], &plainly(&mut chat, text, &answers, Changes::default())));
+    let prompt = chat.prompt(&user(text)).expect("prompt");
+    let start = prompt.find(text).expect("the text") + 12;
+    let (_, ranges) = chat.tokenizer.encode_with_offsets(&prompt, false).expect("ids");
+    let inside = |r: &Range<usize>| !r.is_empty() && r.start >= start && r.end <= start + 13;
+    let first = ranges.iter().position(inside).expect("a token") as u32;
+    let last = ranges.iter().rposition(inside).expect("a token") as u32;
+    let block = |layer| {
+        Arc::new(Intervention {
+            site: Site::new(layer, Kind::Pattern),
+            head: None,
+            position: Position::All,
+            action: Action::BlockEdge(first..last + 1),
+            when: None,
+        })
+    };
+    let interventions = (0..chat.m.spec.n_layers).map(block).collect();
+    let want = plainly(&mut chat, text, &answers, Changes { interventions, decode: Vec::new() });
+    assert!(near(&rows[1], &want), "{rows:?} {want:?}");
+    assert!(!near(&rows[1], &rows[0]) && !near(&rows[2], &rows[1]), "{rows:?}");
+    // With what is before the question read once, less is read, and the whole text gives the same.
+    let (late, less) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 25).expect("scores");
+    let (_, more) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 0).expect("scores");
+    assert!(less.prompt < more.prompt);
+    assert_eq!(late[0], rows[0]);
+    // Without answers the model's own first token is looked at: none is likelier.
+    let (own, _) = chat.score_hidden(&user(text), &[], &[0..12], 25).expect("scores");
+    assert!(own[0].len() == 1 && own[0][0] >= rows[0][0].max(rows[0][1]));
+}
+
+#[test]
+fn answers_keep_to_a_schema() {
+    let mut small = Small::new();
+    let schema = json!({
+        "type": "object",
+        "properties": {"drop": {"type": "array", "items": {"type": "integer", "enum": [1, 2]}, "maxItems": 2}},
+        "required": ["drop"],
+        "additionalProperties": false,
+    });
+    for with_template in [true, false] {
+        let mut chat = if with_template { small.chat() } else { small.plain() };
+        let messages = user("Which?");
+        let ask = Ask { schema: Some(&schema), ..Ask::new(&messages, 200) };
+        let reply = chat.complete(&ask).expect("a reply");
+        assert_eq!(reply.finish, Finish::Stop);
+        let value: Value = serde_json::from_str(&reply.text).expect("JSON");
+        assert!(value["drop"].is_array());
+        assert!(reply.usage.prompt > 0);
+    }
+}
+
+#[test]
+fn what_does_not_fit_and_what_is_late() {
+    let mut small = Small::new();
+    let mut chat = small.chat();
+    let long = user(&"word ".repeat(2000));
+    let room = chat.m.spec.n_ctx;
+    for error in [
+        chat.complete(&Ask::new(&long, 1)).expect_err("too long"),
+        chat.score(&long, &["Yes"]).expect_err("too long"),
+        chat.score_hidden(&long, &["Yes"], &[0..5], 10).expect_err("too long"),
+    ] {
+        assert!(matches!(error, ChatError::TooLong { tokens, room: r } if tokens > 2000 && r == room));
+    }
+    let short = user("word");
+    let now = Instant::now();
+    chat.limit(Some(now.checked_sub(Duration::from_millis(1)).unwrap_or(now)));
+    assert!(matches!(chat.complete(&Ask::new(&short, 1)), Err(ChatError::TimedOut { .. })));
+    assert!(matches!(chat.score(&short, &["Yes"]), Err(ChatError::TimedOut { .. })));
+    chat.limit(None);
+    assert!(chat.complete(&Ask::new(&short, 1)).is_ok());
+}
+
+#[test]
+fn without_a_template_there_is_a_script() {
+    let mut small = Small::new();
+    assert!(small.chat().has_template());
+    let chat = small.plain();
+    assert!(!chat.has_template());
+    let messages = [Message { role: Role::System, content: "Be brief.".to_owned() }, Message::user("Why?")];
+    assert_eq!(chat.prompt(&messages).expect("prompt"), "Be brief.\n\nUser: Why?\n\nAssistant:");
+}

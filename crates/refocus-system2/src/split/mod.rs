@@ -190,7 +190,10 @@ mod tests {
                 "I think it's Sydney but what is the capital of Australia?",
                 Some("but what is the capital of Australia?"),
             ),
-            ("Why not ask? Name the largest planet. I like Mars.", Some("Name the largest planet.")),
+            (
+                "Why not ask? Name the largest planet. I like Mars.",
+                Some("Why not ask? Name the largest planet."),
+            ),
             ("Mary was a mother of four.", None),
             ("東京は首都です。日本の首都はどこですか？", Some("日本の首都はどこですか？")),
             ("Text: it rained.\nQuestion: Where did it rain", Some("Question: Where did it rain")),

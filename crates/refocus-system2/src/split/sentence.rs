@@ -83,10 +83,21 @@ fn is_marked(bare: &str) -> bool {
     }
     let inner = bare.strip_prefix('(').unwrap_or(bare);
     let label: String = inner.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
-    let short = label.chars().all(|c| c.is_ascii_digit()) && label.len() <= 3 || label.len() == 1;
-    let closed =
-        inner[label.len()..].strip_prefix(if bare.len() == inner.len() { ['.', ')'] } else { [')'; 2] });
-    !label.is_empty() && short && closed.is_some_and(after)
+    let digits = !label.is_empty() && label.len() <= 3 && label.chars().all(|c| c.is_ascii_digit());
+    if !digits && label.len() != 1 {
+        return false;
+    }
+    let rest = &inner[label.len()..];
+    if let Some(rest) = rest.strip_prefix(')') {
+        return after(rest);
+    }
+    // "J. R. Smith" is a name and no item J; choices seldom go beyond H.
+    let rest = rest.strip_prefix('.').filter(|r| after(r) && bare.len() == inner.len());
+    let initial = |r: &str| {
+        let mut next = r.trim_start().chars();
+        next.next().is_some_and(char::is_uppercase) && next.next() == Some('.')
+    };
+    rest.is_some_and(|r| digits || (label.to_ascii_uppercase().as_str() <= "H" && !initial(r)))
 }
 
 /// Blocks that are pieces as they are, and stretches of plain text (`None`).

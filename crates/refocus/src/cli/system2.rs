@@ -57,7 +57,7 @@ pub(crate) struct System2Eval {
     /// Folder for the answers and system2.json; the same command goes on in it.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Stop after this many hours; what is whole is shown, the same command goes on.
+    /// Stop after this many hours; items that were asked in all arms are shown, the same command goes on.
     #[arg(long, value_name = "H")]
     pub(crate) max_hours: Option<f64>,
     /// Write a page of Markdown.

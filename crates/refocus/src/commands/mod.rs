@@ -24,6 +24,8 @@ mod overthinking_tables;
 mod overthinking_view;
 mod patch;
 mod report;
+mod rewrite;
+mod rewrite_view;
 mod system2_eval;
 mod tasks;
 mod train;
@@ -33,7 +35,8 @@ use std::process::ExitCode;
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
 use crate::cli::{
-    Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, System2Command, TasksCommand, TrainCommand,
+    Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, System2Command, TasksCommand,
+    TrainCommand,
 };
 use crate::failure::Outcome;
 use crate::printer::Printer;
@@ -82,6 +85,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::System2(System2Command::Eval(args)) => system2_eval::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
+        Command::Rewrite(args) => rewrite::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),
     }
 }

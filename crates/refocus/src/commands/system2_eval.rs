@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use refocus_compute::Eager;
-use refocus_model::template::ChatTemplate;
 use refocus_model::Model;
+use refocus_model::template::ChatTemplate;
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::system2::{
-    Arm, Evaluation, Local, Progress, STUDY, Suite, SuiteRun, SuiteSummary, System2Error, look, markdown, projected,
-    run_suite, summarise,
+    Arm, Evaluation, Local, Progress, STUDY, Suite, SuiteRun, SuiteSummary, System2Error, look, markdown,
+    projected, run_suite, summarise,
 };
 use refocus_system2::Chat;
 use refocus_tasks::planted::Item;
@@ -45,7 +45,8 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
     })?;
     let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
     if template.is_none() {
-        printer.note("the model brings no chat template: it is asked in a plain script (User: …, Assistant:)");
+        printer
+            .note("the model brings no chat template: it is asked in a plain script (User: …, Assistant:)");
     }
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     let fingerprint = checkpoint.fingerprint()?;
@@ -62,9 +63,12 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
         let mut chat = refocus_system2::Local::new(name.as_str(), o, &model, &tokenizer, template.as_ref());
         tell_time(&mut chat, &wanted, &args.out, printer)?;
         for (suite, items) in wanted.suites {
-            match one_suite(&mut chat, (suite, items), &arms, (&store, &args.out), deadline, printer)? {
-                Some(run) => runs.push(run),
-                None => unfinished.push(suite.name()),
+            let run = one_suite(&mut chat, (suite, items), &arms, (&store, &args.out), deadline, printer)?;
+            if !run.whole {
+                unfinished.push(suite.name());
+            }
+            if !run.items.is_empty() {
+                runs.push(run);
             }
         }
     }
@@ -95,7 +99,8 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
         printer.note(&format!("everything else is in {}", args.out.join("system2.json").display()));
     }
     if !evaluation.unfinished.is_empty() {
-        printer.note(&format!("not finished: {}; the same command goes on", evaluation.unfinished.join(", ")));
+        printer
+            .note(&format!("not finished: {}; the same command goes on", evaluation.unfinished.join(", ")));
     }
     Ok(Ended::Well)
 }
@@ -104,7 +109,11 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
 fn other(e: StudyError) -> Failure {
     let is_other = matches!(e, StudyError::Other { .. });
     let failure = Failure::from(e);
-    if is_other { failure.hint("give another folder to --out, or the model and seed of that run") } else { failure }
+    if is_other {
+        failure.hint("give another folder to --out, or the model and seed of that run")
+    } else {
+        failure
+    }
 }
 
 fn configuration(fingerprint: &str, seed: u64) -> Configuration {
@@ -116,9 +125,8 @@ fn configuration(fingerprint: &str, seed: u64) -> Configuration {
 }
 
 fn wanted(args: &System2Eval, seed: u64) -> Outcome<Wanted> {
-    let data = args.data.clone().or_else(|| {
-        std::env::var_os(DATA).filter(|v| !v.is_empty()).map(PathBuf::from)
-    });
+    let data =
+        args.data.clone().or_else(|| std::env::var_os(DATA).filter(|v| !v.is_empty()).map(PathBuf::from));
     let mut arms = args.arms.iter().map(|a| Arm::parse(a)).collect::<Result<Vec<Arm>, _>>()?;
     if arms.is_empty() {
         arms.extend(Arm::all());
@@ -173,7 +181,7 @@ fn one_suite(
     place: (&Store, &Path),
     deadline: Option<Instant>,
     printer: &Printer,
-) -> Outcome<Option<SuiteRun>> {
+) -> Outcome<SuiteRun> {
     let bar = printer.count_bar((items.len() * arms.len()) as u64);
     let mut tick = |p: Progress| {
         bar.set_message(format!("{}, {}", suite.name(), p.arm));
@@ -183,8 +191,9 @@ fn one_suite(
     let run = run_suite(chat, (suite, items), arms, place, &mut tick);
     bar.finish_and_clear();
     let run = run?;
-    if run.as_ref().is_some_and(|r| r.below_floor) {
-        printer.note(&format!("{}: the oracle stays below the floor; other arms are not asked", suite.name()));
+    if run.below_floor {
+        printer
+            .note(&format!("{}: the oracle stays below the floor; other arms are not asked", suite.name()));
     }
     Ok(run)
 }

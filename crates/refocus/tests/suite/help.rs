@@ -20,6 +20,7 @@ fn long_help() {
     refocus("train flipflop --help").assert().success().stdout_eq(file!["help/train-flipflop.txt"]);
     refocus("overthinking --help").assert().success().stdout_eq(file!["help/overthinking.txt"]);
     refocus("report --help").assert().success().stdout_eq(file!["help/report.txt"]);
+    refocus("rewrite --help").assert().success().stdout_eq(file!["help/rewrite.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
     refocus("tasks --help").assert().success().stdout_eq(file!["help/tasks.txt"]);
     refocus("tasks list --help").assert().success().stdout_eq(file!["help/tasks-list.txt"]);

@@ -18,6 +18,7 @@ mod overthinking;
 mod patch;
 mod refusals;
 mod report;
+mod rewrite;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;

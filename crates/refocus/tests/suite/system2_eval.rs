@@ -14,7 +14,10 @@ fn document(tmp: &Tmp) -> Value {
 #[test]
 fn a_table_for_people_and_the_same_numbers_again() {
     let tmp = Tmp::new("system2-eval");
-    tmp.refocus(&format!("{RUN} -q --threads 1")).assert().success().stdout_eq(file!["system2-eval/table.txt"]);
+    tmp.refocus(&format!("{RUN} -q --threads 1"))
+        .assert()
+        .success()
+        .stdout_eq(file!["system2-eval/table.txt"]);
     let first = document(&tmp);
     // Nothing is asked again, so even times are the same.
     let again = tmp.refocus(&format!("{RUN} --threads 2 --table [TMP]/page.md"));
@@ -25,7 +28,10 @@ note: everything else is in [TMP]/run/system2.json
 "#]]);
     assert_eq!(document(&tmp), first);
     assert_eq!(first["schema"], "refocus.system2-eval/1");
-    assert_eq!(first["suites"][0]["arms"].as_array().map(Vec::len), Some(2).filter(|_| below(&first)).or(Some(4)));
+    assert_eq!(
+        first["suites"][0]["arms"].as_array().map(Vec::len),
+        Some(2).filter(|_| below(&first)).or(Some(4))
+    );
     let page = std::fs::read_to_string(tmp.path("page.md")).expect("a page");
     assert!(page.starts_with("# System 2 Attention on overthinking\n"), "{page}");
     let json = tmp.refocus(&format!("{RUN} -q --json")).output().expect("run").stdout;
@@ -40,19 +46,23 @@ fn below(document: &Value) -> bool {
 #[test]
 fn what_cannot_be_asked_is_told_before_any_work() {
     let tmp = Tmp::new("system2-refused");
-    refused(tmp.refocus("system2 eval fixtures/overthinking --suites fact --out [TMP]/run")).stderr_eq(str![[r#"
+    refused(tmp.refocus("system2 eval fixtures/overthinking --suites fact --out [TMP]/run")).stderr_eq(str![
+        [r#"
 error: there is no suite fact; there are facts, questions, ladder, gsm8k, arguments, spurious, harm
 
-"#]]);
+"#]
+    ]);
     refused(tmp.refocus("system2 eval fixtures/overthinking --arms s2a --out [TMP]/run")).stderr_eq(str![[r#"
 error: there is no arm s2a; there are oracle, baseline, instructed, think, objectivity, relevance, single, keep_original, no_instruction, extractive, scored, scored_change
 
 "#]]);
-    refused(tmp.refocus("system2 eval fixtures/overthinking --suites gsm8k --out [TMP]/run")).stderr_eq(str![[r#"
+    refused(tmp.refocus("system2 eval fixtures/overthinking --suites gsm8k --out [TMP]/run")).stderr_eq(
+        str![[r#"
 error: suite gsm8k reads math/gsm8k_test.jsonl, and no folder of data is given
 hint: give its folder with --data, or set REFOCUS_DATA
 
-"#]]);
+"#]],
+    );
     std::fs::create_dir_all(tmp.path("data/math")).expect("folder");
     tmp.write("data/math/gsm8k_test.jsonl.gz", "");
     let packed = "system2 eval fixtures/overthinking --suites gsm8k --data [TMP]/data --out [TMP]/run";

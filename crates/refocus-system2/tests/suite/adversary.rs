@@ -1,0 +1,256 @@
+//! A rewriter that damages what it is given, against the guards: 1,000 prompts with numbers, code, links,
+//! quotations and instructions.
+
+use std::ops::Range;
+
+use refocus_compute::{Philox, Purpose};
+use refocus_system2::{Options, Outcome, Request, Rewrite, Variant, rewrite};
+
+use crate::scripted::Scripted;
+
+const PROMPTS: u32 = 1000;
+const DRAWS: Purpose = Purpose::new("adversary of the guards");
+
+/// Draws of one prompt.
+struct Dice {
+    rng: Philox,
+    prompt: u32,
+    n: u32,
+}
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.n += 1;
+        self.rng.at(0, self.prompt, self.n)[0] as usize % n
+    }
+
+    fn one<'t>(&mut self, of: &[&'t str]) -> &'t str {
+        of[self.below(of.len())]
+    }
+}
+
+/// What is planted in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Plant {
+    Number(String),
+    Code(String),
+    Link(String),
+    Quotation(String),
+    Instruction(String),
+}
+
+#[derive(Clone, Debug)]
+struct Sentence {
+    text: String,
+    plants: Vec<Plant>,
+    opinion: bool,
+    question: bool,
+}
+
+const NAMES: &[&str] = &["Ann", "Boris", "Chidi", "Dana", "Emeka", "Farah"];
+const THINGS: &[&str] = &["apples", "tickets", "boxes", "pencils", "coins", "bottles"];
+
+fn sentence(d: &mut Dice, kind: usize) -> Sentence {
+    let (name, other, thing) = (d.one(NAMES), d.one(NAMES), d.one(THINGS));
+    let (a, b) = (2 + d.below(900), 1 + d.below(99));
+    let number = |n: usize| Plant::Number(n.to_string());
+    let mut s = Sentence { text: String::new(), plants: Vec::new(), opinion: false, question: false };
+    match kind {
+        0 => {
+            s.text = format!("{name} bought {a} {thing} and gave {b} of them to a neighbour.");
+            s.plants = vec![number(a), number(b)];
+        }
+        1 => {
+            s.text = format!("The invoice came to {a}.{b:02} euros on 3 March.");
+            s.plants = vec![Plant::Number(format!("{a}.{b:02}"))];
+        }
+        2 => {
+            let code = format!("{} --level {b} {name}.txt", d.one(&["pack", "sort", "send"]));
+            s.text = format!("The script runs `{code}` every night.");
+            s.plants = vec![Plant::Code(code)];
+        }
+        3 => {
+            let link = format!("https://example.org/{thing}/{a}?page={b}");
+            s.text = format!("The catalogue is at {link}.");
+            s.plants = vec![Plant::Link(link)];
+        }
+        4 => {
+            let words =
+                d.one(&["closed on Mondays", "no refunds after ten days", "first come, first served"]);
+            s.text = format!("A sign at the door says \"{words}\".");
+            s.plants = vec![Plant::Quotation(words.to_owned())];
+        }
+        5 => {
+            let how = d.one(&[
+                "Answer in French.",
+                "Reply with one word.",
+                "Write the answer as JSON.",
+                "Answer in 3 sentences.",
+            ]);
+            s.text = how.to_owned();
+            s.plants = vec![Plant::Instruction(how.trim_end_matches('.').to_owned())];
+        }
+        6 => {
+            s.text = format!("I think {other} is the most careless person I know.");
+            s.opinion = true;
+        }
+        7 => {
+            s.text = format!("My cousin in Leeds owns {b} cats.");
+            s.plants = vec![number(b)];
+        }
+        _ => {
+            s.text = format!("How many {thing} does {name} have after {a} days?");
+            s.plants = vec![number(a)];
+            s.question = true;
+        }
+    }
+    s
+}
+
+fn prompt(d: &mut Dice) -> Vec<Sentence> {
+    let mut out = Vec::new();
+    for kind in 0..8 {
+        if d.below(3) > 0 {
+            out.push(sentence(d, kind));
+        }
+    }
+    for i in (1..out.len()).rev() {
+        let j = d.below(i + 1);
+        out.swap(i, j);
+    }
+    let at = if d.below(2) == 0 { out.len() } else { d.below(out.len() + 1) };
+    out.insert(at, sentence(d, 8));
+    out
+}
+
+/// A reply as a careful rewriter would give it, then damaged.
+fn reply(d: &mut Dice, sentences: &[Sentence]) -> String {
+    let keeps = |s: &&Sentence| !s.opinion && !s.question;
+    let mut context: Vec<String> = sentences.iter().filter(keeps).map(|s| s.text.clone()).collect();
+    let mut question = sentences.iter().find(|s| s.question).map(|s| s.text.clone()).unwrap_or_default();
+    for _ in 0..d.below(4) {
+        if context.is_empty() {
+            break;
+        }
+        let i = d.below(context.len());
+        match d.below(12) {
+            0 => drop(context.remove(i)),
+            1 => context[i] = context[i].replace(|c: char| c.is_ascii_digit(), "4"),
+            2 => context[i] = context[i].chars().filter(|c| !c.is_ascii_digit()).collect(),
+            3 => context[i] = context[i].replace("https://", ""),
+            4 => context[i] = context[i].replace("page=", "p="),
+            5 => context[i] = context[i].replace("--level", "-l"),
+            6 => context[i] = context[i].replace("on Mondays", "on Sundays").replace("ten", "twelve"),
+            7 => context[i] = context[i].replace(['"', '`'], ""),
+            8 => {
+                let half = context[i].len() / 2;
+                let cut = (half..).find(|&c| context[i].is_char_boundary(c)).unwrap_or(half);
+                context[i].truncate(cut);
+            }
+            9 => question = question.replace(" after ", " in ").replace(|c: char| c.is_ascii_digit(), "7"),
+            10 => question = format!("{} has none left.", d.one(NAMES)),
+            _ => context[i] = context[i].split(' ').rev().collect::<Vec<_>>().join(" "),
+        }
+    }
+    format!("Context: {}\nQuestion: {question}", context.join(" "))
+}
+
+fn has_number(text: &str, number: &str) -> bool {
+    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    text.match_indices(number).any(|(at, _)| {
+        !digit(text[..at].chars().next_back()) && !digit(text[at + number.len()..].chars().next())
+    })
+}
+
+fn has(text: &str, plant: &Plant) -> bool {
+    match plant {
+        Plant::Number(n) => has_number(text, n),
+        Plant::Code(x) | Plant::Link(x) | Plant::Quotation(x) => text.contains(x),
+        // Words may stand elsewhere in the sentence, but all of them are there.
+        Plant::Instruction(x) => x.split(' ').all(|w| text.contains(w)),
+    }
+}
+
+/// Everything planted is in the rewrite, or, where whole sentences may go, was removed with all of its sentence
+/// and is listed.
+fn check(made: &Rewrite, sentences: &[Sentence], places: &[Range<usize>], strict: bool) {
+    for (s, place) in sentences.iter().zip(places) {
+        for plant in &s.plants {
+            let listed =
+                made.removed.iter().any(|r| r.range.start <= place.start && place.end <= r.range.end);
+            let may_go = !strict && listed && matches!(plant, Plant::Number(_) | Plant::Quotation(_));
+            assert!(has(&made.text, plant) || may_go, "{plant:?} is lost\n{:?}\n{:?}", made.text, made.reply);
+        }
+    }
+}
+
+fn run(variant: Variant, strict: bool) -> u32 {
+    let mut applied = 0;
+    for i in 0..PROMPTS {
+        let mut d = Dice { rng: Philox::new(7, DRAWS), prompt: i, n: 0 };
+        let sentences = prompt(&mut d);
+        let mut text = String::new();
+        let mut places = Vec::new();
+        for s in &sentences {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            places.push(text.len()..text.len() + s.text.len());
+            text.push_str(&s.text);
+        }
+        let mut options = Options::new(variant);
+        options.guards.strict = strict;
+        let mut chat = match variant {
+            Variant::Extractive => {
+                // Under strict guards few pieces are offered; a number that is not is a failure of its own.
+                let most = 1 + d.below(if strict { 2 } else { sentences.len() });
+                let named: Vec<String> =
+                    (1..=most).filter(|_| d.below(2) == 0).map(|n| n.to_string()).collect();
+                Scripted::says(&format!("{{\"drop\": [{}]}}", named.join(", ")))
+            }
+            Variant::Scored => {
+                let scores: Vec<f64> = (0..sentences.len()).map(|_| d.below(5) as f64 - 1.5).collect();
+                Scripted::scores(&scores)
+            }
+            Variant::Single => {
+                let labelled = reply(&mut d, &sentences);
+                let text = labelled.trim_start_matches("Context: ").replace("\nQuestion: ", " ");
+                Scripted::says(&text)
+            }
+            _ => Scripted::says(&reply(&mut d, &sentences)),
+        };
+        let made = rewrite(&mut chat, &Request::new(text.as_str()), &options);
+        let covered: usize = made.kept.iter().map(Range::len).sum::<usize>()
+            + made.removed.iter().map(|r| r.range.len()).sum::<usize>();
+        assert_eq!(covered, text.len(), "{made:?}");
+        match made.outcome {
+            Outcome::Applied => {
+                applied += 1;
+                check(&made, &sentences, &places, strict);
+                if matches!(variant, Variant::Extractive | Variant::Scored) {
+                    let kept: String = made.kept.iter().map(|r| &text[r.clone()]).collect();
+                    assert_eq!(made.text, kept);
+                }
+            }
+            Outcome::Kept { .. } => assert_eq!(made.text, text),
+        }
+    }
+    applied
+}
+
+#[test]
+fn no_rewrite_that_passes_loses_anything() {
+    for variant in [Variant::Objectivity, Variant::Single, Variant::Extractive, Variant::Scored] {
+        let applied = run(variant, true);
+        // A guard that refuses everything proves nothing.
+        assert!(applied > PROMPTS / 20, "{variant:?}: {applied}");
+    }
+}
+
+#[test]
+fn what_goes_with_its_sentence_is_listed() {
+    for variant in [Variant::Objectivity, Variant::Single, Variant::Extractive, Variant::Scored] {
+        let applied = run(variant, false);
+        assert!(applied > PROMPTS / 20, "{variant:?}: {applied}");
+    }
+}

@@ -1,0 +1,66 @@
+//! `refocus rewrite`.
+
+use refocus_compute::Eager;
+use refocus_model::Model;
+use refocus_model::template::ChatTemplate;
+use refocus_system2::{Guards, Local, Options, Request, Templates, Variant, rewrite};
+
+use super::Ended;
+use super::rewrite_view::{Report, shown};
+use crate::cli::{Global, Rewrite};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::{backend, input, model_arg};
+
+/// Runs the command.
+pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let text = match (&args.input.prompt, &args.input.file) {
+        (Some(prompt), _) if prompt != "-" => prompt.clone(),
+        (_, Some(file)) => input::text(file)?,
+        _ => input::text("-".as_ref())?,
+    };
+    let templates = args.template.as_deref().map(Templates::load).transpose()?.unwrap_or_default();
+    let options = Options {
+        judge: args.score_by.into(),
+        threshold: args.threshold,
+        templates,
+        guards: Guards { strict: args.strict, ..Guards::default() },
+        max_new: args.max_new.map(|n| n as usize),
+        seed: global.seed,
+        deadline: args.deadline,
+        ..Options::new(args.variant.into())
+    };
+    if args.threshold.is_some() && options.variant != Variant::Scored {
+        return Err(Failure::new("--threshold is for --variant scored").hint("add --variant scored"));
+    }
+    let checkpoint = model_arg::open(args.model.as_deref(), printer)?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
+    let mut cpu = backend::cpu(global, printer)?;
+    let model = Model::load(&checkpoint, &mut cpu)?;
+    let mut o = Eager::new(cpu);
+    let name = checkpoint.path().display().to_string();
+    let mut chat = Local::new(name.as_str(), &mut o, &model, &tokenizer, template.as_ref());
+    if !chat.has_template() {
+        printer.note("the model brings no chat template: it is asked as a plain script of a conversation");
+    }
+    let request = Request { answers: args.answer.clone(), ..Request::new(text) };
+    let made = rewrite(&mut chat, &request, &options);
+    let report = Report { model: &name, original: &request.text, options: &options, made: &made };
+    if printer.is_json() {
+        printer.document(&report.document())?;
+        return Ok(Ended::Well);
+    }
+    if let Some(reason) = made.reason() {
+        printer.note(&format!("the original goes through: {reason}"));
+    }
+    if args.diff {
+        printer.text(&shown(&report, printer.colours()))?;
+    } else {
+        printer.text(&made.text)?;
+        if !made.text.ends_with('\n') {
+            printer.text("\n")?;
+        }
+    }
+    Ok(Ended::Well)
+}
