@@ -8,6 +8,7 @@ mod overthinking;
 mod report;
 mod rewrite;
 mod serve;
+mod system2;
 mod tasks;
 mod train;
 
@@ -26,6 +27,7 @@ pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::report::{Open, Report};
 pub(crate) use self::rewrite::Rewrite;
 pub(crate) use self::serve::Serve;
+pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
 
@@ -113,6 +115,9 @@ pub(crate) enum Command {
     /// Flip-flop strings: the smallest task on which attention slips.
     #[command(subcommand)]
     Flipflop(FlipflopCommand),
+    /// System 2 Attention: rewrite the context, then answer.
+    #[command(subcommand)]
+    System2(System2Command),
     /// Train small models from nothing.
     #[command(subcommand)]
     Train(TrainCommand),

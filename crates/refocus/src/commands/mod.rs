@@ -29,6 +29,7 @@ mod report;
 mod rewrite;
 mod rewrite_view;
 mod serve;
+mod system2_eval;
 mod tasks;
 mod train;
 
@@ -37,7 +38,8 @@ use std::process::ExitCode;
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
 use crate::cli::{
-    Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, TasksCommand, TrainCommand,
+    Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, System2Command, TasksCommand,
+    TrainCommand,
 };
 use crate::failure::Outcome;
 use crate::printer::Printer;
@@ -86,6 +88,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Attend(args)) => flipflop_attend::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Figures(args)) => flipflop_figures::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
+        Command::System2(System2Command::Eval(args)) => system2_eval::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
         Command::Rewrite(args) => rewrite::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),

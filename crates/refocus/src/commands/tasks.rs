@@ -14,7 +14,7 @@ use crate::printer::Printer;
 use crate::table::{Side, Table, grouped};
 
 /// Folder of data sets, where `--data` is not given; task files lie in its folder `tasks`.
-const DATA: &str = "REFOCUS_DATA";
+pub(super) const DATA: &str = "REFOCUS_DATA";
 
 #[derive(Serialize)]
 struct ListDocument {

@@ -30,6 +30,8 @@ fn long_help() {
     refocus("patch check --help").assert().success().stdout_eq(file!["help/patch-check.txt"]);
     refocus("patch show --help").assert().success().stdout_eq(file!["help/patch-show.txt"]);
     refocus("patch export --help").assert().success().stdout_eq(file!["help/patch-export.txt"]);
+    refocus("system2 --help").assert().success().stdout_eq(file!["help/system2.txt"]);
+    refocus("system2 eval --help").assert().success().stdout_eq(file!["help/system2-eval.txt"]);
     refocus("flipflop --help").assert().success().stdout_eq(file!["help/flipflop.txt"]);
     refocus("flipflop eval --help").assert().success().stdout_eq(file!["help/flipflop-eval.txt"]);
     refocus("flipflop study --help").assert().success().stdout_eq(file!["help/flipflop-study.txt"]);

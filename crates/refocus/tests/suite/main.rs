@@ -25,5 +25,6 @@ mod rewrite;
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;
 mod support;
+mod system2_eval;
 mod tasks;
 mod train;

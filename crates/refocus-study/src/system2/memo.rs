@@ -1,0 +1,95 @@
+//! A chat model that is not asked the same thing twice.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Scores, Usage};
+
+/// Remembers what was written for one item: the variants of one rewriting begin with the same step, and answers
+/// are deterministic. A remembered answer counts with its tokens and its time as if it had been made.
+pub(super) struct Memo<'a> {
+    chat: &'a mut dyn Chat,
+    replies: HashMap<String, (Reply, f64)>,
+    scores: HashMap<String, (Vec<f64>, Usage, f64)>,
+    /// Seconds that were not spent because of it.
+    spared: f64,
+}
+
+impl<'a> Memo<'a> {
+    pub(super) fn new(chat: &'a mut dyn Chat) -> Self {
+        Self { chat, replies: HashMap::new(), scores: HashMap::new(), spared: 0.0 }
+    }
+
+    /// Forgets everything, for the next item.
+    pub(super) fn clear(&mut self) {
+        self.replies.clear();
+        self.scores.clear();
+    }
+
+    /// Seconds that were spared since this was last asked.
+    pub(super) fn take_spared(&mut self) -> f64 {
+        std::mem::take(&mut self.spared)
+    }
+}
+
+fn words(messages: &[Message]) -> String {
+    // Messages are plain text and can always be written.
+    serde_json::to_string(messages).unwrap_or_default()
+}
+
+impl Chat for Memo<'_> {
+    fn name(&self) -> &str {
+        self.chat.name()
+    }
+
+    fn limit(&mut self, until: Option<Instant>) {
+        self.chat.limit(until);
+    }
+
+    fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+        let key = format!(
+            "{} {} {} {} {:?} {}",
+            ask.max_new,
+            ask.temperature,
+            ask.top_p,
+            ask.seed,
+            ask.schema.map(ToString::to_string),
+            words(ask.messages)
+        );
+        if let Some((reply, seconds)) = self.replies.get(&key) {
+            self.spared += seconds;
+            return Ok(reply.clone());
+        }
+        let start = Instant::now();
+        let reply = self.chat.complete(ask)?;
+        self.replies.insert(key, (reply.clone(), start.elapsed().as_secs_f64()));
+        Ok(reply)
+    }
+
+    fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+        let key = format!("{answers:?} {}", words(messages));
+        if let Some((scores, usage, seconds)) = self.scores.get(&key) {
+            self.spared += seconds;
+            return Ok((scores.clone(), *usage));
+        }
+        let start = Instant::now();
+        let (scores, usage) = self.chat.score(messages, answers)?;
+        self.scores.insert(key, (scores.clone(), usage, start.elapsed().as_secs_f64()));
+        Ok((scores, usage))
+    }
+
+    fn score_each(&mut self, conversations: &[Vec<Message>], answers: &[&str]) -> Result<Scores, ChatError> {
+        self.chat.score_each(conversations, answers)
+    }
+
+    fn score_hidden(
+        &mut self,
+        messages: &[Message],
+        answers: &[&str],
+        hidden: &[Range<usize>],
+        most: usize,
+    ) -> Result<Scores, ChatError> {
+        self.chat.score_hidden(messages, answers, hidden, most)
+    }
+}

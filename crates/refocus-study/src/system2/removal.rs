@@ -1,0 +1,225 @@
+//! What a rewrite removed, where it is known what should go and what should stay.
+
+use refocus_measure::intervals::wilson;
+use refocus_tasks::planted::{Item, Part};
+use serde::Serialize;
+
+use super::answer::Rewriting;
+
+/// So many of so many, with Wilson's 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// So many.
+    pub hits: u64,
+    /// Of so many.
+    pub n: u64,
+    /// Their share.
+    pub value: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Share {
+    /// Nothing where there is nothing to count.
+    pub fn of(hits: u64, n: u64) -> Option<Self> {
+        let i = wilson(hits, n)?;
+        Some(Self { hits, n, value: hits as f64 / n as f64, low: i.low, high: i.high })
+    }
+}
+
+/// Pieces that are gone. A rewrite that was not used removes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Removal {
+    /// Planted pieces that are gone, of all planted: recall.
+    pub recall: Option<Share>,
+    /// Planted pieces among all that are gone: precision.
+    pub precision: Option<Share>,
+    /// Needed pieces that are gone, of all needed: information loss.
+    pub lost: Option<Share>,
+}
+
+impl Removal {
+    /// Counts over items.
+    pub(super) fn of<'a>(pairs: impl Iterator<Item = (&'a Item, &'a Rewriting)>) -> Self {
+        let (mut planted, mut gone, mut needed, mut lost) = (0, 0, 0, 0);
+        for (item, r) in pairs {
+            let missing = |part| item.parts(part).filter(|p| !p.is_in(&r.left)).count() as u64;
+            planted += item.parts(Part::Planted).count() as u64;
+            gone += missing(Part::Planted);
+            needed += item.parts(Part::Needed).count() as u64;
+            lost += missing(Part::Needed);
+        }
+        Self {
+            recall: Share::of(gone, planted),
+            precision: Share::of(gone, gone + lost),
+            lost: Share::of(lost, needed),
+        }
+    }
+}
+
+/// How well a score tells planted pieces from needed ones. The threshold is chosen on the items with even numbers
+/// and judged on the others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Roc {
+    /// Planted and needed pieces of the development split.
+    pub development: [usize; 2],
+    /// Probability that a planted piece has a lower score than a needed one, on the development split.
+    pub auc: f64,
+    /// Where planted pieces removed minus needed pieces removed is largest there: lower scores are removed.
+    pub threshold: f64,
+    /// Planted pieces that it removes on the other split.
+    pub recall: Option<Share>,
+    /// Needed pieces that it removes there.
+    pub lost: Option<Share>,
+    /// The curve on the development split.
+    pub points: Vec<RocPoint>,
+}
+
+/// One threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct RocPoint {
+    /// Lower scores are removed.
+    pub threshold: f64,
+    /// Share of planted pieces that are.
+    pub planted: f64,
+    /// Share of needed ones.
+    pub needed: f64,
+}
+
+/// Points of a curve that are kept.
+const POINTS: usize = 25;
+
+impl Roc {
+    /// Of the scores of some items; nothing where a split lacks one kind of piece.
+    pub(super) fn of<'a>(pairs: impl Iterator<Item = (usize, &'a Item, &'a Rewriting)>) -> Option<Self> {
+        // Planted, needed; by split.
+        let mut scores = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+        for (at, item, r) in pairs {
+            let places = item.places();
+            for &(start, end, score) in &r.judged {
+                let overlap = |range: &std::ops::Range<usize>| {
+                    range.end.min(end).saturating_sub(range.start.max(start))
+                };
+                let most = places.iter().max_by_key(|(range, _)| overlap(range));
+                match most.map(|(_, part)| part) {
+                    Some(Part::Planted) => scores[at % 2][0].push(score),
+                    Some(Part::Needed) => scores[at % 2][1].push(score),
+                    _ => {}
+                }
+            }
+        }
+        let [development, test] = scores;
+        Self::chosen(development, &test)
+    }
+
+    fn chosen(mut development: [Vec<f64>; 2], test: &[Vec<f64>; 2]) -> Option<Self> {
+        if development.iter().any(Vec::is_empty) {
+            return None;
+        }
+        for scores in &mut development {
+            scores.sort_by(f64::total_cmp);
+        }
+        let [planted, needed] = &development;
+        let below = |sorted: &[f64], t: f64| sorted.partition_point(|s| *s < t);
+        let share = |sorted: &[f64], t: f64| below(sorted, t) as f64 / sorted.len() as f64;
+        let mut thresholds: Vec<f64> = development.concat();
+        thresholds.sort_by(f64::total_cmp);
+        thresholds.dedup();
+        let point = |t: f64| RocPoint { threshold: t, planted: share(planted, t), needed: share(needed, t) };
+        let mut points: Vec<RocPoint> = thresholds.iter().map(|t| point(*t)).collect();
+        // The last removes everything.
+        points.push(point(thresholds.last().copied().unwrap_or(0.0) + 1.0));
+        let gain = |p: &RocPoint| p.planted - p.needed;
+        let best = points.iter().copied().reduce(|a, b| if gain(&b) > gain(&a) { b } else { a })?;
+        let wins: f64 = planted
+            .iter()
+            .map(|p| {
+                let lower = below(needed, *p);
+                let ties = needed[lower..].iter().take_while(|n| *n == p).count();
+                (needed.len() - lower - ties) as f64 + ties as f64 / 2.0
+            })
+            .sum();
+        let removed = |scores: &[f64]| {
+            Share::of(scores.iter().filter(|s| **s < best.threshold).count() as u64, scores.len() as u64)
+        };
+        let step = points.len().div_ceil(POINTS);
+        Some(Self {
+            development: [planted.len(), needed.len()],
+            auc: wins / (planted.len() * needed.len()) as f64,
+            threshold: best.threshold,
+            recall: removed(&test[0]),
+            lost: removed(&test[1]),
+            points: points.into_iter().step_by(step).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use refocus_tasks::planted::{Judge, Piece};
+
+    use super::*;
+
+    fn item() -> Item {
+        Item {
+            key: "k".into(),
+            cell: "c".into(),
+            before: Vec::new(),
+            pieces: vec![
+                Piece::needed("Where is Rome?", ["Rome"]),
+                Piece::planted("Not in Spain, I guess.", ["Spain"]),
+                Piece::other("Be brief."),
+            ],
+            judge: Judge::Kept,
+        }
+    }
+
+    fn left(text: &str, judged: Vec<(usize, usize, f64)>) -> Rewriting {
+        Rewriting {
+            applied: true,
+            reason: None,
+            why: None,
+            parse_failure: false,
+            guard: false,
+            left: text.to_owned(),
+            text: text.to_owned(),
+            reply: None,
+            judged,
+            usage: refocus_system2::Usage::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_counted_by_kind() {
+        let item = item();
+        let texts = ["Where is Rome?", "Rome, not Spain", "Spain", "nothing"];
+        let all: Vec<Rewriting> = texts.iter().map(|t| left(t, Vec::new())).collect();
+        let r = Removal::of(all.iter().map(|r| (&item, r)));
+        let counts = |s: Option<Share>| s.map(|s| (s.hits, s.n));
+        assert_eq!(counts(r.recall), Some((2, 4)));
+        assert_eq!(counts(r.precision), Some((2, 4)));
+        assert_eq!(counts(r.lost), Some((2, 4)));
+        assert_eq!(Removal::of(std::iter::empty()), Removal { recall: None, precision: None, lost: None });
+    }
+
+    #[test]
+    fn a_score_that_tells_pieces_apart_has_an_area_of_one() {
+        let item = item();
+        let at = item.places();
+        let judged = |needed: f64, planted: f64| {
+            left("", vec![(at[0].0.start, at[0].0.end, needed), (at[1].0.start, at[1].0.end, planted)])
+        };
+        let good: Vec<Rewriting> = (0..8).map(|i| judged(2.0 + f64::from(i), -1.0 - f64::from(i))).collect();
+        let roc = Roc::of(good.iter().enumerate().map(|(i, r)| (i, &item, r))).expect("a curve");
+        assert_eq!((roc.auc, roc.development), (1.0, [4, 4]));
+        assert!((-1.0..=2.0).contains(&roc.threshold), "{}", roc.threshold);
+        assert_eq!(roc.recall.map(|s| s.hits), Some(4));
+        assert_eq!(roc.lost.map(|s| s.hits), Some(0));
+        let even: Vec<Rewriting> = (0..8).map(|_| judged(0.5, 0.5)).collect();
+        let roc = Roc::of(even.iter().enumerate().map(|(i, r)| (i, &item, r))).expect("a curve");
+        assert_eq!(roc.auc, 0.5);
+        assert_eq!(Roc::of(good[..1].iter().map(|r| (1, &item, r))), None);
+    }
+}

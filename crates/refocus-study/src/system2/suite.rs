@@ -1,0 +1,193 @@
+//! What is asked.
+
+use std::path::{Path, PathBuf};
+
+use refocus_tasks::planted::{Item, Judge};
+use refocus_tasks::{arguments, arithmetic, harm, opinions, spurious};
+
+use super::error::System2Error;
+
+/// A set of items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suite {
+    /// Opinions on capitals and languages.
+    Facts,
+    /// Opinions on multiple-choice questions from a file.
+    Questions,
+    /// Sums of our own with a sentence too many.
+    Ladder,
+    /// The same with problems from a file.
+    Gsm8k,
+    /// Arguments with comments.
+    Arguments,
+    /// Another answer that is named often.
+    Spurious,
+    /// What must not be lost.
+    Harm,
+}
+
+/// There is no such suite.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no suite {name}; there are {}", Suite::ALL.map(Suite::name).join(", "))]
+pub struct UnknownSuite {
+    /// As it was given.
+    pub name: String,
+}
+
+/// How a suite is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Right or not.
+    Right,
+    /// P(right) − P(other).
+    Margin,
+    /// How far a comment moves logit(good) − logit(bad), made negative, so that more is better.
+    Steadiness,
+    /// Whether everything needed is there.
+    Kept,
+}
+
+impl Suite {
+    /// All, in the order in which they run and are shown.
+    pub const ALL: [Self; 7] = [
+        Self::Facts,
+        Self::Questions,
+        Self::Ladder,
+        Self::Gsm8k,
+        Self::Arguments,
+        Self::Spurious,
+        Self::Harm,
+    ];
+
+    /// As on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Facts => "facts",
+            Self::Questions => "questions",
+            Self::Ladder => "ladder",
+            Self::Gsm8k => "gsm8k",
+            Self::Arguments => "arguments",
+            Self::Spurious => "spurious",
+            Self::Harm => "harm",
+        }
+    }
+
+    /// What it asks.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Facts => "capitals and languages with an opinion about the answer",
+            Self::Questions => "multiple-choice questions of a file with an opinion about the answer",
+            Self::Ladder => "sums of one to three steps with a sentence too many",
+            Self::Gsm8k => "problems of a file with a sentence too many",
+            Self::Arguments => "short arguments with a comment of their reader",
+            Self::Spurious => "capitals after sentences that name another city 0, 1, 2, 4 and 8 times",
+            Self::Harm => "prompts from which nothing may be lost",
+        }
+    }
+
+    /// The suite of a name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn parse(name: &str) -> Result<Self, UnknownSuite> {
+        let found = Self::ALL.into_iter().find(|s| s.name() == name);
+        found.ok_or_else(|| UnknownSuite { name: name.to_owned() })
+    }
+
+    /// What it reads below a folder of data.
+    pub fn file(self) -> Option<&'static str> {
+        match self {
+            Self::Questions => Some("bias/truthfulqa_suggested_answer.jsonl"),
+            Self::Gsm8k => Some("math/gsm8k_test.jsonl"),
+            _ => None,
+        }
+    }
+
+    /// Its items, at most `n`: fewer are the first of more.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or has no item.
+    pub fn draw(self, seed: u64, n: usize, data: Option<&Path>) -> Result<Vec<Item>, System2Error> {
+        Ok(match self {
+            Self::Facts => opinions::facts(seed, n)?,
+            Self::Questions => opinions::from_file(&self.path(data)?, seed, n)?,
+            Self::Ladder => arithmetic::ladder(seed, n),
+            Self::Gsm8k => arithmetic::from_file(&self.path(data)?, seed, n)?,
+            Self::Arguments => arguments::arguments(seed, n)?,
+            Self::Spurious => spurious::spurious(seed, n)?,
+            Self::Harm => harm::harm(seed, n)?,
+        })
+    }
+
+    fn path(self, data: Option<&Path>) -> Result<PathBuf, System2Error> {
+        let (suite, file) = (self.name(), self.file().unwrap_or_default());
+        let path = data.ok_or(System2Error::NoData { suite, file })?.join(file);
+        if path.exists() {
+            return Ok(path);
+        }
+        let mut packed = path.clone().into_os_string();
+        packed.push(".gz");
+        Err(System2Error::NoFile { suite, packed: Path::new(&packed).exists(), path })
+    }
+
+    pub(super) fn measure(self) -> Measure {
+        match self {
+            Self::Facts | Self::Questions | Self::Ladder | Self::Gsm8k => Measure::Right,
+            Self::Spurious => Measure::Margin,
+            Self::Arguments => Measure::Steadiness,
+            Self::Harm => Measure::Kept,
+        }
+    }
+
+    /// What its number is.
+    pub fn measured(self) -> &'static str {
+        match self.measure() {
+            Measure::Right => "share of right answers",
+            Measure::Margin => "P(right answer) − P(other answer)",
+            Measure::Steadiness => "−|sway|, sway in nats",
+            Measure::Kept => "share of prompts of which everything needed is kept",
+        }
+    }
+
+    /// Whether an item counts for the headline: those whose planted piece can do harm. What suggests the right
+    /// answer, or is not there, is shown beside it.
+    pub(super) fn is_headline(self, item: &Item) -> bool {
+        match self {
+            Self::Facts | Self::Questions => item.cell != opinions::Opinion::SuggestedRight.name(),
+            Self::Spurious => item.cell != "0",
+            Self::Arguments => item.cell != arguments::Comment::None.name(),
+            _ => true,
+        }
+    }
+}
+
+/// What guessing gets: the mean of one over the number of options.
+pub(super) fn chance(items: &[&Item]) -> Option<f64> {
+    let one = |i: &&Item| match &i.judge {
+        Judge::Options { options, .. } => 1.0 / options.len() as f64,
+        _ => 0.0,
+    };
+    (!items.is_empty()).then(|| items.iter().map(one).sum::<f64>() / items.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_fewer_items_are_the_first_of_more() {
+        for s in Suite::ALL {
+            assert_eq!(Suite::parse(s.name()), Ok(s));
+            if s.file().is_none() {
+                let more = s.draw(4, 30, None).expect("items");
+                assert_eq!(s.draw(4, 11, None).expect("items"), more[..11]);
+                let headline = more.iter().filter(|i| s.is_headline(i)).count();
+                assert!(headline >= 20, "{}: {headline}", s.name());
+            }
+        }
+        let told = Suite::parse("fact").expect_err("none").to_string();
+        assert!(told.starts_with("there is no suite fact; there are facts, questions"), "{told}");
+        let none = Suite::Gsm8k.draw(0, 1, None).expect_err("no data").to_string();
+        assert_eq!(none, "suite gsm8k reads math/gsm8k_test.jsonl, and no folder of data is given");
+    }
+}

@@ -1,0 +1,236 @@
+//! The whole way on a model whose answers are known: it says what the prompt names, else the truth.
+
+use std::path::{Path, PathBuf};
+
+use refocus_system2::{Ask, Chat, ChatError, Finish, Message, Reply, Usage};
+use refocus_tasks::planted::says;
+
+use super::*;
+use crate::Verdict;
+use crate::overthinking::{Configuration, Store};
+
+/// Follows whatever stands in its prompt, and rewrites as it is told.
+struct Swayed {
+    calls: usize,
+    /// Whether its rewrites can be read.
+    writes_well: bool,
+    /// Fails at this call.
+    fails_at: Option<usize>,
+}
+
+impl Swayed {
+    fn new() -> Self {
+        Self { calls: 0, writes_well: true, fails_at: None }
+    }
+
+    fn call(&mut self) -> Result<(), ChatError> {
+        self.calls += 1;
+        match self.fails_at {
+            Some(at) if at == self.calls => {
+                Err(ChatError::Failed { model: "mock".into(), why: "gone".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn last(messages: &[Message]) -> &str {
+    messages.last().map_or("", |m| m.content.as_str())
+}
+
+impl Chat for Swayed {
+    fn name(&self) -> &str {
+        "mock"
+    }
+
+    fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+        self.call()?;
+        let text = last(ask.messages);
+        let question = text.lines().find(|l| l.starts_with("What is the capital") || l.starts_with("Which"));
+        let question = question.and_then(|l| l.split_once('?')).map_or("What?", |(q, _)| q);
+        let text = match self.writes_well {
+            true => format!("Context: none\nQuestion: {question}?"),
+            false => "I would say that it depends.".to_owned(),
+        };
+        let usage = Usage { prompt: 50, completion: 20 };
+        Ok(Reply { text, finish: Finish::Stop, usage })
+    }
+
+    fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+        self.call()?;
+        let text = last(messages);
+        // What is named counts more than what is true, and that something is not so counts as nothing.
+        let name = |a: &str| a.trim_start_matches("The answer is ").trim_end_matches('.').to_owned();
+        let score = |(i, a): (usize, &&str)| match i {
+            0 => -0.25,
+            _ if says(text, &name(a)) && !text.contains("not be") => -1.0,
+            1 => -2.0,
+            _ => -3.0,
+        };
+        let scores = answers.iter().enumerate().map(score).collect();
+        Ok((scores, Usage { prompt: 30, completion: 0 }))
+    }
+}
+
+struct Tmp(PathBuf);
+
+impl Tmp {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("refocus-system2-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        Self(dir)
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.0, &Configuration(serde_json::Map::new())).expect("folder")
+    }
+}
+
+impl Drop for Tmp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const ARMS: [&str; 5] = ["oracle", "baseline", "instructed", "objectivity", "no_instruction"];
+
+fn arms() -> Vec<Arm> {
+    ARMS.iter().map(|a| Arm::parse(a).expect("an arm")).collect()
+}
+
+fn facts(chat: &mut dyn Chat, dir: &Path, store: &Store, n: usize) -> Result<SuiteRun, System2Error> {
+    let items = Suite::Facts.draw(0, n, None)?;
+    run_suite(chat, (Suite::Facts, items), &arms(), (store, dir), &mut |_| true)
+}
+
+#[test]
+fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
+    let tmp = Tmp::new("helped");
+    let run = facts(&mut Swayed::new(), &tmp.0, &tmp.store(), 60).expect("run");
+    let s = summarise(&run, 0);
+    assert!(s.counts, "{:?}", s.why);
+    assert_eq!((s.items, s.headline, s.chance), (60, 40, Some(0.25)));
+    let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
+    assert_eq!(arm("oracle").value.value, 1.0);
+    // It falls for the wrong answers that are suggested: half of the headline.
+    assert_eq!(arm("baseline").value.value, 0.5);
+    assert_eq!(arm("instructed").verdict, Some(Verdict::DoesNotHold));
+    let helped = arm("objectivity");
+    assert_eq!((helped.value.value, helped.gap_closed), (1.0, Some(1.0)));
+    assert_eq!(helped.verdict, Some(Verdict::Holds));
+    let r = helped.rewriting.as_ref().expect("rewriting");
+    assert_eq!((r.n, r.applied, r.parse_failures), (60, 60, 0));
+    assert_eq!(r.removal.recall.map(|s| s.value), Some(1.0));
+    assert_eq!(r.removal.lost.map(|s| s.hits), Some(0));
+    let cell = helped.cells.iter().find(|c| c.cell == "suggested wrong").expect("a cell");
+    assert_eq!(cell.gain.map(|g| (g.value, g.n)), Some((1.0, 20)));
+    // Step one is made once and counted twice.
+    assert_eq!(arm("no_instruction").cost.rewriting_tokens, 20.0);
+    let page = markdown(
+        &Evaluation {
+            schema: "refocus.system2-eval/1",
+            model: "mock".into(),
+            fingerprint: "sha256:0".into(),
+            seed: 0,
+            items: 60,
+            suites: vec![s],
+            attention: None,
+            unfinished: vec!["harm"],
+        },
+        "refocus system2 eval",
+    );
+    assert!(page.contains("| objectivity | holds |") && page.contains("**Not finished**: harm. "), "{page}");
+    assert!(!page.contains("NaN"));
+}
+
+#[test]
+fn what_cannot_be_read_helps_nobody_and_is_counted() {
+    let tmp = Tmp::new("unread");
+    let mut chat = Swayed { writes_well: false, ..Swayed::new() };
+    let run = facts(&mut chat, &tmp.0, &tmp.store(), 45).expect("run");
+    let s = summarise(&run, 0);
+    let arm = s.arms.iter().find(|a| a.arm == "objectivity").expect("an arm");
+    assert_eq!(arm.verdict, Some(Verdict::DoesNotHold));
+    let r = arm.rewriting.as_ref().expect("rewriting");
+    assert_eq!((r.applied, r.parse_failures), (0, 45));
+    assert_eq!(r.reasons.get("no_section"), Some(&45));
+    assert_eq!(r.removal.recall.map(|s| s.hits), Some(0));
+}
+
+#[test]
+fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
+    let (tmp, whole) = (Tmp::new("stopped"), Tmp::new("whole"));
+    let store = tmp.store();
+    let mut left = 30;
+    let mut chat = Swayed::new();
+    let items = || Suite::Facts.draw(0, 12, None).expect("items");
+    let mut few = |_: Progress| {
+        left -= 1;
+        left >= 0
+    };
+    let stopped = run_suite(&mut chat, (Suite::Facts, items()), &arms(), (&store, &tmp.0), &mut few);
+    let stopped = stopped.expect("stopped");
+    // 24 answers of the first two arms, then six: two items in the three other arms.
+    assert_eq!((stopped.whole, stopped.items.len(), stopped.arms.len()), (false, 2, 5));
+    // A failure loses nothing either.
+    let mut failing = Swayed { fails_at: Some(4), ..Swayed::new() };
+    let told = facts(&mut failing, &tmp.0, &store, 12).expect_err("failed");
+    assert!(told.to_string().starts_with("suite facts, item "), "{told}");
+    let run = facts(&mut Swayed::new(), &tmp.0, &store, 12).expect("run");
+    let at_once = facts(&mut Swayed::new(), &whole.0, &whole.store(), 12).expect("run");
+    let answers = |run: &SuiteRun| {
+        let record = |r: &Record| (r.answered.clone(), r.rewriting.clone(), r.usage);
+        let of = |k: &Kept| k.arms.iter().map(|(a, r)| (a.clone(), record(r))).collect::<Vec<_>>();
+        run.kept.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(answers(&run), answers(&at_once));
+    let mut idle = Swayed::new();
+    facts(&mut idle, &tmp.0, &store, 12).expect("run");
+    assert_eq!(idle.calls, 0);
+    let left = projected(&mut idle, &[(Suite::Facts, items())], &arms(), &tmp.0).expect("folder");
+    assert_eq!(left, None);
+    // More items join those that are there.
+    facts(&mut idle, &tmp.0, &store, 13).expect("run");
+    assert!((1..=8).contains(&idle.calls), "{}", idle.calls);
+}
+
+#[test]
+fn an_answer_of_another_item_is_refused() {
+    let tmp = Tmp::new("other");
+    let store = tmp.store();
+    facts(&mut Swayed::new(), &tmp.0, &store, 2).expect("run");
+    let at = |n: u32| tmp.0.join(format!("answers/facts/0000{n}.json"));
+    std::fs::copy(at(0), at(1)).expect("copy");
+    let told = facts(&mut Swayed::new(), &tmp.0, &store, 2).expect_err("refused").to_string();
+    assert!(
+        told.contains("00001.json: it is of item") && told.ends_with("the item is asked again"),
+        "{told}"
+    );
+    std::fs::write(at(1), "{").expect("write");
+    let told = facts(&mut Swayed::new(), &tmp.0, &store, 2).expect_err("refused").to_string();
+    assert!(told.contains("00001.json: EOF"), "{told}");
+}
+
+#[test]
+fn below_the_floor_other_arms_are_not_asked() {
+    /// Never right.
+    struct Wrong;
+    impl Chat for Wrong {
+        fn name(&self) -> &str {
+            "wrong"
+        }
+        fn complete(&mut self, _: &Ask<'_>) -> Result<Reply, ChatError> {
+            let text = "no".to_owned();
+            Ok(Reply { text, finish: Finish::Stop, usage: Usage::default() })
+        }
+        fn score(&mut self, _: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            Ok(((0..answers.len()).map(|i| i as f64 - 9.0).collect(), Usage::default()))
+        }
+    }
+    let tmp = Tmp::new("floor");
+    let run = facts(&mut Wrong, &tmp.0, &tmp.store(), 30).expect("run");
+    assert!(run.below_floor);
+    let s = summarise(&run, 0);
+    assert_eq!(s.arms.len(), 2);
+    assert_eq!(s.why.as_deref(), Some("floor: the oracle answers 0 % rightly"));
+}

@@ -1,0 +1,89 @@
+use serde_json::Value;
+use snapbox::{file, str};
+
+use crate::support::{Tmp, refocus, refused};
+
+const RUN: &str = "system2 eval fixtures/overthinking --suites facts,spurious --arms oracle,baseline,instructed,scored \
+                   --items 6 --out [TMP]/run";
+
+fn document(tmp: &Tmp) -> Value {
+    let text = std::fs::read_to_string(tmp.path("run/system2.json")).expect("system2.json");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn a_table_for_people_and_the_same_numbers_again() {
+    let tmp = Tmp::new("system2-eval");
+    tmp.refocus(&format!("{RUN} -q --threads 1"))
+        .assert()
+        .success()
+        .stdout_eq(file!["system2-eval/table.txt"]);
+    let first = document(&tmp);
+    // Nothing is asked again, so even times are the same.
+    let again = tmp.refocus(&format!("{RUN} --threads 2 --table [TMP]/page.md"));
+    again.assert().success().stdout_eq(file!["system2-eval/table.txt"]).stderr_eq(str![[r#"
+note: the model brings no chat template: it is asked in a plain script (User: …, Assistant:)
+note: everything else is in [TMP]/run/system2.json
+
+"#]]);
+    assert_eq!(document(&tmp), first);
+    assert_eq!(first["schema"], "refocus.system2-eval/1");
+    assert_eq!(
+        first["suites"][0]["arms"].as_array().map(Vec::len),
+        Some(2).filter(|_| below(&first)).or(Some(4))
+    );
+    let page = std::fs::read_to_string(tmp.path("page.md")).expect("a page");
+    assert!(page.starts_with("# System 2 Attention on overthinking\n"), "{page}");
+    let json = tmp.refocus(&format!("{RUN} -q --json")).output().expect("run").stdout;
+    assert_eq!(serde_json::from_slice::<Value>(&json).expect("JSON"), first);
+}
+
+/// Whether the first suite ended at its floor.
+fn below(document: &Value) -> bool {
+    document["suites"][0]["why"].as_str().is_some_and(|w| w.contains("floor: the oracle answers"))
+}
+
+#[test]
+fn what_cannot_be_asked_is_told_before_any_work() {
+    let tmp = Tmp::new("system2-refused");
+    refused(tmp.refocus("system2 eval fixtures/overthinking --suites fact --out [TMP]/run")).stderr_eq(str![
+        [r#"
+error: there is no suite fact; there are facts, questions, ladder, gsm8k, arguments, spurious, harm
+
+"#]
+    ]);
+    refused(tmp.refocus("system2 eval fixtures/overthinking --arms s2a --out [TMP]/run")).stderr_eq(str![[r#"
+error: there is no arm s2a; there are oracle, baseline, instructed, think, objectivity, relevance, single, keep_original, no_instruction, extractive, scored, scored_change
+
+"#]]);
+    refused(tmp.refocus("system2 eval fixtures/overthinking --suites gsm8k --out [TMP]/run")).stderr_eq(
+        str![[r#"
+error: suite gsm8k reads math/gsm8k_test.jsonl, and no folder of data is given
+hint: give its folder with --data, or set REFOCUS_DATA
+
+"#]],
+    );
+    std::fs::create_dir_all(tmp.path("data/math")).expect("folder");
+    tmp.write("data/math/gsm8k_test.jsonl.gz", "");
+    let packed = "system2 eval fixtures/overthinking --suites gsm8k --data [TMP]/data --out [TMP]/run";
+    refused(tmp.refocus(packed)).stderr_eq(str![[r#"
+error: suite gsm8k: [TMP]/data/math/gsm8k_test.jsonl is not there, only its .gz
+hint: unpack it: gzip -dk [TMP]/data/math/gsm8k_test.jsonl.gz
+
+"#]]);
+    refused(tmp.refocus("system2 eval fixtures/qwen2 --out [TMP]/run"));
+    assert!(!tmp.path("run").exists());
+    refused(refocus("system2 eval fixtures/overthinking"));
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    let tmp = Tmp::new("system2-seed");
+    let run = "system2 eval fixtures/overthinking --suites harm --arms baseline,extractive --items 2 --out [TMP]/run -q";
+    tmp.refocus(run).assert().success();
+    refused(tmp.refocus(&format!("{run} --seed 1"))).stderr_eq(str![[r#"
+error: [TMP]/run holds a run with another seed: 0 there, 1 here
+hint: give another folder to --out, or the model and seed of that run
+
+"#]]);
+}
