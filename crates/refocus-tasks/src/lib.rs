@@ -2,4 +2,5 @@
 
 pub mod classify;
 pub mod flipflop;
+mod nearest;
 pub mod recall;
