@@ -12,6 +12,7 @@ mod patching;
 pub mod probe;
 mod reads;
 pub mod recall;
+pub mod residual;
 mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};

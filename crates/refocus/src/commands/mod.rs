@@ -23,6 +23,10 @@ mod overthinking_stages;
 mod overthinking_tables;
 mod overthinking_view;
 mod patch;
+mod recall;
+mod recall_facts;
+mod recall_tables;
+mod recall_view;
 mod report;
 mod tasks;
 mod train;
@@ -67,6 +71,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
         Command::Diagnose(args) => diagnose::run(args, global, printer),
         Command::Overthinking(args) => overthinking::run(args, global, printer),
+        Command::Recall(args) => recall::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Tasks(TasksCommand::List(args)) => tasks::list(args, printer),
         Command::Tasks(TasksCommand::Show(args)) => tasks::show(args, global, printer),
