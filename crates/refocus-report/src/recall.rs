@@ -44,9 +44,10 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
         all.push(RunSection {
             id: "falls",
             title: "The last two layers".to_owned(),
-            lead: "Probability that the answer loses between the node before the last two layers and the output, \
-                   where it was the first choice before. Matched tokens were first choices there too, of other \
-                   prompts, and about as likely: what they lose as well is no matter of facts."
+            lead: "Probability that the answer loses between the node before the last two layers and the output. \
+                   Answers that are the first choice before were chosen for a high number; matched tokens were \
+                   first choices there too, of other prompts, and about as likely: what they lose as well is no \
+                   matter of facts."
                 .to_owned(),
             parts: vec![Part::Figures(by_shots(&falls)), Part::Grid(lost(&falls))],
         });
@@ -231,17 +232,25 @@ fn figure(title: String, series: Vec<Series>) -> Option<Figure> {
 
 /// What answers and matched tokens lose, by number of other facts.
 fn by_shots(falls: &[Fall]) -> Vec<Figure> {
-    let right = || falls.iter().filter(|f| f.group == "right_before");
     let mut figures = Vec::new();
-    for relation in order(right().map(|f| f.relation.as_str())) {
-        for form in order(right().map(|f| f.form.as_str())) {
-            let of = || right().filter(move |f| f.relation == relation && f.form == form);
-            let rows = of().filter(|f| f.part == "total").map(|f| {
-                let same = |part: &str| {
-                    of().find(|g| g.part == part && (g.shots, &g.beginning) == (f.shots, &f.beginning))
+    for relation in order(falls.iter().map(|f| f.relation.as_str())) {
+        for form in order(falls.iter().map(|f| f.form.as_str())) {
+            let of = || falls.iter().filter(move |f| f.relation == relation && f.form == form);
+            let all = |f: &&Fall| f.group == "all" && f.lens == "logit" && f.part == "total";
+            let rows = of().filter(all).map(|f| {
+                let same = |group: &str, lens: &str, part: &str| {
+                    of().find(|g| {
+                        let like = (g.shots, &g.beginning) == (f.shots, &f.beginning);
+                        like && (g.group.as_str(), g.lens.as_str(), g.part.as_str()) == (group, lens, part)
+                    })
                 };
                 let dot = |tone, f: &Fall| Dot { tone, value: f.value, interval: Some((f.low, f.high)) };
-                let dots = [Some(dot(Tone::False, f)), same("matched").map(|m| dot(Tone::Muted, m))];
+                let dots = [
+                    Some(dot(Tone::True, f)),
+                    same("all", "tuned", "total").map(|m| dot(Tone::Third, m)),
+                    same("right_before", "logit", "total").map(|m| dot(Tone::False, m)),
+                    same("right_before", "logit", "matched").map(|m| dot(Tone::Muted, m)),
+                ];
                 DotRow {
                     name: format!("{} facts, {}", f.shots, f.beginning),
                     dots: dots.into_iter().flatten().collect(),
@@ -274,13 +283,14 @@ fn lost(falls: &[Fall]) -> Grid {
         let share = |x: Option<f64>| Cell::number(x.map_or_else(String::new, |x| Format::Percent.value(x)));
         let mut cells = vec![Cell::text(f.relation.clone()), Cell::text(f.form.clone())];
         cells.push(Cell::number(f.shots.to_string()));
-        cells.extend([&f.beginning, &f.group, &f.part].map(|t| Cell::text(t.clone())));
+        cells.extend([&f.beginning, &f.group, &f.lens, &f.part].map(|t| Cell::text(t.clone())));
         cells.extend([share(f.before), share(f.after)]);
         cells.push(Cell { text: points(f.value, interval), class: class(interval.map(|(l, h)| (-h, -l))) });
         cells.push(Cell::number(f.n.to_string()));
         cells
     });
-    let names = ["relation", "prompts", "other facts", "begun with", "which", "part", "before", "after"];
+    let names =
+        ["relation", "prompts", "other facts", "begun with", "which", "lens", "part", "before", "after"];
     let text = names.map(|n| if n == "other facts" { Head::number(n) } else { Head::text(n) });
     Grid {
         caption: "What is lost, and by what".to_owned(),

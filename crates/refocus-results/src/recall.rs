@@ -70,6 +70,8 @@ records! {
         beginning: String [""],
         /// Which prompts: all, right_at_the_end, right_before, sure or unsure.
         group: String [""],
+        /// Which lens reads what stands before: logit or tuned.
+        lens: String [""],
         /// total, attention 28 and the like, matched (what matched tokens lose) or beyond (total less matched, on
         /// the facts that have such tokens).
         part: String [""],

@@ -9,7 +9,7 @@
 mod file;
 mod fit;
 
-pub use self::file::{About, LensError, TunedLens};
+pub use self::file::{About, LensError, TunedLens, text_hash};
 pub use self::fit::{FitSettings, LayerScore, fit};
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
 pub(crate) use self::recall::{Recall, RecallStage};
 pub(crate) use self::report::{Open, Report};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
-pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
+pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
 
 const AFTER: &str = "\
 Exit codes:

@@ -14,7 +14,7 @@ use refocus_tasks::recall::Form;
 use serde::Serialize;
 
 use super::case::FEWEST_KNOWN;
-use super::falls::{Group, Pool, Seen, beside};
+use super::falls::{ANSWER, Group, Pool, Seen, beside, lost, lost_tuned};
 use super::traced::{Reach, Traced};
 use crate::Verdict;
 use crate::overthinking::{Estimate, Stratum, sign_flip};
@@ -22,6 +22,8 @@ use crate::overthinking::{Estimate, Stratum, sign_flip};
 /// A fall of probability below this is none that matters.
 const STEADY: f64 = 0.02;
 const LEVEL: f64 = 0.05;
+/// Of the tokens followed, the answer of another fact.
+const OTHER: usize = 2;
 
 /// A claim with its verdict.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,6 +71,10 @@ enum Values {
     Answer,
     /// The answer falls over the last two layers.
     Fall,
+    /// The same where the tuned lens reads what stands before.
+    TunedFall,
+    /// The answer falls where it was the first choice before.
+    FallOfFirst,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -81,7 +87,7 @@ enum Shots {
 const OTHER_ARGUMENT: &str = "another fact's argument";
 const OTHER_ANSWER: &str = "another fact's answer";
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 7] = [
     Kind {
         id: "C6a",
         claim: "attention, rather than the MLPs, raises the argument in the second half of the layers before the last two",
@@ -119,13 +125,31 @@ const KINDS: [Kind; 5] = [
         shots: Shots::Some,
     },
     Kind {
-        id: "C8",
-        claim: "an answer that is first two layers before the end loses probability over these, whatever number of \
-                facts stands before",
+        id: "C8a",
+        claim: "the answer of a known fact loses probability over the last two layers, whatever number of facts \
+                stands before",
+        unit: "probability",
+        control: OTHER_ANSWER,
+        steady: STEADY,
+        values: Values::Fall,
+        shots: Shots::All,
+    },
+    Kind {
+        id: "C8b",
+        claim: "the same where the tuned lens reads what stands before",
+        unit: "probability",
+        control: OTHER_ANSWER,
+        steady: STEADY,
+        values: Values::TunedFall,
+        shots: Shots::All,
+    },
+    Kind {
+        id: "C8c",
+        claim: "an answer that is the first choice two layers before the end loses probability over these",
         unit: "probability",
         control: "matched tokens",
         steady: STEADY,
-        values: Values::Fall,
+        values: Values::FallOfFirst,
         shots: Shots::All,
     },
 ];
@@ -169,13 +193,22 @@ fn roles(spec: &ModelSpec, reach: &Reach, t: &Traced, token: usize) -> Option<(f
 fn test(kind: &Kind, s: &Seen<'_>, spec: &ModelSpec, reach: &Reach, pool: &Pool) -> Test {
     let one = |values| vec![Stratum { weight: 1.0, values }];
     let shots = s.condition.shots;
-    if kind.values == Values::Fall {
+    if matches!(kind.values, Values::Fall | Values::TunedFall) {
+        let tuned = kind.values == Values::TunedFall;
+        let lost = |t: &Traced, token| {
+            if tuned { lost_tuned(reach, t, token) } else { Some(lost(reach, t, token)) }
+        };
+        let values = s.by_fact(|_, t| lost(t, ANSWER));
+        let beyond = s.by_fact(|_, t| Some(lost(t, ANSWER)? - lost(t, OTHER)?));
+        return Test { shots, values: one(values), beyond: one(beyond) };
+    }
+    if kind.values == Values::FallOfFirst {
         let [own, theirs] = beside(s, reach, Group::RightBefore, pool);
         let more = own.iter().zip(&theirs).map(|(a, b)| a - b).collect();
         return Test { shots, values: one(own), beyond: one(more) };
     }
     let about_argument = kind.values == Values::Argument;
-    let (own, other) = if about_argument { (1, 3) } else { (0, 2) };
+    let (own, other) = if about_argument { (1, 3) } else { (ANSWER, OTHER) };
     let role = |t: &Traced, token| {
         roles(spec, reach, t, token).map(|(attn, mlp)| if about_argument { attn - mlp } else { mlp - attn })
     };
@@ -205,6 +238,10 @@ pub fn claims(all: &[Seen<'_>], spec: &ModelSpec, seed: u64) -> Vec<Claim> {
                 Shots::Some => s.condition.shots > 0,
                 Shots::All => true,
             };
+            let tuned = of.iter().flat_map(|s| s.traced).any(|t| !t.tuned.is_empty());
+            if kind.values == Values::TunedFall && !tuned {
+                continue;
+            }
             let first = rows.len();
             for relation in &relations {
                 let tests = of.iter().filter(wanted).filter(|s| s.relation == *relation);

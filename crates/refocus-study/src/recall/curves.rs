@@ -1,5 +1,6 @@
 //! Probability and rank from node to node.
 
+use refocus_measure::residual::Node;
 use refocus_model::ModelSpec;
 use serde::Serialize;
 
@@ -27,20 +28,33 @@ pub struct Curve {
     pub lens: &'static str,
     /// `answer`, `argument`, `other_answer`, `other_argument`.
     pub token: &'static str,
-    /// Mean probability at each node that the model passes through; `n` facts.
+    /// Which of the nodes that the model passes through are read, by number.
+    pub nodes: Vec<usize>,
+    /// Mean probability at each of them; `n` facts.
     pub prob: Vec<Estimate>,
     /// Median over facts of the mean rank (0 = first) at each of them.
     pub rank: Vec<f64>,
 }
 
-/// Curves of all conditions; a token that no prompt has has none.
+/// Curves of all conditions, by the tuned lens too where it was there; a token that no prompt has has none.
 pub fn curves(all: &[Seen<'_>], spec: &ModelSpec, seed: u64) -> Vec<Curve> {
     let reach = Reach::of(spec);
     let real: Vec<usize> = (0..reach.nodes.len()).filter(|&i| reach.nodes[i].is_real(spec)).collect();
+    let place = |n: &Node| real.iter().position(|&i| reach.nodes[i] == *n);
+    // Where a lens looks: the numbers of its nodes among the real ones, and in what it saw.
+    let logit: Vec<(usize, usize)> = real.iter().copied().enumerate().collect();
+    let tuned: Vec<(usize, usize)> =
+        reach.blocks.iter().enumerate().filter_map(|(i, n)| Some((place(n)?, i))).collect();
     let mut out = Vec::new();
     for s in all {
-        for group in GROUPS {
-            for (token, name) in TOKENS.into_iter().enumerate() {
+        let has_tuned = s.traced.iter().any(|t| !t.tuned.is_empty());
+        for (lens, nodes) in [("logit", &logit), ("tuned", &tuned)] {
+            if lens == "tuned" && !has_tuned {
+                continue;
+            }
+            for (group, (token, name)) in
+                GROUPS.iter().flat_map(|&g| TOKENS.into_iter().enumerate().map(move |t| (g, t)))
+            {
                 let values = |node: usize, rank: bool| {
                     s.by_fact(|item, t| {
                         let there = match token {
@@ -48,7 +62,7 @@ pub fn curves(all: &[Seen<'_>], spec: &ModelSpec, seed: u64) -> Vec<Curve> {
                             3 => item.other.1.is_some(),
                             _ => true,
                         };
-                        let seen = t.seen[node][token];
+                        let seen = if lens == "tuned" { t.tuned[node][token] } else { t.seen[node][token] };
                         let value = if rank { f64::from(seen.rank) } else { seen.prob() };
                         (there && group.has(&reach, t)).then_some(value)
                     })
@@ -60,10 +74,11 @@ pub fn curves(all: &[Seen<'_>], spec: &ModelSpec, seed: u64) -> Vec<Curve> {
                     relation: s.relation.to_owned(),
                     condition: s.condition,
                     group,
-                    lens: "logit",
+                    lens,
                     token: name,
-                    prob: real.iter().map(|&n| Estimate::of(&values(n, false), seed)).collect(),
-                    rank: real.iter().map(|&n| median(values(n, true))).collect(),
+                    nodes: nodes.iter().map(|n| n.0).collect(),
+                    prob: nodes.iter().map(|n| Estimate::of(&values(n.1, false), seed)).collect(),
+                    rank: nodes.iter().map(|n| median(values(n.1, true))).collect(),
                 });
             }
         }

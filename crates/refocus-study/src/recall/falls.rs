@@ -128,6 +128,8 @@ pub struct Fall {
     pub condition: Condition,
     /// Which prompts.
     pub group: Group,
+    /// Which lens reads what stands before: `logit` or `tuned`.
+    pub lens: &'static str,
     /// Prompts.
     pub prompts: usize,
     /// Probability two layers before the end.
@@ -136,7 +138,7 @@ pub struct Fall {
     pub after: f64,
     /// What was lost; `n` facts.
     pub fall: Estimate,
-    /// The same by attention and MLP; their sum is the fall.
+    /// The same by attention and MLP, where the lens reads every node; their sum is the fall.
     pub parts: Vec<Part>,
     /// Beside matched tokens; only where the answer is the first choice before, and has such tokens.
     pub matched: Option<Matched>,
@@ -147,10 +149,19 @@ pub(super) fn prob(reach: &Reach, t: &Traced, node: Node, token: usize) -> f64 {
     reach.nodes.iter().position(|n| *n == node).map_or(f64::NAN, |i| t.seen[i][token].prob())
 }
 
-/// What an answer loses over the last two layers.
-fn lost(reach: &Reach, t: &Traced) -> f64 {
-    let after = t.seen.last().map_or(f64::NAN, |s| s[ANSWER].prob());
-    t.seen[reach.before][ANSWER].prob() - after
+/// What a token loses over the last two layers.
+pub(super) fn lost(reach: &Reach, t: &Traced, token: usize) -> f64 {
+    t.seen[reach.before][token].prob() - after(t, token)
+}
+
+/// The same where the tuned lens reads what stands before; nothing without one.
+pub(super) fn lost_tuned(reach: &Reach, t: &Traced, token: usize) -> Option<f64> {
+    Some(t.tuned.get(reach.block_before)?[token].prob() - after(t, token))
+}
+
+/// The probability of a token at the end.
+fn after(t: &Traced, token: usize) -> f64 {
+    t.seen.last().map_or(f64::NAN, |s| s[token].prob())
 }
 
 /// First choices two layers before the end that are neither answer nor argument.
@@ -201,7 +212,7 @@ pub(super) fn beside(s: &Seen<'_>, reach: &Reach, group: Group, pool: &Pool) -> 
         let counts = group.has(reach, t) && before.rank == 0;
         counts.then(|| pool.matched(s.relation, item.prompt.fact, -f64::from(before.nll))).flatten()
     };
-    let own = s.by_fact(|i, t| of(i, t).map(|_| lost(reach, t)));
+    let own = s.by_fact(|i, t| of(i, t).map(|_| lost(reach, t, ANSWER)));
     [own, s.by_fact(|i, t| of(i, t))]
 }
 
@@ -240,16 +251,40 @@ pub fn falls(all: &[Seen<'_>], spec: &ModelSpec, seed: u64) -> Vec<Fall> {
                 relation: s.relation.to_owned(),
                 condition: s.condition,
                 group,
+                lens: "logit",
                 prompts,
                 before: mean(&|t| t.seen[reach.before][ANSWER].prob()).value,
-                after: mean(&|t| t.seen.last().map_or(f64::NAN, |x| x[ANSWER].prob())).value,
-                fall: mean(&|t| lost(&reach, t)),
+                after: mean(&|t| after(t, ANSWER)).value,
+                fall: mean(&|t| lost(&reach, t, ANSWER)),
                 parts,
                 matched,
             });
         }
+        out.extend(by_the_tuned_lens(s, &reach, seed));
     }
     out
+}
+
+/// The fall of all prompts where the tuned lens reads what stands before; nothing without one.
+fn by_the_tuned_lens(s: &Seen<'_>, reach: &Reach, seed: u64) -> Option<Fall> {
+    let values = s.by_fact(|_, t| lost_tuned(reach, t, ANSWER));
+    if values.is_empty() {
+        return None;
+    }
+    let fall = Estimate::of(&values, seed);
+    let after = Estimate::of(&s.by_fact(|_, t| Some(after(t, ANSWER))), seed).value;
+    Some(Fall {
+        relation: s.relation.to_owned(),
+        condition: s.condition,
+        group: Group::All,
+        lens: "tuned",
+        prompts: s.traced.len(),
+        before: fall.value + after,
+        after,
+        fall,
+        parts: Vec::new(),
+        matched: None,
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::case::{Case, Settings};
 use super::error::RecallError;
 use super::prompts::{Condition, Item, filter_items};
 use crate::overthinking::Store;
+use crate::tuned_lens::PackedLens;
 
 /// Prompts that are run and kept together.
 const BLOCK: usize = 48;
@@ -22,6 +23,10 @@ pub struct Reach {
     pub nodes: Vec<Node>,
     /// Where the last two layers begin, in `nodes`; the first node where there are fewer layers.
     pub before: usize,
+    /// Those that a tuned lens reads: before the first block and after each.
+    pub blocks: Vec<Node>,
+    /// Where the last two layers begin, in `blocks`.
+    pub block_before: usize,
 }
 
 impl Reach {
@@ -30,7 +35,7 @@ impl Reach {
         let nodes = Node::all(spec);
         let start = Node::before(spec.n_layers.saturating_sub(2));
         let before = nodes.iter().position(|n| *n == start).unwrap_or(0);
-        Self { nodes, before }
+        Self { nodes, before, blocks: Node::blocks(spec), block_before: spec.n_layers.saturating_sub(2) }
     }
 
     /// Layers of the last two that there are.
@@ -43,16 +48,19 @@ impl Reach {
     }
 
     /// Words that an item's trace takes.
-    fn words(&self) -> usize {
-        2 * FOLLOWED * self.nodes.len() + 1 + self.after()
+    fn words(&self, tuned: bool) -> usize {
+        let tuned = if tuned { self.blocks.len() } else { 0 };
+        2 * FOLLOWED * (self.nodes.len() + tuned) + 1 + self.after()
     }
 }
 
-/// What was seen of an item, by the logit lens.
+/// What was seen of an item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traced {
-    /// By node: answer, argument, the other fact's answer and argument.
+    /// By the logit lens at every node: answer, argument, the other fact's answer and argument.
     pub seen: Vec<[Seen; FOLLOWED]>,
+    /// The same by the tuned lens at [`Reach::blocks`]; empty without one.
+    pub tuned: Vec<[Seen; FOLLOWED]>,
     /// The first choice before the last two layers.
     pub top: u32,
     /// Its negative log-likelihood (nats) at that node and all after it.
@@ -61,19 +69,21 @@ pub struct Traced {
 
 impl Traced {
     fn to_words(&self) -> Vec<u32> {
-        let all = self.seen.iter().flatten().flat_map(|s| [s.nll.to_bits(), s.rank]);
-        all.chain([self.top]).chain(self.top_nll.iter().map(|x| x.to_bits())).collect()
+        let all = self.seen.iter().chain(&self.tuned).flatten().flat_map(|s| [s.nll.to_bits(), s.rank]);
+        [self.top].into_iter().chain(self.top_nll.iter().map(|x| x.to_bits())).chain(all).collect()
     }
 
     /// `words` are as many as the reach says.
     fn of_words(reach: &Reach, words: &[u32]) -> Self {
-        let (seen, rest) = words.split_at(2 * FOLLOWED * reach.nodes.len());
+        let (top, seen) = words.split_at(1 + reach.after());
+        let (seen, tuned) = seen.split_at(2 * FOLLOWED * reach.nodes.len());
         let one = |w: &[u32]| Seen { nll: f32::from_bits(w[0]), rank: w[1] };
         let node = |w: &[u32]| std::array::from_fn(|t| one(&w[2 * t..2 * t + 2]));
         Self {
             seen: seen.chunks_exact(2 * FOLLOWED).map(node).collect(),
-            top: rest[0],
-            top_nll: rest[1..].iter().map(|&w| f32::from_bits(w)).collect(),
+            tuned: tuned.chunks_exact(2 * FOLLOWED).map(node).collect(),
+            top: top[0],
+            top_nll: top[1..].iter().map(|&w| f32::from_bits(w)).collect(),
         }
     }
 }
@@ -88,14 +98,14 @@ fn name_of<'a>(items: impl Iterator<Item = (&'a [u32], Vec<u32>)>) -> Vec<u8> {
     bytes
 }
 
-/// Traces the items of a condition; `relation` and the condition name the blocks. `tick` is told how many more are
-/// done, and whether they were there.
+/// Traces the items of a condition, with a tuned lens too where there is one; `relation` and the condition name the
+/// blocks. `tick` is told how many more are done, and whether they were there.
 ///
 /// # Errors
 /// What the model or the folder reports.
 pub fn trace_stored<O: Ops>(
     o: &mut O,
-    m: &Model<O::K>,
+    (m, lens): (&Model<O::K>, Option<&PackedLens<O::K>>),
     items: &[Item],
     (relation, condition): (&str, Condition),
     store: &Store,
@@ -106,12 +116,12 @@ pub fn trace_stored<O: Ops>(
     for (block, items) in items.chunks(BLOCK).enumerate() {
         let name = format!("{}-{}-{block:03}", plain(relation), condition.name());
         let key = store.key_of(&name_of(items.iter().map(|i| (&i.prompt.ids[..], i.tokens().to_vec()))));
-        if let Some(words) = store.load_words(&name, &key, reach.words(), items.len())? {
+        if let Some(words) = store.load_words(&name, &key, reach.words(lens.is_some()), items.len())? {
             out.extend(words.iter().map(|w| Traced::of_words(&reach, w)));
             tick(items.len(), true);
             continue;
         }
-        let traced = trace(o, m, items, &reach)?;
+        let traced = trace(o, (m, lens), items, &reach)?;
         let words: Vec<Vec<u32>> = traced.iter().map(Traced::to_words).collect();
         store.save_words(&name, &key, words.iter().map(Vec::as_slice))?;
         tick(items.len(), false);
@@ -127,7 +137,7 @@ fn plain(relation: &str) -> String {
 
 fn trace<O: Ops>(
     o: &mut O,
-    m: &Model<O::K>,
+    (m, lens): (&Model<O::K>, Option<&PackedLens<O::K>>),
     items: &[Item],
     reach: &Reach,
 ) -> Result<Vec<Traced>, RecallError> {
@@ -141,11 +151,16 @@ fn trace<O: Ops>(
     };
     let tops: Vec<&[u32]> = top.chunks(1).collect();
     let mut out: Vec<Traced> =
-        top.iter().map(|&top| Traced { seen: Vec::new(), top, top_nll: Vec::new() }).collect();
+        top.iter().map(|&top| Traced { seen: vec![], tuned: vec![], top, top_nll: vec![] }).collect();
     for (i, (x, node)) in streams.iter().zip(&reach.nodes).enumerate() {
         let place = || node.name(&m.spec);
         for (t, row) in out.iter_mut().zip(follow(o, m, x, &followed, &place)?) {
             t.seen.extend(<[Seen; FOLLOWED]>::try_from(row));
+        }
+        if let Some(y) = lens.map(|lens| lens.apply(o, *node, x)).transpose()?.flatten() {
+            for (t, row) in out.iter_mut().zip(follow(o, m, &y, &followed, &place)?) {
+                t.tuned.extend(<[Seen; FOLLOWED]>::try_from(row));
+            }
         }
         if i >= reach.before {
             for (t, row) in out.iter_mut().zip(follow(o, m, x, &tops, &place)?) {
@@ -211,11 +226,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_what_was_seen() {
-        let reach = Reach { nodes: vec![Node::Embedded, Node::Attention(0), Node::Block(0)], before: 1 };
+        let nodes = vec![Node::Embedded, Node::Attention(0), Node::Block(0)];
+        let blocks = vec![Node::Embedded, Node::Block(0)];
+        let reach = Reach { nodes, before: 1, blocks, block_before: 0 };
         let at = |x: f32| [0.5, 1.5, x, -x].map(|nll| Seen { nll, rank: (nll + 9.0) as u32 });
-        let t = Traced { seen: vec![at(1.0), at(2.0), at(3.0)], top: 7, top_nll: vec![0.25, 0.125] };
-        let words = t.to_words();
-        assert_eq!(words.len(), reach.words());
-        assert_eq!(Traced::of_words(&reach, &words), t);
+        let seen = vec![at(1.0), at(2.0), at(3.0)];
+        for tuned in [vec![], vec![at(4.0), at(5.0)]] {
+            let t = Traced { seen: seen.clone(), tuned, top: 7, top_nll: vec![0.25, 0.125] };
+            let words = t.to_words();
+            assert_eq!(words.len(), reach.words(!t.tuned.is_empty()));
+            assert_eq!(Traced::of_words(&reach, &words), t);
+        }
     }
 }

@@ -85,6 +85,11 @@ impl From<refocus_model::PlanError> for LensError {
     }
 }
 
+/// SHA-256 of a text, as [`About::text`] has it.
+pub fn text_hash(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
 /// What a lens was learned from, and how near it comes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {

@@ -49,6 +49,9 @@ pub(crate) struct Recall {
     /// Ask for the first token of answers that have several, instead of leaving these out.
     #[arg(long)]
     pub(crate) first_token: bool,
+    /// Read the stream with this tuned lens too, as `refocus train lens` writes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lens: Option<PathBuf>,
     /// What is done: facts, trace. The second needs the first.
     #[arg(long, value_name = "A,B,…", value_delimiter = ',', hide_possible_values = true)]
     #[arg(value_enum, default_value = "facts,trace")]

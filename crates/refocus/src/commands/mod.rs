@@ -30,6 +30,7 @@ mod recall_view;
 mod report;
 mod tasks;
 mod train;
+mod train_lens;
 
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Figures(args)) => flipflop_figures::run(args, global, printer),
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
+        Command::Train(TrainCommand::Lens(args)) => train_lens::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),
     }
 }

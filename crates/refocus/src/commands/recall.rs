@@ -4,16 +4,18 @@
 //! blocks of its own in the folder, so that each goes on where it was stopped.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use indicatif::ProgressBar;
 use refocus_compute::{Cpu, Eager};
-use refocus_model::{Checkpoint, Model, Tokenizer};
+use refocus_model::{Checkpoint, Model, ModelSpec, Tokenizer};
 use refocus_results::{ModelInfo, RunFolder, RunInfo, StoredRun};
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::recall::{
     Case, Claim, Condition, Counts, Curve, Fall, Group, Item, Outcome as Became, Reach, Seen, Settings,
     Traced, claims, conditions, content_hash, curves, falls, items, know_stored, trace_stored,
 };
+use refocus_study::tuned_lens::{PackedLens, TunedLens};
 use refocus_tasks::recall::Relation;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -70,8 +72,11 @@ struct Short {
     #[serde(flatten)]
     condition: Condition,
     group: Group,
+    lens: &'static str,
     token: &'static str,
     facts: usize,
+    /// Numbers of the nodes.
+    at: Vec<usize>,
     prob: Vec<f64>,
     rank: Vec<f64>,
 }
@@ -106,7 +111,10 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
         seed: global.seed,
     };
     let fingerprint = checkpoint.fingerprint()?;
-    let configuration = configuration(&fingerprint, &settings, &relations);
+    let tuned =
+        args.lens.as_deref().map(|dir| tuned_lens(dir, checkpoint.spec(), &fingerprint)).transpose()?;
+    let maps = tuned.as_ref().map(|l| l.about.maps.as_str());
+    let configuration = configuration(&fingerprint, &settings, &relations, maps);
     let mut cases = Vec::new();
     for relation in relations {
         cases.push(Case::new(relation, &tokenizer, &settings)?);
@@ -122,9 +130,16 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
         if other { failure.hint("give another folder to --out, or the flags of that run") } else { failure }
     })?;
     let model = Model::load(&checkpoint, &mut cpu)?;
+    let lens = tuned.map(|l| PackedLens::new(&mut cpu, &l.maps)).transpose()?;
     let o = &mut Eager::new(cpu);
-    let mut run =
-        Run { tokenizer: &tokenizer, settings: &settings, model: &model, printer, stages: Vec::new() };
+    let mut run = Run {
+        tokenizer: &tokenizer,
+        settings: &settings,
+        model: &model,
+        lens: lens.as_ref(),
+        printer,
+        stages: Vec::new(),
+    };
     run.facts(o, &mut cases, &store.stage("facts")?)?;
     let done = if trace { run.trace(o, &cases, &store.stage("trace")?)? } else { Vec::new() };
     let seen: Vec<Seen<'_>> = done
@@ -174,6 +189,7 @@ struct Run<'a> {
     tokenizer: &'a Tokenizer,
     settings: &'a Settings,
     model: &'a Model<Cpu>,
+    lens: Option<&'a PackedLens<Cpu>>,
     printer: &'a Printer,
     stages: Vec<Stage>,
 }
@@ -242,12 +258,19 @@ impl Run<'_> {
             let key = &cases[case].relation.key;
             p.bar.set_message(format!("trace: {key}, {} shots", condition.shots));
             let tick = |n, stored| p.tick(n, stored);
-            let traced = trace_stored(o, self.model, &items, (key, condition), store, tick)?;
+            let traced = trace_stored(o, (self.model, self.lens), &items, (key, condition), store, tick)?;
             out.push(Done { case, condition, items, traced });
         }
         self.end("trace", all, &p);
         Ok(out)
     }
+}
+
+/// The lens of a folder.
+fn tuned_lens(dir: &Path, spec: &ModelSpec, fingerprint: &str) -> Outcome<TunedLens> {
+    TunedLens::load(dir, spec, fingerprint).map_err(|e| {
+        Failure::from(e).hint("`refocus train lens MODEL --text FILE --out DIR` makes the lens of a model")
+    })
 }
 
 fn told(case: &Case, settings: &Settings) -> Told {
@@ -263,7 +286,9 @@ fn short(c: &Curve) -> Short {
         relation: c.relation.clone(),
         condition: c.condition,
         group: c.group,
+        lens: c.lens,
         token: c.token,
+        at: c.nodes.clone(),
         facts: c.prob.first().map_or(0, |e| e.n),
         prob: c.prob.iter().map(|e| e.value).collect(),
         rank: c.rank.clone(),
@@ -271,7 +296,12 @@ fn short(c: &Curve) -> Short {
 }
 
 /// Everything that the numbers depend on.
-fn configuration(fingerprint: &str, settings: &Settings, relations: &[Relation]) -> Configuration {
+fn configuration(
+    fingerprint: &str,
+    settings: &Settings,
+    relations: &[Relation],
+    lens: Option<&str>,
+) -> Configuration {
     let of = |r: &Relation| (r.key.clone(), Value::String(content_hash(r)));
     let mut out = Map::new();
     out.insert("study".into(), json!(STUDY));
@@ -281,6 +311,7 @@ fn configuration(fingerprint: &str, settings: &Settings, relations: &[Relation])
     out.insert("wordings".into(), json!(settings.wordings));
     out.insert("shots".into(), json!(settings.shots));
     out.insert("first_token".into(), json!(settings.first_token));
+    out.extend(lens.map(|hash| ("lens".to_owned(), json!(hash))));
     out.insert("relations".into(), Value::Object(relations.iter().map(of).collect()));
     Configuration(out)
 }

@@ -35,7 +35,7 @@ fn relation(t: &Told) -> rows::Relation {
 }
 
 fn curve(c: &Curve, nodes: &[String], points: &mut Vec<rows::Point>) {
-    for (node, ((e, rank), site)) in c.prob.iter().zip(&c.rank).zip(nodes).enumerate() {
+    for ((&node, e), rank) in c.nodes.iter().zip(&c.prob).zip(&c.rank) {
         points.push(rows::Point {
             relation: c.relation.clone(),
             form: c.condition.form.name().to_owned(),
@@ -45,7 +45,7 @@ fn curve(c: &Curve, nodes: &[String], points: &mut Vec<rows::Point>) {
             lens: c.lens.to_owned(),
             token: c.token.to_owned(),
             node: node as i64,
-            site: site.clone(),
+            site: nodes.get(node).cloned().unwrap_or_default(),
             prob: e.value,
             low: e.low,
             high: e.high,
@@ -63,6 +63,7 @@ fn fall(f: &Fall) -> Vec<rows::Fall> {
         shots: f.condition.shots as i64,
         beginning: f.condition.beginning.name().to_owned(),
         group: f.group.name().to_owned(),
+        lens: f.lens.to_owned(),
         part,
         before: None,
         after: None,

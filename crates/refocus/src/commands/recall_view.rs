@@ -41,8 +41,10 @@ fn falls(document: &Document, colours: bool) -> String {
     let columns: Vec<_> = left.into_iter().chain(columns.map(|c| (c, Side::Right))).collect();
     let mut table = Table::new(&columns);
     for f in document.falls.iter().filter(|f| matches!(f.group, Group::All | Group::RightBefore)) {
-        let part =
-            |name: &str| -> f64 { f.parts.iter().filter(|p| p.part == name).map(|p| p.taken.value).sum() };
+        let part = |name: &str| {
+            let of: Vec<f64> = f.parts.iter().filter(|p| p.part == name).map(|p| p.taken.value).collect();
+            if of.is_empty() { "-".to_owned() } else { points(of.iter().sum()) }
+        };
         let matched = |pick: fn(&refocus_study::recall::Matched) -> &Estimate| {
             f.matched.as_ref().map_or_else(|| "-".to_owned(), |m| within(pick(m)))
         };
@@ -56,8 +58,8 @@ fn falls(document: &Document, colours: bool) -> String {
             points(f.before),
             points(f.after),
             within(&f.fall),
-            points(part("attention")),
-            points(part("mlp")),
+            part("attention"),
+            part("mlp"),
             matched(|m| &m.fall),
             matched(|m| &m.beyond),
         ]);
@@ -70,6 +72,7 @@ fn falls(document: &Document, colours: bool) -> String {
 
 fn words(f: &Fall) -> String {
     match f.group {
+        Group::All if f.lens == "tuned" => "all, tuned lens".to_owned(),
         Group::All => "all".to_owned(),
         _ => "first before".to_owned(),
     }
