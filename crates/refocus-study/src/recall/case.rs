@@ -121,8 +121,8 @@ impl Case {
     /// Whether there are facts enough to ask for, and then to measure.
     pub fn outcome(&self, settings: &Settings) -> Outcome {
         let c = &self.counts;
+        let left_out = if settings.first_token { 0 } else { c.several_tokens };
         if !self.has_enough_to_ask() {
-            let left_out = if settings.first_token { 0 } else { c.several_tokens };
             let more = if left_out > 0 {
                 format!(", since {left_out} answers have several tokens: --first-token asks for their first")
             } else {
@@ -134,7 +134,7 @@ impl Case {
             ));
         }
         if c.known < FEWEST_KNOWN {
-            let more = if c.facts - c.several_tokens > c.asked { "; more --facts may find more" } else { "" };
+            let more = if c.facts - left_out > c.asked { "; more --facts may find more" } else { "" };
             return Outcome::TooFew(format!(
                 "{} of {} facts are known, {FEWEST_KNOWN} are needed{more}",
                 c.known, c.asked
