@@ -13,6 +13,7 @@ pub mod probe;
 mod pushes;
 mod reads;
 pub mod recall;
+pub mod residual;
 mod slots;
 
 pub use attribution::{Attribution, Contribution, direct_logit_attribution};

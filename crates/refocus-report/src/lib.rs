@@ -6,6 +6,7 @@
 pub mod chart;
 mod flipflop;
 mod overthinking;
+mod recall;
 mod view;
 mod words;
 
@@ -140,6 +141,7 @@ fn title(run: &StoredRun) -> String {
 fn subject(study: &str) -> &str {
     match study.split('/').next().unwrap_or_default() {
         "overthinking" => "what false demonstrations do",
+        "recall" => "how it recalls a fact",
         "flipflop" => "Flip-flop: where small models slip",
         other => other,
     }
@@ -169,6 +171,7 @@ impl Section {
 fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> {
     let mut all = overthinking::sections(run)?;
     all.extend(flipflop::sections(run)?);
+    all.extend(recall::sections(run)?);
     if all.is_empty() {
         let found = run.tables().iter().map(|t| t.name.clone()).collect();
         return Err(ReportError::NoTables { dir: run.dir().to_owned(), found });

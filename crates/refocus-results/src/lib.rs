@@ -6,7 +6,7 @@
 //! it is used. docs/results.md has the schemas in words.
 //!
 //! A table's rows are a Rust type ([`Record`]): the schema, the writer and the reader come from that one
-//! definition. [`overthinking`] and [`flipflop`] hold those of two studies.
+//! definition. [`overthinking`], [`flipflop`] and [`recall`] hold those of the studies.
 
 pub mod atomic;
 mod error;
@@ -15,6 +15,7 @@ mod folder;
 mod lock;
 pub mod overthinking;
 mod parquet_file;
+pub mod recall;
 mod record;
 mod table;
 mod text;

@@ -5,6 +5,8 @@ pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
 pub mod system2;
+pub mod recall;
+pub mod tuned_lens;
 mod verdict;
 
 pub use verdict::Verdict;

@@ -7,5 +7,6 @@ pub mod flipflop;
 pub mod harm;
 pub mod opinions;
 pub mod planted;
+mod nearest;
 pub mod recall;
 pub mod spurious;

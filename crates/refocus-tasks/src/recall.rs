@@ -1,11 +1,22 @@
 //! Facts: an argument, a relation and its answer, with ways to ask for it.
 //!
-//! What ships is our own list of countries with capital and language (`tasks/recall/countries.toml`).
+//! What ships is our own list of countries with capital and language (`tasks/recall/countries.toml`). Others are
+//! read from files: relations ([`read_relation`]) and known facts ([`read_known`]).
+
+mod known;
+mod relations;
+mod wording;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+pub use self::known::{parse_known, read_known};
+pub use self::relations::{parse_relation, read_relation, relation_files};
+pub use self::wording::{Asked, Form, Wording};
+
+use crate::nearest::nearest;
 
 /// Why a file of facts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +24,22 @@ pub enum FactError {
     /// Not TOML, or a key or type that does not belong there.
     #[error("{}: {why}", path.display())]
     Toml {
+        /// The file.
+        path: PathBuf,
+        /// In one line.
+        why: String,
+    },
+    /// A file or folder that cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Not the JSON of relations or known facts.
+    #[error("{}: not a file of facts: {why}", path.display())]
+    Json {
         /// The file.
         path: PathBuf,
         /// In one line.
@@ -29,13 +56,18 @@ pub enum FactError {
         why: String,
     },
     /// There is no such relation.
-    #[error("there is no relation {name}; there are {}", known.join(", "))]
+    #[error("there is no relation {name}{}; there are {}", meant(name, known), known.join(", "))]
     Unknown {
         /// As it was given.
         name: String,
         /// All there are.
         known: Vec<String>,
     },
+}
+
+/// A suggestion, where a name is similar to another.
+fn meant(name: &str, known: &[String]) -> String {
+    nearest(known.iter().cloned(), name).map_or_else(String::new, |n| format!("; did you mean {n}?"))
 }
 
 /// One fact.
@@ -56,8 +88,34 @@ pub struct Relation {
     pub prompt: String,
     /// After these anything may come.
     pub open: Vec<String>,
-    /// In the order of the file.
+    /// How the study asks, with facts stated in the same way before it.
+    pub wordings: Vec<Wording>,
+    /// In the order of the file; each argument once.
     pub facts: Vec<Fact>,
+    /// Rows of the file whose argument was there before and which are left out.
+    pub repeated: usize,
+}
+
+/// Facts of which each argument counts once: the first answer stands.
+#[derive(Default)]
+struct Collected {
+    seen: BTreeSet<String>,
+    facts: Vec<Fact>,
+    repeated: usize,
+}
+
+impl Collected {
+    fn add(&mut self, argument: String, answer: String) {
+        if self.seen.insert(argument.clone()) {
+            self.facts.push(Fact { argument, answer });
+        } else {
+            self.repeated += 1;
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, FactError> {
+    std::fs::read_to_string(path).map_err(|source| FactError::Io { path: path.to_owned(), source })
 }
 
 impl Relation {
@@ -72,16 +130,19 @@ impl Relation {
 struct File {
     #[allow(dead_code, reason = "read so that a file without it is refused")]
     version: u32,
-    relation: Vec<Asked>,
+    lead_ins: Vec<String>,
+    relation: Vec<Questions>,
     facts: Facts,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct Questions {
     key: String,
     prompt: String,
     open: Vec<String>,
+    open_clause: String,
+    forced_clause: String,
     column: usize,
 }
 
@@ -118,13 +179,18 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Relation>, FactError> {
         if r.column == 0 || r.column >= file.facts.columns.len() {
             return Err(bad(format!("relation {}", r.key), "its column is none of the answers'"));
         }
-        let prompts = std::iter::once(&r.prompt).chain(&r.open);
+        let prompts = [&r.prompt, &r.open_clause, &r.forced_clause].into_iter().chain(&r.open);
         if prompts.into_iter().any(|p| p.matches("{}").count() == 0) {
             return Err(bad(format!("relation {}", r.key), "a prompt has no {} for its argument"));
         }
         let fact = |row: &Vec<String>| Fact { argument: row[0].clone(), answer: row[r.column].clone() };
         let facts = file.facts.rows.iter().map(fact).collect();
-        out.push(Relation { key: r.key, prompt: r.prompt, open: r.open, facts });
+        let clauses = [(Form::Open, &r.open_clause), (Form::Forced, &r.forced_clause)];
+        let wordings = clauses
+            .into_iter()
+            .flat_map(|(form, clause)| file.lead_ins.iter().map(move |l| Wording::led_in(form, l, clause)));
+        let wordings = wordings.collect();
+        out.push(Relation { key: r.key, prompt: r.prompt, open: r.open, wordings, facts, repeated: 0 });
     }
     Ok(out)
 }
@@ -161,18 +227,21 @@ mod tests {
     fn the_shipped_facts_can_be_asked() {
         let all = builtin_all().expect("the shipped file");
         assert_eq!(all.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["capital", "language"]);
-        assert!(all.iter().all(|r| r.facts.len() >= 100));
+        assert!(all.iter().all(|r| r.facts.len() >= 100 && r.wordings.len() == 30));
         let capital = builtin("capital").expect("a relation");
         let france = capital.facts.iter().find(|f| f.argument == "France").expect("a fact");
         assert_eq!(france.answer, "Paris");
         assert!(capital.ask("France").ends_with("The capital of France is the city of"));
         let refused = builtin("colour").expect_err("none").to_string();
         assert_eq!(refused, "there is no relation colour; there are capital, language");
+        let slip = builtin("capitals").expect_err("none").to_string();
+        assert_eq!(slip, "there is no relation capitals; did you mean capital?; there are capital, language");
     }
 
     #[test]
     fn files_with_a_slip_are_refused() {
-        let whole = "version = 1\n[[relation]]\nkey = 'k'\nprompt = 'of {}'\nopen = []\ncolumn = 1\n\
+        let whole = "version = 1\nlead_ins = []\n[[relation]]\nkey = 'k'\nprompt = 'of {}'\nopen = []\n\
+                     open_clause = '{} is'\nforced_clause = '{} is'\ncolumn = 1\n\
                      [facts]\ncolumns = ['a', 'b']\nrows = [['x', 'y']]\n";
         let told = |from: &str, to: &str| {
             parse(Path::new("f"), &whole.replace(from, to)).expect_err("refused").to_string()

@@ -5,6 +5,7 @@ mod diagnose;
 mod flipflop;
 mod generate;
 mod overthinking;
+mod recall;
 mod report;
 mod rewrite;
 mod serve;
@@ -24,12 +25,13 @@ pub(crate) use self::flipflop::{
 };
 pub(crate) use self::generate::{ChatArgs, Generate, Prompt};
 pub(crate) use self::overthinking::{Overthinking, StudyMode, StudyStage};
+pub(crate) use self::recall::{Recall, RecallStage};
 pub(crate) use self::report::{Open, Report};
 pub(crate) use self::rewrite::Rewrite;
 pub(crate) use self::serve::Serve;
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
-pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop};
+pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
 
 const AFTER: &str = "\
 Exit codes:
@@ -106,6 +108,17 @@ pub(crate) enum Command {
     /// (Halawi, Denain & Steinhardt, "Overthinking the Truth", ICLR 2024.)
     #[command(after_long_help = overthinking::EXAMPLES)]
     Overthinking(Box<Overthinking>),
+    /// Follow a fact through a model: where the answer rises, and what the last layers take from it.
+    ///
+    /// Facts count as known where the model gives the answer after three other facts. They are then asked for
+    /// openly and so that a name has to follow, after 0 to K other facts; answer and argument are followed
+    /// through the residual stream, node by node. Shown are the fall over the last two layers, by attention
+    /// and MLP, beside tokens that were as likely, and a verdict for each claim of the study. What was seen is
+    /// kept in --out: the same command goes on where it was stopped.
+    ///
+    /// (Lv et al., "Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models", 2024.)
+    #[command(after_long_help = recall::EXAMPLES)]
+    Recall(Box<Recall>),
     /// Patch files: changes to a running model.
     #[command(subcommand)]
     Patch(PatchCommand),

@@ -3,11 +3,11 @@
 //! measures them. The layer is chosen on every second fact and measured on the others.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
+use refocus_compute::Ops;
 use refocus_measure::probe::Question;
-use refocus_model::{Kind, Mode, Model, Plan, Readout, RunError, Site, Tokenizer, forward};
+use refocus_measure::residual::{Node, follow, last_streams};
+use refocus_model::{Model, Tokenizer};
 use refocus_tasks::recall::{Relation, builtin};
 
 use super::mitigate::{Cases, Prompt, Rule};
@@ -180,31 +180,16 @@ fn put(tokenizer: &Tokenizer, relation: &Relation, template: &str) -> Result<Vec
 }
 
 fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>, DiagnoseError> {
-    let batch = Batch::from_lengths(puts.iter().map(|p| p.ids.len()));
-    let ids: Vec<u32> = puts.iter().flat_map(|p| p.ids.iter().copied()).collect();
-    let rows = RowSet::new(batch.segs.iter().map(|s| s.rows.end - 1).collect());
-    let answers: Arc<[u32]> = puts.iter().map(|p| p.answer).collect();
-    let mut sites = vec![Site::new(0, Kind::ResidPre)];
-    sites.extend((0..m.spec.n_layers).map(|l| Site::new(l, Kind::ResidPost)));
-    let readouts = [
-        Readout::Lens { sites, rows: Some(rows.clone()), want: vec![Vocab::Nll(Arc::clone(&answers))] },
-        Readout::logits(&m.spec, Some(rows), vec![Vocab::RankOf(answers)]),
-    ];
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default())?;
-    let got = forward(o, m, &ids, &plan, KvUse::None)?;
-    let Some([VocabOut::Ranks(ranks)]) = got[1].lens(0) else { return Err(RunError::Unread(1).into()) };
-    let mut out: Vec<Trace> = ranks.iter().map(|&r| Trace { probs: Vec::new(), right: r == 0 }).collect();
-    for layer in 0..=m.spec.n_layers {
-        let Some([VocabOut::Values(nll)]) = got[0].lens(layer) else {
-            return Err(RunError::Unread(0).into());
-        };
-        let nll = o.to_host(nll).map_err(RunError::from)?;
-        for (seq, (t, nll)) in out.iter_mut().zip(nll).enumerate() {
-            if nll.is_nan() {
-                let (what, position) = (format!("the answer after layer {layer}"), puts[seq].ids.len() - 1);
-                return Err(RunError::NotANumber { what, seq, position }.into());
-            }
-            t.probs.push((-nll).exp());
+    let (prompts, answers): (Vec<&[u32]>, Vec<&[u32]>) =
+        puts.iter().map(|p| (&p.ids[..], std::slice::from_ref(&p.answer))).unzip();
+    let nodes = Node::blocks(&m.spec);
+    let mut out: Vec<Trace> = puts.iter().map(|_| Trace { probs: Vec::new(), right: false }).collect();
+    for (node, x) in nodes.iter().zip(last_streams(o, m, &prompts, &nodes)?) {
+        let seen = follow(o, m, &x, &answers, &|| node.name(&m.spec))?;
+        for (t, s) in out.iter_mut().zip(seen.iter().flatten()) {
+            t.probs.push((-s.nll).exp());
+            // Of the last node in the end.
+            t.right = s.rank == 0;
         }
     }
     Ok(out)

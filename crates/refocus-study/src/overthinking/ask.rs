@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use refocus_compute::{Batch, KvUse, Ops, RowSet, Then, Vocab, VocabOut};
+use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
+use refocus_measure::residual::unembed;
 use refocus_model::{
     Kind as SiteKind, Mode as PlanMode, Model, Plan, Reading, Readout, RunError, Site, forward,
 };
@@ -190,15 +191,11 @@ fn twice_normed<O: Ops>(
     x: &O::T,
     want: &[Vocab],
 ) -> Result<Vec<VocabOut<O::T>>, StudyError> {
-    let mut h = x.clone();
-    if let Some(n) = &m.ln_final {
-        h = o.norm(&h, n)?;
-        h = o.norm(&h, n)?;
-    }
-    if let Some(p) = &m.project_out {
-        h = o.linear(&h, &[p], Then::default())?;
-    }
-    Ok(o.vocab(&h, &m.unembed, want)?)
+    let once = match &m.ln_final {
+        Some(n) => o.norm(x, n)?,
+        None => x.clone(),
+    };
+    Ok(unembed(o, m, &once, want)?)
 }
 
 /// Prompts of a task that are asked together; all have equally many slots.

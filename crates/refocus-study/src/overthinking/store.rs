@@ -107,7 +107,7 @@ impl Store {
     }
 
     /// The key of blocks that depend on more than the run's configuration.
-    pub(super) fn key_of(&self, more: &[u8]) -> [u8; HASH] {
+    pub(crate) fn key_of(&self, more: &[u8]) -> [u8; HASH] {
         Sha256::new().chain_update(self.key).chain_update(more).finalize().into()
     }
 
@@ -115,7 +115,7 @@ impl Store {
     ///
     /// # Errors
     /// It is damaged, belongs to another key, or cannot be read.
-    pub(super) fn load_words(
+    pub(crate) fn load_words(
         &self,
         name: &str,
         key: &[u8; HASH],
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn save_words<'a>(
+    pub(crate) fn save_words<'a>(
         &self,
         name: &str,
         key: &[u8; HASH],

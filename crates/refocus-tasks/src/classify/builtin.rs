@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::TaskError;
 use super::task::Task;
+use crate::nearest::nearest;
 
 macro_rules! files {
     ($($key:literal)*) => {
@@ -40,9 +41,7 @@ pub fn builtin_all(key: &str) -> Result<Vec<Task>, TaskError> {
         }
         names.extend(all.into_iter().map(|t| t.key));
     }
-    let nearest = names.into_iter().min_by_key(|n| distance(n, key));
-    let nearest = nearest.filter(|n| distance(n, key) <= key.len().div_ceil(3).max(2));
-    Err(TaskError::Unknown { key: key.to_owned(), nearest })
+    Err(TaskError::Unknown { key: key.to_owned(), nearest: nearest(names, key) })
 }
 
 /// A shipped task or one of its formats.
@@ -51,22 +50,6 @@ pub fn builtin_all(key: &str) -> Result<Vec<Task>, TaskError> {
 /// As [`builtin_all`].
 pub fn builtin(key: &str) -> Result<Task, TaskError> {
     Ok(builtin_all(key)?.swap_remove(0))
-}
-
-/// How many letters must change to make one word the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::ModelArg;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
     /// Train a small model on the flip-flop task.
@@ -18,6 +20,35 @@ pub(crate) enum TrainCommand {
         refocus train flipflop --preset cpu --out runs/decoy --set task.family=decoy --set task.family.burst=4\n  \
         refocus train flipflop --preset automaton --out runs/linear --set model.positions=linear --set model.norm=none")]
     Flipflop(TrainFlipflop),
+    /// Learn the tuned lens of a model from a text.
+    ///
+    /// One affine map a layer, after which the model's own final norm and unembedding say nearly what the whole
+    /// model will say. Each begins as a ridge regression to the last residual stream; AdamW then lowers the
+    /// divergence KL(model ‖ lens). Shown is the divergence on text that was not learned from, beside the logit
+    /// lens. The same command again finds the lens and learns nothing.
+    ///
+    /// (Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023.)
+    #[command(after_long_help = "Examples:\n  refocus train lens MODEL --text wiki.txt --out lens\n  \
+        refocus recall MODEL --lens lens --out run")]
+    Lens(TrainLens),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainLens {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Text to learn from; its last tenth is kept apart to measure with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Windows of 128 tokens to learn from.
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) windows: u32,
+    /// Steps of the optimizer after the regression.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) steps: u32,
+    /// Folder for lens.safetensors and lens.toml.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

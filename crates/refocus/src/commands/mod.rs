@@ -25,6 +25,10 @@ mod overthinking_view;
 mod patch;
 mod patch_export;
 mod patch_show;
+mod recall;
+mod recall_facts;
+mod recall_tables;
+mod recall_view;
 mod report;
 mod rewrite;
 mod rewrite_view;
@@ -32,6 +36,7 @@ mod serve;
 mod system2_eval;
 mod tasks;
 mod train;
+mod train_lens;
 
 use std::process::ExitCode;
 
@@ -74,6 +79,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Model(ModelCommand::Convert(args)) => convert::run(args, printer),
         Command::Diagnose(args) => diagnose::run(args, global, printer),
         Command::Overthinking(args) => overthinking::run(args, global, printer),
+        Command::Recall(args) => recall::run(args, global, printer),
         Command::Patch(PatchCommand::Check(args)) => patch::check(args, printer),
         Command::Patch(PatchCommand::Show(args)) => patch_show::run(args, printer),
         Command::Patch(PatchCommand::Export(args)) => patch_export::run(args, printer),
@@ -91,6 +97,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::System2(System2Command::Eval(args)) => system2_eval::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
         Command::Rewrite(args) => rewrite::run(args, global, printer),
+        Command::Train(TrainCommand::Lens(args)) => train_lens::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),
         Command::Serve(args) => serve::run(args, global, printer),
     }

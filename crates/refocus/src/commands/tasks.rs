@@ -13,8 +13,10 @@ use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::table::{Side, Table, grouped};
 
-/// Folder of data sets, where `--data` is not given; task files lie in its folder `tasks`.
+/// Folder of data sets, where `--data` is not given.
 pub(super) const DATA: &str = "REFOCUS_DATA";
+/// Of it the rows of tasks.
+const ROWS: &str = "tasks";
 
 #[derive(Serialize)]
 struct ListDocument {
@@ -70,7 +72,7 @@ struct ValidateDocument {
 
 /// Lists the tasks that the program brings.
 pub(super) fn list(args: &TasksList, printer: &Printer) -> Outcome<Ended> {
-    let folder = data_folder(args.data.as_deref());
+    let folder = data_folder(args.data.as_deref(), ROWS);
     let mut entries = Vec::new();
     for key in builtin_keys() {
         let all = builtin_all(key)?;
@@ -234,7 +236,7 @@ pub(super) fn setting(name: &str) -> Outcome<Setting> {
 
 /// The rows of a task.
 pub(super) fn rows(task: &Task, data: Option<&Path>) -> Outcome<Dataset> {
-    let folder = data_folder(data);
+    let folder = data_folder(data, ROWS);
     Dataset::read(task, folder.as_deref()).map_err(|e| match e {
         TaskError::Rows { .. } if folder.is_none() => {
             Failure::from(e).hint(format!("give --data DIR or set {DATA}"))
@@ -243,7 +245,7 @@ pub(super) fn rows(task: &Task, data: Option<&Path>) -> Outcome<Dataset> {
     })
 }
 
-/// The folder of the tasks' rows: as given, else the folder `tasks` in `REFOCUS_DATA`.
-fn data_folder(given: Option<&Path>) -> Option<PathBuf> {
-    given.map(Path::to_owned).or_else(|| std::env::var_os(DATA).map(|d| PathBuf::from(d).join("tasks")))
+/// A folder of data: as given, else the folder `part` in `REFOCUS_DATA`.
+pub(super) fn data_folder(given: Option<&Path>, part: &str) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(|| std::env::var_os(DATA).map(|d| PathBuf::from(d).join(part)))
 }

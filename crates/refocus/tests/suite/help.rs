@@ -19,6 +19,8 @@ fn long_help() {
     refocus("model convert --help").assert().success().stdout_eq(file!["help/model-convert.txt"]);
     refocus("train flipflop --help").assert().success().stdout_eq(file!["help/train-flipflop.txt"]);
     refocus("overthinking --help").assert().success().stdout_eq(file!["help/overthinking.txt"]);
+    refocus("recall --help").assert().success().stdout_eq(file!["help/recall.txt"]);
+    refocus("train lens --help").assert().success().stdout_eq(file!["help/train-lens.txt"]);
     refocus("report --help").assert().success().stdout_eq(file!["help/report.txt"]);
     refocus("serve --help").assert().success().stdout_eq(file!["help/serve.txt"]);
     refocus("rewrite --help").assert().success().stdout_eq(file!["help/rewrite.txt"]);

@@ -16,6 +16,7 @@ mod hub;
 mod inspect;
 mod overthinking;
 mod patch;
+mod recall;
 mod refusals;
 mod report;
 #[cfg(unix)]

@@ -1,0 +1,62 @@
+//! Flags of `refocus recall`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::ModelArg;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  Capitals and languages, which need no data:
+    refocus recall MODEL --relation capital,language --out run
+  All relations that the study names, with up to 60 facts each:
+    refocus recall MODEL --data DIR --facts 60 --out run
+  A relation of your own, and facts known to other models:
+    refocus recall MODEL --relation mine.json --out run
+    refocus recall MODEL --data DIR --relation P30,P127 --out run";
+
+/// As on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecallStage {
+    /// Which facts the model knows.
+    Facts,
+    /// Answer and argument, followed through the residual stream.
+    Trace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recall {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Relations: capital, language, names of files in --data (product_by_company), ids of its known facts (P30),
+    /// or JSON files [default: capital, language, and of --data product_by_company, landmark_on_continent,
+    /// adj_antonym and verb_past_tense].
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    pub(crate) relation: Vec<String>,
+    /// Folder with relations/ and known_1000.json [default: the folder facts in REFOCUS_DATA].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Most other facts stated before a question; all fewer are asked too.
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) shots: u16,
+    /// Facts of a relation to ask for at most, drawn where there are more.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) facts: u32,
+    /// Wordings of each fact, drawn where there are more.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wordings: u32,
+    /// Ask for the first token of answers that have several, instead of leaving these out.
+    #[arg(long)]
+    pub(crate) first_token: bool,
+    /// Read the stream with this tuned lens too, as `refocus train lens` writes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lens: Option<PathBuf>,
+    /// What is done: facts, trace. The second needs the first.
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',', hide_possible_values = true)]
+    #[arg(value_enum, default_value = "facts,trace")]
+    pub(crate) stages: Vec<RecallStage>,
+    /// Folder for what the model answered, summary.json, tables and the page report.html.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
