@@ -4,6 +4,7 @@
 pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
+pub mod recall;
 mod verdict;
 
 pub use verdict::Verdict;
