@@ -110,8 +110,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let f = mlp::layer_fit(o, &m, &prompts, &seen, &with, (layer, cumulative), SEED)?;
             at(&format!("mlp {layer}, {}", if cumulative { "cumulative" } else { "local" }));
             println!(
-                "R² {} wordings {:?} permuted {:.3} intercept {:.3} (uncentred {:.3}) first order {:.3} condition {:?}",
+                "R² {} by ridge {:.3?} wordings {:.3?} permuted {:.3} intercept {:.3} (uncentred {:.3}) first order {:.3} condition {:.1?}",
                 e(&f.r2),
+                f.r2_by_ridge,
                 f.r2_templates,
                 f.r2_permuted,
                 f.r2_intercept,
@@ -213,17 +214,18 @@ fn main() -> Result<(), Box<dyn Error>> {
                 );
             }
         }
-        told(&last::judge_heads(&found[0]));
+        let chance = last::by_chance(o, &m, &frequencies, SEED)?;
+        told(&last::judge_heads(&found[0], chance));
         let every: Vec<usize> = (0..prompts.len()).collect();
         let b = mlp::intercept_of(o, &m, &prompts, &seen, (last_layer, true), &every)?;
-        let found = last::alignments(o, &m, &b, &generic, &frequencies, SEED)?;
+        let found = last::alignments(o, &m, &b, &generic, &frequencies)?;
         for a in &found {
             println!(
                 "{}: cos {:.3?} removed {:.3?} frequency {:.3?}",
                 a.what, a.cosine, a.cosine_removed, a.frequency
             );
         }
-        told(&last::judge_intercept(&found, facts));
+        told(&last::judge_intercept(&found, chance, facts));
     }
     if has("mitigate") {
         let suppressing = mitigate::suppressing_heads(&paths, &m.spec, &choose);

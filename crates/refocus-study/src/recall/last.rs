@@ -13,8 +13,9 @@ use crate::overthinking::Estimate;
 
 /// Bins of confidence: how likely the lens holds the answer two blocks before the end.
 pub const BINS: [(&str, f64); 3] = [("below 0.1", 0.1), ("0.1 to 0.5", 0.5), ("above 0.5", f64::INFINITY)];
-/// A correlation with frequency above this counts as writing frequent tokens.
-const FREQUENT: f64 = 0.1;
+/// Random vectors that show what correlation with frequency comes by chance: every vector has some, because rows of
+/// the unembedding share directions that go with how often tokens occur.
+const BY_CHANCE: u64 = 20;
 
 /// One head of the last block, over some prompts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -129,6 +130,28 @@ fn mean_row(rows: &[f32], which: &[usize], d: usize) -> Vec<f32> {
     sum.iter().map(|s| (s / which.len() as f64) as f32).collect()
 }
 
+/// The least and the largest correlation with frequency of random vectors: one more falls outside on each side once in
+/// 21 times.
+///
+/// # Errors
+/// What the backend reports.
+pub fn by_chance<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    frequencies: &Frequencies,
+    seed: u64,
+) -> Result<(f64, f64), MeasureError> {
+    let like = vec![1.0; m.spec.d_model];
+    let mut range = (f64::INFINITY, f64::NEG_INFINITY);
+    for draw in 0..BY_CHANCE {
+        let v = super::mlp::random_vector(&like, seed.wrapping_add(draw));
+        if let Some(r) = frequencies.correlation(o, m, &v)? {
+            range = (range.0.min(r), range.1.max(r));
+        }
+    }
+    Ok(range)
+}
+
 /// Where a vector that the last MLP adds points.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alignment {
@@ -142,7 +165,7 @@ pub struct Alignment {
     pub frequency: Option<f64>,
 }
 
-/// Where the last MLP's intercept points, beside its mean over plain text and a random vector of the same length.
+/// Where the last MLP's intercept points, and its mean over plain text.
 ///
 /// # Errors
 /// What the backend reports.
@@ -152,14 +175,8 @@ pub fn alignments<O: Ops>(
     intercept: &[f32],
     generic: &[f32],
     frequencies: &Frequencies,
-    seed: u64,
 ) -> Result<Vec<Alignment>, MeasureError> {
-    let random = super::mlp::random_vector(intercept, seed);
-    let all = [
-        ("intercept of the last MLP", intercept),
-        ("mean of the last MLP over plain text", generic),
-        ("random vector", &random),
-    ];
+    let all = [("intercept of the last MLP", intercept), ("mean of the last MLP over plain text", generic)];
     let one = |(what, v): (&'static str, &[f32])| {
         let [cosine, cosine_removed] = frequencies.alignment(o, m, v)?;
         Ok(Alignment { what, cosine, cosine_removed, frequency: frequencies.correlation(o, m, v)? })
@@ -168,12 +185,13 @@ pub fn alignments<O: Ops>(
 }
 
 /// C8a: most heads of the last block look at the first token and write frequent tokens. It holds where more than half
-/// of them have more than half of their attention there (intervals) and a frequency correlation above 0.1; it holds
-/// conditionally where they look there and do not write frequent tokens, or carry less than a tenth of what the block
-/// writes; it does not hold where at most half look there.
-pub fn judge_heads(all: &LastBlocks) -> Judged {
+/// of them have more than half of their attention there (intervals) and correlate more with frequency than any random
+/// vector (`chance` is [`by_chance`]), and together they write more than a tenth of the block's lengths; it holds
+/// conditionally where they look there, but do not write frequent tokens or write less; it does not hold where at most
+/// half look there.
+pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
     let looking: Vec<&LastHead> = all.heads.iter().filter(|h| h.to_first.low > 0.5).collect();
-    let frequent = looking.iter().filter(|h| h.frequency.is_some_and(|r| r > FREQUENT)).count();
+    let frequent = looking.iter().filter(|h| h.frequency.is_some_and(|r| r > chance.1)).count();
     let share: f64 = looking.iter().map(|h| h.share).sum();
     let (n, of) = (all.facts, all.heads.len());
     let verdict = if n < FEWEST {
@@ -195,9 +213,10 @@ pub fn judge_heads(all: &LastBlocks) -> Judged {
 }
 
 /// C8b: the last MLP's intercept points to the average token. It holds where its correlation with frequency is above
-/// 0.1 and its cosine without the shared direction exceeds that of the mean over plain text (then it is the task's);
-/// conditionally where it is no more than that mean's; it does not hold where the correlation is at most 0.
-pub fn judge_intercept(all: &[Alignment], n: usize) -> Judged {
+/// that of any random vector (`chance` is [`by_chance`]) and its cosine without the shared direction exceeds that of
+/// the mean over plain text (then it is the task's); conditionally where that is no more; it does not hold where the
+/// correlation is no more than chance gives.
+pub fn judge_intercept(all: &[Alignment], chance: (f64, f64), n: usize) -> Judged {
     let claim = "the last MLP's intercept is aligned with the frequency-weighted average token";
     let of = |i: usize| all.get(i).and_then(|a| Some((a.frequency?, a.cosine_removed?)));
     let (Some((rho, cosine)), Some((rho_text, cosine_text))) = (of(0), of(1)) else {
@@ -205,14 +224,14 @@ pub fn judge_intercept(all: &[Alignment], n: usize) -> Judged {
         return Judged { id: "C8b", claim, verdict: Verdict::CannotBeTested, why, n };
     };
     let why = format!(
-        "correlation with frequency {rho:.2} (mean over text {rho_text:.2}), cosine without the shared direction {cosine:.2} ({cosine_text:.2})"
+        "correlation with frequency {rho:.2} (random vectors {:.2} to {:.2}, mean over text {rho_text:.2}), cosine without the shared direction {cosine:.2} ({cosine_text:.2})",
+        chance.0, chance.1
     );
-    let verdict = match rho {
+    let verdict = match (rho > chance.1, cosine > cosine_text) {
         _ if n < FEWEST => Verdict::CannotBeTested,
-        r if r > FREQUENT && cosine > cosine_text => Verdict::Holds,
-        r if r > FREQUENT => Verdict::Conditional,
-        r if r <= 0.0 => Verdict::DoesNotHold,
-        _ => Verdict::CannotBeTested,
+        (true, true) => Verdict::Holds,
+        (true, false) => Verdict::Conditional,
+        (false, _) => Verdict::DoesNotHold,
     };
     Judged { id: "C8b", claim, verdict, why, n }
 }

@@ -1,7 +1,8 @@
 //! What can be done about answers that the last block lowers (claim C9), as patches, with the controls that decide
 //! whether a gain is more than a known effect, and with its price on plain text.
 //!
-//! Everything acts at every position: what is measured here is what is served and exported.
+//! Everything acts at every position, as it is served and exported. Hiding the first token cannot: the first token sees
+//! nothing else. It acts at the last position, as while decoding; on text at every position but the first.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,7 +28,7 @@ pub const ALPHAS: [f32; 4] = [0.25, 0.5, 0.75, 1.0];
 const BETAS: [f32; 2] = [0.25, 0.5];
 /// A gated repair acts where the lens is at least this sure.
 pub const SURE: f32 = 0.5;
-/// Tokens of a piece of text.
+/// Tokens of a piece of text, where the context has room for so many.
 const PIECE: usize = 128;
 /// Sequences that go through the model together.
 const TOGETHER: usize = 8;
@@ -87,6 +88,9 @@ impl Repair {
             let _ = writeln!(text, "\n[[intervention]]\nat = \"{}\"", i.site);
             if let Some(head) = i.head {
                 let _ = writeln!(text, "head = {head}");
+            }
+            if i.position == Position::Last {
+                text.push_str("position = \"last\"\n");
             }
             let _ = writeln!(text, "do = \"{}\"", i.action.name());
             match &i.action {
@@ -192,7 +196,10 @@ pub fn repairs(spec: &ModelSpec, parts: &Parts<'_>, seed: u64) -> Vec<Repair> {
         let means = parts.heads.iter().zip(parts.head_means);
         let mean = means.map(|(h, v)| at(Kind::Z, Some(h.head), Action::Mean(Arc::clone(v)))).collect();
         add("heads_mean", format!("Sets to their mean {what}."), false, mean, vec![]);
-        let edge = |h: &HeadId| at(Kind::Pattern, Some(h.head), Action::BlockEdge(0..1));
+        let edge = |h: &HeadId| Intervention {
+            position: Position::Last,
+            ..at(Kind::Pattern, Some(h.head), Action::BlockEdge(0..1))
+        };
         let blind = parts.heads.iter().map(edge).collect();
         add("heads_first", format!("Hides the first token from {what}."), false, blind, vec![]);
         for (draw, heads) in random_heads(parts.heads, spec.n_heads, 2, seed).iter().enumerate() {
@@ -351,7 +358,7 @@ pub fn measure<O: Ops>(
     let sequences: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let targets: Vec<u32> = prompts.iter().map(|p| p.answer).collect();
     let asked = Begun::run(o, m, &sequences, Ends::Last, (start, targets.clone()))?;
-    let pieces: Vec<Vec<u32>> = text.ids.chunks(PIECE).filter(|c| c.len() > 1).map(<[u32]>::to_vec).collect();
+    let pieces: Vec<Vec<u32>> = text.ids.chunks(PIECE.min(m.spec.n_ctx)).filter(|c| c.len() > 1).map(<[u32]>::to_vec).collect();
     if pieces.is_empty() {
         return Err(MeasureError::ShortText { distinct: text.ids.len(), needed: 2 });
     }
@@ -460,6 +467,7 @@ enum Ends {
 /// Sequences up to the first block that any repair touches, which no repair has to run again.
 struct Begun<T> {
     start: usize,
+    ends: Ends,
     /// Batch, rows asked for, and the residual stream before the block.
     parts: Vec<(Batch, RowSet, T)>,
     /// What follows each asked row.
@@ -488,7 +496,7 @@ impl<T: Clone> Begun<T> {
             let Some(Reading::Matrix(x)) = got.pop() else { return Err(RunError::Unread(0).into()) };
             parts.push((batch, rows, x));
         }
-        Ok(Self { start, parts, targets })
+        Ok(Self { start, ends, parts, targets })
     }
 
     /// What every asked row says under a repair.
@@ -514,8 +522,12 @@ impl<T: Clone> Begun<T> {
         repair: &Repair,
     ) -> Result<Vec<f32>, MeasureError> {
         let last = Site::new(m.spec.n_layers - 1, Kind::ResidPost);
-        let applied: Vec<Applied> =
-            repair.interventions.iter().map(|i| Applied { what: Arc::new(i.clone()), segs: None }).collect();
+        let applied: Vec<Applied> = repair
+            .interventions
+            .iter()
+            .flat_map(|i| self.positions(i))
+            .map(|i| Applied { what: Arc::new(i), segs: None })
+            .collect();
         let mut out = Vec::new();
         for (batch, rows, x) in &self.parts {
             let readout = [Readout::Raw { site: last, rows: Some(rows.clone()) }];
@@ -524,6 +536,18 @@ impl<T: Clone> Begun<T> {
             out.extend(o.to_host(got[0].matrix().ok_or(RunError::Unread(0))?)?);
         }
         Ok(out)
+    }
+}
+
+impl<T> Begun<T> {
+    /// On text each position is the last of what comes before, as while decoding.
+    fn positions(&self, i: &Intervention) -> Vec<Intervention> {
+        if self.ends == Ends::Last || i.position != Position::Last {
+            return vec![i.clone()];
+        }
+        let longest = self.parts.iter().flat_map(|p| &p.0.segs).map(|s| s.rows.len() as u32).max();
+        let at = |p: u32| Intervention { position: Position::At(p), ..i.clone() };
+        (1..longest.unwrap_or(0)).map(at).collect()
     }
 }
 
@@ -554,7 +578,7 @@ fn decoded(logits: &[f32], vocab: usize, decode: &[Decode], targets: &[u32]) -> 
 pub fn generic_mean<O: Ops>(o: &mut O, m: &Model<O::K>, ids: &[u32]) -> Result<Arc<[f32]>, MeasureError> {
     let site = Site::new(m.spec.n_layers - 1, Kind::MlpOut);
     let (mut sum, mut n) = (vec![0.0f64; m.spec.d_model], 0);
-    for piece in ids.chunks(PIECE) {
+    for piece in ids.chunks(PIECE.min(m.spec.n_ctx)) {
         let batch = Batch::from_lengths([piece.len()]);
         let readout = [Readout::Raw { site, rows: None }];
         let plan = Plan::compile(&m.spec, &batch, &readout, &[], Mode::default())?;

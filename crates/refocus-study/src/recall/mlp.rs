@@ -19,6 +19,8 @@ use crate::overthinking::{Estimate, ends, resampled};
 
 /// λ as a share of the mean diagonal.
 pub const RIDGE: f64 = 1e-3;
+/// Other values, to show whether the choice matters.
+const OTHER_RIDGES: [f64; 3] = [1e-6, 1e-4, 1e-2];
 /// Groups of facts that are left out in turn.
 const FOLDS: usize = 10;
 /// Resamples of the weights: each is a fit.
@@ -47,6 +49,8 @@ pub struct LayerFit {
     pub cumulative: bool,
     /// Centred R² on facts that were left out.
     pub r2: Estimate,
+    /// The same with other ridges than [`RIDGE`], each beside it.
+    pub r2_by_ridge: Vec<(f64, f64)>,
     /// Centred R² on wordings that were left out; absent with one wording.
     pub r2_templates: Option<f64>,
     /// Centred R² on left-out facts with what the MLP writes exchanged between facts of the same wording.
@@ -114,6 +118,10 @@ pub fn layer_fit<O: Ops>(
     };
     let every: Vec<usize> = (0..about.len()).collect();
 
+    let mut r2_by_ridge = Vec::new();
+    for ridge in OTHER_RIDGES {
+        r2_by_ridge.push((ridge, r2(&held_out(&moments, &moments.folds(folds, ridge)?), &every)));
+    }
     let alone = Moments::of(&[], target, prompts.iter().map(|p| p.fact))?;
     let means = alone.folds(folds, RIDGE)?;
     let intercept_errors = held_out(&alone, &means);
@@ -137,6 +145,7 @@ pub fn layer_fit<O: Ops>(
         layer,
         cumulative,
         r2: Estimate::statistic(&[about.len()], seed, |d| r2(&errors, &d[0]), r2(&errors, &every)),
+        r2_by_ridge,
         r2_templates: wordings(prompts, &rows, target)?,
         r2_permuted: 1.0 - permuted_errors.iter().sum::<f64>() / permuted_total,
         r2_intercept: r2(&intercept_errors, &every),

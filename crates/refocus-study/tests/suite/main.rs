@@ -1,3 +1,4 @@
 //! One binary for the crate's integration tests.
 
 mod heads;
+mod recall;
