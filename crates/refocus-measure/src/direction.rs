@@ -43,6 +43,17 @@ impl FinalNorm {
         dir
     }
 
+    /// What the norm does to a vector but for its denominator and bias: its products with rows of the
+    /// unembedding are those of the vector with their directions.
+    pub(crate) fn lens(&self, x: &[f32]) -> Vec<f32> {
+        let mean = match self.kind {
+            Some((NormKind::Layer, _)) => x.iter().map(|x| f64::from(*x)).sum::<f64>() / x.len() as f64,
+            _ => 0.0,
+        };
+        let gain = |i: usize| self.gain.as_ref().map_or(1.0, |g| f64::from(g[i]));
+        x.iter().enumerate().map(|(i, x)| ((f64::from(*x) - mean) * gain(i)) as f32).collect()
+    }
+
     /// What the norm's bias adds along `u`.
     pub(crate) fn bias_along(&self, u: &[f32]) -> f64 {
         self.bias.iter().flatten().zip(u).map(|(b, u)| f64::from(*b) * f64::from(*u)).sum()

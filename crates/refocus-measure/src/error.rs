@@ -31,6 +31,53 @@ pub enum MeasureError {
          restore; choose answers with --answer and --wrong, or another prompt"
     )]
     NoEffect(f32),
+    /// Nothing to measure.
+    #[error("there are no prompts to measure")]
+    NoPrompts,
+    /// A prompt that cannot be measured.
+    #[error("prompt {prompt}: {why}")]
+    Prompt {
+        /// From zero.
+        prompt: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// Observations of other prompts.
+    #[error("{prompts} prompts are to be measured, and {seen} were observed")]
+    Observed {
+        /// To be measured.
+        prompts: usize,
+        /// Observed.
+        seen: usize,
+    },
+    /// A wording with no other fact to corrupt a prompt with.
+    #[error(
+        "wording {template} asks for one fact alone: corrupting it needs a second fact in the same words"
+    )]
+    OneFact {
+        /// Which.
+        template: usize,
+    },
+    /// A head or block that is not there.
+    #[error("the model has no {what}")]
+    Absent {
+        /// Which.
+        what: String,
+    },
+    /// A text that says too little of how often tokens occur.
+    #[error(
+        "the text has {distinct} different tokens, {needed} are needed to say how often tokens occur: give a \
+         longer one with --text"
+    )]
+    ShortText {
+        /// In the text.
+        distinct: usize,
+        /// At least.
+        needed: usize,
+    },
+    /// A regression that has no solution.
+    #[error(transparent)]
+    Fit(#[from] crate::recall::FitError),
 }
 
 impl From<PlanError> for MeasureError {

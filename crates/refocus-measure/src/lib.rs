@@ -3,6 +3,7 @@
 
 mod attribution;
 pub mod calibrated;
+pub mod correlation;
 mod direction;
 mod error;
 pub mod heads;

@@ -4,8 +4,9 @@
 pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
-pub mod system2;
 pub mod recall;
+pub mod recall;
+pub mod system2;
 pub mod tuned_lens;
 mod verdict;
 

@@ -54,6 +54,7 @@ pub use self::patches::{Proposed, patches};
 pub use self::predictions::{Agreement, Behaviour, Predictions, Shares, predictions};
 pub use self::published::{Compared, Comparison, Published, published};
 pub use self::resample::{Estimate, Stratum, sign_flip};
+pub(crate) use self::resample::{ends, resampled};
 pub use self::rivals::{Chosen, Measured, Mitigation};
 pub use self::store::{Configuration, Store};
 pub use self::summary::{Detail, SettingSummary, correct_mitigations, summarise};

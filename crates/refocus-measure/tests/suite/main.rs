@@ -1,8 +1,10 @@
 //! Measurements on the fixtures.
 
 mod intervals;
+mod planted;
 mod probe;
 mod reads;
+mod recall;
 
 use std::path::Path;
 use std::sync::Arc;

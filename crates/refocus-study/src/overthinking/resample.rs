@@ -60,7 +60,7 @@ impl Estimate {
     }
 
     /// Any number of resampled pairs; `sizes` are the tasks' pairs, `stat` gets the drawn pairs of each.
-    pub(super) fn statistic(
+    pub(crate) fn statistic(
         sizes: &[usize],
         seed: u64,
         mut stat: impl FnMut(&[Vec<usize>]) -> f64,
@@ -78,7 +78,7 @@ fn at(values: &[f64], drawn: &[usize]) -> f64 {
 }
 
 /// Draws as many pairs as each task has, with replacement, and again.
-pub(super) fn resampled(sizes: &[usize], seed: u64, mut each: impl FnMut(&[Vec<usize>])) {
+pub(crate) fn resampled(sizes: &[usize], seed: u64, mut each: impl FnMut(&[Vec<usize>])) {
     let rng = Philox::new(seed, RESAMPLE);
     let mut drawn: Vec<Vec<usize>> = sizes.iter().map(|&n| vec![0; n]).collect();
     for r in 0..RESAMPLES {
@@ -95,7 +95,7 @@ pub(super) fn resampled(sizes: &[usize], seed: u64, mut each: impl FnMut(&[Vec<u
 }
 
 /// Where the middle 95 % of these numbers begin and end.
-pub(super) fn ends(all: &mut [f64]) -> (f64, f64) {
+pub(crate) fn ends(all: &mut [f64]) -> (f64, f64) {
     all.sort_by(f64::total_cmp);
     let at =
         |share: f64| all.get(((share * all.len() as f64) as usize).min(all.len().saturating_sub(1))).copied();

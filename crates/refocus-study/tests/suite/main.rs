@@ -2,3 +2,4 @@
 
 mod heads;
 mod recall;
+mod recall_inside;

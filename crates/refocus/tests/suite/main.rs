@@ -19,9 +19,9 @@ mod patch;
 mod recall;
 mod refusals;
 mod report;
+mod rewrite;
 #[cfg(unix)]
 mod serve;
-mod rewrite;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;

@@ -1,0 +1,314 @@
+//! Which heads and MLPs carry the answer, which of the heads move the argument, and which already turn it into the
+//! answer (claims C1 and C2).
+
+use refocus_compute::Ops;
+use refocus_measure::MeasureError;
+use refocus_measure::correlation::pearson;
+use refocus_measure::recall::{Effects, HeadAt, Mover, OvRanks, Prompt, Score, Sender, movers, ov_ranks};
+use refocus_measure::recall::{Observed, Unembedding};
+use refocus_model::Model;
+use serde::Serialize;
+
+use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, over_facts, pick, ratio, together};
+use crate::Verdict;
+use crate::overthinking::{Estimate, HeadId, random_heads};
+
+/// Heads that are looked at closely.
+pub const CHOSEN: usize = 5;
+/// Random draws of as many heads of the same blocks.
+pub const DRAWS: u32 = 10;
+/// An effect smaller than this share of π(Y) is none that matters.
+const SMALLEST: f64 = 0.01;
+
+/// What becomes of the answer without what one sender gives.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SenderEffect {
+    /// `9.8`, `mlp 9`.
+    pub sender: String,
+    /// Block.
+    pub layer: usize,
+    /// Query head; absent for an MLP.
+    pub head: Option<usize>,
+    /// Change of the mean π(Y) over the mean π(Y).
+    pub ratio_of_means: Estimate,
+    /// Mean over prompts of the change over π(Y), as the released code averages: it explodes where π(Y) is near 0.
+    pub mean_of_ratios: f64,
+    /// Change of π(X) over the mean π(Y); absent where no argument is one token.
+    pub argument: Option<Estimate>,
+    /// Change of the answer's logit.
+    pub logit: Estimate,
+}
+
+/// Effects of all senders, in their order.
+pub fn summarise(prompts: &[Prompt], effects: &Effects, seed: u64) -> Vec<SenderEffect> {
+    let base = by_fact(prompts, effects.base.iter().map(|s| Some(s.pi())));
+    let one = |(sender, changed): (&Sender, &Vec<Score>)| {
+        let pairs = || effects.base.iter().zip(changed);
+        let pi = by_fact(prompts, pairs().map(|(a, b)| Some(b.pi() - a.pi())));
+        let of_argument = |(a, b): (&Score, &Score)| Some(b.pi_argument()? - a.pi_argument()?);
+        let argument = by_fact(prompts, pairs().map(of_argument));
+        let scale = base.iter().sum::<f64>() / base.len() as f64;
+        let scaled: Vec<f64> = argument.iter().map(|x| x / scale).collect();
+        let (layer, head) = match *sender {
+            Sender::Head { layer, head } => (layer, Some(head)),
+            Sender::Mlp(layer) => (layer, None),
+        };
+        let ratios = pairs().map(|(a, b)| (b.pi() - a.pi()) / a.pi());
+        SenderEffect {
+            sender: sender.to_string(),
+            layer,
+            head,
+            ratio_of_means: ratio(&pi, &base, seed),
+            mean_of_ratios: ratios.sum::<f64>() / prompts.len() as f64,
+            argument: (!scaled.is_empty()).then(|| Estimate::of(&scaled, seed)),
+            logit: over_facts(prompts, pairs().map(|(a, b)| Some(b.answer - a.answer)), seed),
+        }
+    };
+    effects.senders.iter().zip(&effects.changed).map(one).collect()
+}
+
+/// The heads whose replacement lowers π(Y) most, on some of the prompts.
+pub fn top_heads(effects: &Effects, which: &[usize], k: usize) -> Vec<HeadId> {
+    let mut all: Vec<(f64, HeadId)> = effects
+        .senders
+        .iter()
+        .zip(&effects.changed)
+        .filter_map(|(s, changed)| {
+            let Sender::Head { layer, head } = *s else { return None };
+            let change = which.iter().map(|&i| changed[i].pi() - effects.base[i].pi()).sum::<f64>();
+            Some((change, HeadId { layer, head }))
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    all.into_iter().take(k).map(|(_, id)| id).collect()
+}
+
+/// One head that was chosen on the even facts, measured on the others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Passer {
+    /// Which.
+    #[serde(flatten)]
+    pub id: HeadId,
+    /// Change of π(Y) without it, over π(Y).
+    pub effect: Estimate,
+    /// Attention to the argument's last token.
+    pub attention: Estimate,
+    /// The same less the mean of random heads of the same block.
+    pub over_random: Estimate,
+    /// Correlation over prompts of attention to the argument with what is written along it.
+    pub r: Option<Estimate>,
+    /// Its matrices on the residual stream at the argument; absent for post-norm models.
+    pub ov: Option<Ov>,
+    /// Probability that chance alone makes the effect as large, after Holm's correction over the chosen heads.
+    pub p_effect: f64,
+    /// The same of the attention over that of random heads.
+    pub p_attention: f64,
+}
+
+/// Ranks through a head's own matrices, as log₁₀(rank + 1).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ov {
+    /// Of the answer.
+    pub answer: Estimate,
+    /// Of the argument.
+    pub argument: Option<Estimate>,
+    /// By how much the answer is nearer than the answer to another fact.
+    pub over_shuffled: Estimate,
+    /// By how much the answer is nearer than through random heads of the same block.
+    pub over_random: Estimate,
+}
+
+/// Looks closely at the heads that matter most: chosen on one half of the facts, measured on the other.
+///
+/// # Errors
+/// Post-norm models; what the forward pass reports.
+#[allow(clippy::too_many_arguments)]
+pub fn passers<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    prompts: &[Prompt],
+    (seen, u): (&Observed, &Unembedding),
+    effects: &Effects,
+    partners: &[usize],
+    seed: u64,
+) -> Result<Vec<Passer>, MeasureError> {
+    let [choose, measure] = halves(prompts);
+    let chosen = top_heads(effects, &choose, CHOSEN);
+    let draws = random_heads(&chosen, m.spec.n_heads, DRAWS, seed);
+    let all = movers(o, m, prompts, seen, u)?;
+    let mut wanted: Vec<HeadId> = chosen.iter().chain(draws.iter().flatten()).copied().collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let at: Vec<HeadAt> = wanted.iter().map(|h| HeadAt { layer: h.layer, head: h.head }).collect();
+    let ranks = ov_ranks(o, m, prompts, &at, partners)?;
+    let own = pick(prompts, &measure);
+    let half = Half { own: &own, measure: &measure, seed };
+    let mut differences = [Vec::new(), Vec::new()];
+    let mut out = Vec::new();
+    for id in chosen {
+        let others: Vec<HeadId> = draws.iter().flatten().filter(|h| h.layer == id.layer).copied().collect();
+        let attention =
+            |h: HeadId, i: usize| f64::from(seen.blocks[h.layer].to_argument[i * m.spec.n_heads + h.head]);
+        let over = |i: usize| {
+            attention(id, i) - others.iter().map(|&h| attention(h, i)).sum::<f64>() / others.len() as f64
+        };
+        let at = effects.senders.iter().position(|s| *s == Sender::Head { layer: id.layer, head: id.head });
+        let changed = &effects.changed[at.unwrap_or(0)];
+        let change = half.by_fact(|i| changed[i].pi() - effects.base[i].pi());
+        let base = half.by_fact(|i| effects.base[i].pi());
+        let over_random = half.by_fact(over);
+        let mover = all.iter().find(|x| (x.head.layer, x.head.head) == (id.layer, id.head));
+        let of = |h: &HeadId| ranks.iter().find(|r| (r.head.layer, r.head.head) == (h.layer, h.head));
+        let random: Vec<&OvRanks> = others.iter().filter_map(of).collect();
+        out.push(Passer {
+            id,
+            effect: ratio(&change, &base, seed),
+            attention: Estimate::of(&half.by_fact(|i| attention(id, i)), seed),
+            over_random: Estimate::of(&over_random, seed),
+            r: mover.and_then(|x| correlation(prompts, x, &measure, seed)),
+            ov: of(&id).map(|own| half.ov(own, &random)),
+            p_effect: f64::NAN,
+            p_attention: f64::NAN,
+        });
+        differences[0].push(change);
+        differences[1].push(over_random);
+    }
+    let [effect, attention] = differences.map(|d| together(&d, seed));
+    for (p, (e, a)) in out.iter_mut().zip(effect.into_iter().zip(attention)) {
+        (p.p_effect, p.p_attention) = (e, a);
+    }
+    Ok(out)
+}
+
+/// The facts that measure.
+struct Half<'a> {
+    own: &'a [Prompt],
+    measure: &'a [usize],
+    seed: u64,
+}
+
+impl Half<'_> {
+    fn by_fact(&self, of: impl Fn(usize) -> f64) -> Vec<f64> {
+        by_fact(self.own, self.measure.iter().map(|&i| Some(of(i))))
+    }
+
+    fn ov(&self, own: &OvRanks, random: &[&OvRanks]) -> Ov {
+        let log = |rank: u32| (f64::from(rank) + 1.0).log10();
+        let estimate = |of: &dyn Fn(usize) -> f64| Estimate::of(&self.by_fact(of), self.seed);
+        let mean = |i: usize| random.iter().map(|r| log(r.answer[i])).sum::<f64>() / random.len() as f64;
+        let argument = by_fact(self.own, self.measure.iter().map(|&i| own.argument[i].map(log)));
+        Ov {
+            answer: estimate(&|i| log(own.answer[i])),
+            argument: (!argument.is_empty()).then(|| Estimate::of(&argument, self.seed)),
+            over_shuffled: estimate(&|i| log(own.shuffled[i]) - log(own.answer[i])),
+            over_random: estimate(&|i| mean(i) - log(own.answer[i])),
+        }
+    }
+}
+
+/// The mover test's correlation over the prompts of the facts that measure; facts are drawn again.
+fn correlation(prompts: &[Prompt], x: &Mover, measure: &[usize], seed: u64) -> Option<Estimate> {
+    let with: Vec<usize> = (0..prompts.len()).filter(|&i| prompts[i].argument.is_some()).collect();
+    let mut by: std::collections::BTreeMap<usize, Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+    for (k, &i) in with.iter().enumerate().filter(|(_, i)| measure.contains(i)) {
+        by.entry(prompts[i].fact).or_default().push((x.attention[k], x.written[k]));
+    }
+    let groups: Vec<Vec<(f64, f64)>> = by.into_values().collect();
+    let of = |drawn: &[usize]| {
+        let (a, b): (Vec<f64>, Vec<f64>) = drawn.iter().flat_map(|&g| groups[g].iter().copied()).unzip();
+        pearson(&a, &b)
+    };
+    let all: Vec<usize> = (0..groups.len()).collect();
+    let value = of(&all)?;
+    Some(Estimate::statistic(&[groups.len()], seed, |d| of(&d[0]).unwrap_or(value), value))
+}
+
+/// C1: heads of the upper half of the model carry the argument. It holds where one of the chosen heads stands there,
+/// lowers π(Y) when replaced, attends to the argument more than random heads of its block do, and writes it the more
+/// the more it attends (intervals on the facts that did not choose, Holm's correction over the chosen heads). It does
+/// not hold where every chosen head's effect is shown to be below 1 % of π(Y).
+pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> Judged {
+    let n = facts(prompts) / 2;
+    let judged = |verdict, why| Judged {
+        id: "C1",
+        claim: "a few heads of middle and late blocks carry the argument to the last token",
+        verdict,
+        why,
+        n,
+    };
+    if n < FEWEST {
+        return judged(Verdict::CannotBeTested, format!("{n} facts to measure on, {FEWEST} are needed"));
+    }
+    let carries = |p: &&Passer| {
+        p.effect.high < 0.0
+            && p.over_random.low > 0.0
+            && p.r.as_ref().is_some_and(|r| r.low > 0.0)
+            && p.p_effect < SIGNIFICANT
+            && p.p_attention < SIGNIFICANT
+    };
+    let all: Vec<&Passer> = found.iter().filter(carries).collect();
+    let name = |all: &[&Passer]| {
+        all.iter().map(|p| format!("{}.{}", p.id.layer, p.id.head)).collect::<Vec<_>>().join(" ")
+    };
+    let late: Vec<&Passer> = all.iter().filter(|p| p.id.layer >= n_layers / 2).copied().collect();
+    if !late.is_empty() {
+        return judged(Verdict::Holds, format!("heads {}", name(&late)));
+    }
+    if !all.is_empty() {
+        return judged(Verdict::Conditional, format!("heads {}, all in the lower half", name(&all)));
+    }
+    if found.iter().all(|p| p.effect.low > -SMALLEST) {
+        return judged(Verdict::DoesNotHold, "no head changes π(Y) by 1 %".to_owned());
+    }
+    judged(
+        Verdict::CannotBeTested,
+        "no chosen head passes every test, and effects are not excluded".to_owned(),
+    )
+}
+
+/// C2: some of the heads that carry the argument already turn it into the answer, others do not. It holds where among
+/// the chosen heads that carry one lifts the answer above that to another fact and above random heads, and another
+/// lifts the argument into the first hundred without either; it holds conditionally where one lifts the answer and
+/// none only moves the argument; it does not hold where all intervals exclude a lift by a factor of 1.26 (0.1 in
+/// log₁₀).
+pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
+    let n = facts(prompts) / 2;
+    let judged = |verdict, why| Judged {
+        id: "C2",
+        claim: "the matrices of one passing head already apply the function, those of another only move the argument",
+        verdict,
+        why,
+        n,
+    };
+    let carrying: Vec<(&Passer, &Ov)> = found
+        .iter()
+        .filter(|p| p.effect.high < 0.0 && p.p_effect < SIGNIFICANT)
+        .filter_map(|p| Some((p, p.ov.as_ref()?)))
+        .collect();
+    if n < FEWEST || carrying.is_empty() {
+        return judged(Verdict::CannotBeTested, "no head carries the answer on enough facts".to_owned());
+    }
+    let lifts = |ov: &Ov| ov.over_shuffled.low > 0.0 && ov.over_random.low > 0.0;
+    let name = |p: &Passer| format!("{}.{}", p.id.layer, p.id.head);
+    let applies: Vec<String> = carrying.iter().filter(|(_, ov)| lifts(ov)).map(|(p, _)| name(p)).collect();
+    let moves: Vec<String> = carrying
+        .iter()
+        .filter(|(_, ov)| !lifts(ov) && ov.argument.as_ref().is_some_and(|a| a.high < 2.0))
+        .map(|(p, _)| name(p))
+        .collect();
+    match (applies.is_empty(), moves.is_empty()) {
+        (false, false) => judged(
+            Verdict::Holds,
+            format!("{} apply the function, {} only move the argument", applies.join(" "), moves.join(" ")),
+        ),
+        (false, true) => judged(
+            Verdict::Conditional,
+            format!("{} apply the function, no carrying head only moves the argument", applies.join(" ")),
+        ),
+        _ if carrying.iter().all(|(_, ov)| ov.over_shuffled.high < 0.1) => judged(
+            Verdict::DoesNotHold,
+            "no carrying head lifts the answer over that to another fact".to_owned(),
+        ),
+        _ => judged(Verdict::CannotBeTested, "lifts of the answer are neither shown nor excluded".to_owned()),
+    }
+}

@@ -1,0 +1,198 @@
+//! Factual recall on a fixture: what the study makes of the measurements.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Philox, Purpose, RowSet, Vocab, VocabOut};
+use refocus_measure::recall::{
+    Effects, Frequencies, Instead, Observed, Prompt, Rest, Unembedding, effects, observe, partners, senders,
+};
+use refocus_model::patch::Decode;
+use refocus_model::{Action, Applied, Checkpoint, Mode, Model, Patch, Plan, Readout, forward};
+use refocus_study::Verdict;
+use refocus_study::overthinking::HeadId;
+use refocus_study::recall::{heads, last, mitigate, mlp};
+
+const FACTS: usize = 14;
+
+struct Subject {
+    m: Model<Cpu>,
+    o: Eager<Cpu>,
+    prompts: Vec<Prompt>,
+    seen: Observed,
+    u: Unembedding,
+    partners: Vec<usize>,
+    paths: Effects,
+}
+
+/// Random prompts in three wordings on a random model.
+fn subject(name: &str) -> Subject {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    let mut cpu = Cpu::new(Isa::detect(), 1);
+    let m = Model::load(&Checkpoint::open(&dir).expect("opens"), &mut cpu).expect("loads");
+    let mut o = Eager::new(cpu);
+    let rng = Philox::new(2, Purpose::new("test"));
+    let id = |a: usize, b: usize| rng.at(0, a as u32, b as u32)[0] % m.spec.vocab as u32;
+    let one = |(template, fact): (usize, usize)| {
+        let mut ids: Vec<u32> = (0..4 + template).map(|i| id(template, i)).collect();
+        ids[1] = id(8, fact);
+        Prompt { ids, answer: id(9, fact), argument: Some(id(8, fact)), argument_at: 1, fact, template }
+    };
+    let prompts: Vec<Prompt> = (0..3).flat_map(|t| (0..FACTS).map(move |f| (t, f))).map(one).collect();
+    let seen = observe(&mut o, &m, &prompts, |_| {}).expect("observes");
+    let u = Unembedding::of(&mut o, &m, &prompts).expect("reads");
+    let partners = partners(&prompts, 1).expect("partners");
+    let (all, mode) = (senders(&m.spec), (Instead::Mean, Rest::Frozen));
+    let paths =
+        effects(&mut o, &m, &prompts, (&seen, &u), &all, &partners, mode, |_, _| {}).expect("patches");
+    Subject { m, o, prompts, seen, u, partners, paths }
+}
+
+#[test]
+fn heads_are_chosen_on_one_half_and_judged_on_the_other() {
+    let mut s = subject("gpt2");
+    let table = heads::summarise(&s.prompts, &s.paths, 1);
+    assert_eq!(table.len(), s.paths.senders.len());
+    assert!(table.iter().all(|e| e.ratio_of_means.n == FACTS && e.argument.is_some()));
+    let (seen, paths) = ((&s.seen, &s.u), &s.paths);
+    let found = heads::passers(&mut s.o, &s.m, &s.prompts, seen, paths, &s.partners, 1).expect("looks");
+    assert_eq!(found.len(), heads::CHOSEN);
+    assert!(found.iter().all(|p| p.attention.n == FACTS / 2 && p.ov.is_some() && p.p_effect <= 1.0));
+    // Seven facts are fewer than twelve.
+    let judged = heads::judge_passing(&s.prompts, &found, s.m.spec.n_layers);
+    assert_eq!((judged.id, judged.verdict, judged.n), ("C1", Verdict::CannotBeTested, FACTS / 2));
+    assert_eq!(judged.why, "7 facts to measure on, 12 are needed");
+}
+
+#[test]
+fn a_regression_is_judged_on_facts_left_out() {
+    for name in ["gpt2", "neox", "opt-350m"] {
+        let mut s = subject(name);
+        for at in [(1, false), (1, true)] {
+            let fit = mlp::layer_fit(&mut s.o, &s.m, &s.prompts, &s.seen, &s.partners, at, 1).expect("fits");
+            assert!(fit.r2_intercept <= 0.0 && fit.r2_intercept_uncentred <= 1.0, "{name}: {fit:?}");
+            assert!(fit.r2.value <= 1.0 && fit.r2_templates.is_some() && fit.reconstructed.kl.low >= 0.0);
+            assert!(fit.weights.iter().any(|w| w.is_head && w.weight.is_some()), "{name}");
+            let judged = mlp::judge_regression(&fit);
+            assert_eq!((judged.id, judged.n), ("C4", FACTS), "{name}");
+        }
+        let found =
+            mlp::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
+        assert_eq!(mlp::judge_intercept(&found).verdict, Verdict::CannotBeTested, "{name}: seven facts");
+        let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let b = [3.0, -1.0, 2.0];
+        assert!((length(&mlp::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn last_blocks_are_told_by_bin() {
+    let mut s = subject("llama3");
+    let text: Vec<u32> = (0..400u32).map(|i| i * i % s.m.spec.vocab as u32).collect();
+    let f = Frequencies::of(&text, s.m.spec.vocab);
+    let Ok(f) = f else { panic!("{f:?}") };
+    let found = last::last_blocks(&mut s.o, &s.m, &s.prompts, &s.seen, &f, 1).expect("looks");
+    assert_eq!(found[0].bin, "all");
+    assert_eq!(found[1..].iter().map(|b| b.prompts).sum::<usize>(), s.prompts.len());
+    let b = &found[0];
+    let parts = b.by_attention.expect("serial").value + b.by_mlp.expect("serial").value;
+    let first = b.prob[1].value - b.prob[0].value;
+    assert!((first + parts - b.fall.value).abs() < 1e-9);
+    let b = vec![1.0; s.m.spec.d_model];
+    let all = last::alignments(&mut s.o, &s.m, &b, &b, &f).expect("looks");
+    assert_eq!((all.len(), all[0].frequency), (2, all[1].frequency));
+    let chance = last::by_chance(&mut s.o, &s.m, &f, 1).expect("draws");
+    assert!(-1.0 <= chance.0 && chance.0 < 0.0 && 0.0 < chance.1 && chance.1 <= 1.0, "{chance:?}");
+    assert_eq!(last::judge_heads(&found[0], chance).n, FACTS);
+    assert_eq!(last::judge_intercept(&all, (-0.1, 2.0), FACTS).verdict, Verdict::DoesNotHold);
+    assert_eq!(last::judge_intercept(&all, (-0.1, -2.0), FACTS).verdict, Verdict::Conditional);
+}
+
+/// What the prompts' answers get in a whole run with some changes.
+fn whole(s: &mut Subject, which: &[Prompt], applied: &[Applied]) -> Vec<f64> {
+    let mut out = Vec::new();
+    for p in which {
+        let batch = Batch::from_lengths([p.ids.len()]);
+        let end = RowSet::new(vec![p.ids.len() as u32 - 1]);
+        let want = [Readout::logits(&s.m.spec, Some(end), vec![Vocab::Nll([p.answer].into())])];
+        let plan = Plan::compile(&s.m.spec, &batch, &want, applied, Mode::default()).expect("plans");
+        let got = forward(&mut s.o, &s.m, &p.ids, &plan, KvUse::None).expect("runs");
+        let Some([VocabOut::Values(t)]) = got[0].lens(0) else { panic!("no logits") };
+        out.push(f64::from(-t.as_slice()[0]).exp());
+    }
+    out
+}
+
+#[test]
+fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
+    let mut s = subject("gpt2");
+    let spec = s.m.spec.clone();
+    let all: Vec<usize> = (0..s.prompts.len()).collect();
+    let found = mitigate::suppressing_heads(&s.paths, &spec, &all);
+    assert!(found.iter().all(|h| h.layer == 1));
+    let chosen = [HeadId { layer: 1, head: 2 }];
+    let means: Vec<_> = chosen.iter().map(|&h| mitigate::head_mean(&spec, &s.seen, h, &all)).collect();
+    let text: Vec<u32> = (0..300u32).map(|i| i * 7 % spec.vocab as u32).collect();
+    let frequencies = Frequencies::of(&text, spec.vocab).expect("counts");
+    let generic = mitigate::generic_mean(&mut s.o, &s.m, &text[..20]).expect("runs");
+    let intercept: Arc<[f32]> =
+        mlp::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
+    let parts = mitigate::Parts {
+        heads: &chosen,
+        head_means: &means,
+        intercept: &intercept,
+        generic: &generic,
+        frequencies: &frequencies,
+    };
+    let repairs = mitigate::repairs(&spec, &parts, 1);
+    let names: Vec<&str> = repairs.iter().map(|r| r.name.as_str()).collect();
+    assert!(names.contains(&"heads_first") && names.contains(&"both_0.5") && names.contains(&"unigram_0.25"));
+    let price = mitigate::Text { ids: &text[..40], function_words: &[7, 14] };
+    let found =
+        mitigate::measure(&mut s.o, &s.m, &s.prompts, &price, &repairs, 1, |_, _| {}).expect("measures");
+    assert_eq!((found[0].name.as_str(), found[0].gain.value, found[0].p_gain), ("none", 0.0, 1.0));
+    let prompts = s.prompts.clone();
+    for (repair, found) in repairs.iter().zip(&found).filter(|(r, _)| r.decode.is_empty()) {
+        let applied: Vec<Applied> =
+            repair.interventions.iter().map(|i| Applied { what: Arc::new(i.clone()), segs: None }).collect();
+        let want = whole(&mut s, &prompts, &applied);
+        let mean = want.iter().sum::<f64>() / want.len() as f64;
+        assert!((found.prob.value - mean).abs() < 1e-6, "{}: {} {mean}", repair.name, found.prob.value);
+    }
+    // A temperature that gives as much entropy gives it.
+    for hot in found.iter().filter(|f| f.name.starts_with("temperature_")) {
+        let of = found.iter().find(|f| hot.name == format!("temperature_{}", f.name)).expect("its repair");
+        assert!((hot.entropy - of.entropy).abs() < 1e-3 && hot.is_control, "{}", hot.name);
+    }
+    let judged = mitigate::judge(&s.prompts, &found, 1);
+    assert_eq!((judged.id, judged.n), ("C9", FACTS));
+
+    let dir = std::env::temp_dir().join(format!("refocus-recall-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    for repair in &repairs[1..] {
+        let file = repair.patch(&format!("sha256:{}", "0".repeat(64)), "vectors.safetensors");
+        write_vectors(&dir.join("vectors.safetensors"), &file.vectors);
+        let patch = Patch::parse(&file.text, &dir.join("p.toml"), &spec)
+            .unwrap_or_else(|e| panic!("{}: {e}\n{}", repair.name, file.text));
+        assert_eq!(patch.interventions, repair.interventions, "{}", repair.name);
+        assert_eq!(patch.decode, repair.decode, "{}", repair.name);
+    }
+    std::fs::remove_dir_all(&dir).expect("removed");
+    assert!(repairs.iter().any(|r| matches!(r.decode.first(), Some(Decode::UnigramPrior { .. }))));
+    assert!(repairs.iter().flat_map(|r| &r.interventions).any(|i| matches!(i.action, Action::BlockEdge(_))));
+}
+
+/// Tensors of one dimension, as the format has them: the header's length, the header, the numbers.
+fn write_vectors(path: &Path, vectors: &[(String, Arc<[f32]>)]) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, v) in vectors {
+        let start = data.len();
+        data.extend(v.iter().flat_map(|x| x.to_le_bytes()));
+        let tensor =
+            serde_json::json!({"dtype": "F32", "shape": [v.len()], "data_offsets": [start, data.len()]});
+        header.insert(name.clone(), tensor);
+    }
+    let header = serde_json::to_vec(&header).expect("JSON");
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    std::fs::write(path, bytes).expect("written");
+}
