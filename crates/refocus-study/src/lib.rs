@@ -5,7 +5,6 @@ pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
 pub mod recall;
-pub mod recall;
 pub mod system2;
 pub mod tuned_lens;
 mod verdict;
