@@ -171,7 +171,8 @@ fn summary(d: &Document) -> RunSection {
     };
     let chart = DotChart {
         title: "What each question found".to_owned(),
-        about: "The number that decides, with its 95 % interval: errors, or what is lost; 0 is none.".to_owned(),
+        about: "The number that decides, with its 95 % interval: errors, or what is lost; 0 is none."
+            .to_owned(),
         x: "share of answers, or of probability, that is lost".to_owned(),
         format: Format::Percent,
         legend: vec![
@@ -196,9 +197,7 @@ fn summary(d: &Document) -> RunSection {
     let head = ["probe", "state"].map(Head::text).into_iter();
     let grid = Grid {
         caption: "In points, with 95 % intervals".to_owned(),
-        head: head
-            .chain([Head::number("value"), Head::text("in words"), Head::text("where")])
-            .collect(),
+        head: head.chain([Head::number("value"), Head::text("in words"), Head::text("where")]).collect(),
         rows: rows.collect(),
     };
     let figure = Figure { caption: chart.title.clone(), svg: chart.svg(), numbers: None };
@@ -234,9 +233,7 @@ fn finding(f: &Finding) -> RunSection {
         }));
     }
     let rows = f.measures.iter().map(|(name, m)| {
-        let interval = m
-            .interval()
-            .map_or_else(String::new, |(low, high)| format!("[{low:.3}, {high:.3}]"));
+        let interval = m.interval().map_or_else(String::new, |(low, high)| format!("[{low:.3}, {high:.3}]"));
         vec![
             Cell::text(name.clone()),
             Cell::number(format!("{:.3}", m.value)),
@@ -280,15 +277,20 @@ fn mitigation(m: &Mitigation) -> RunSection {
         };
         let chart = DotChart {
             title: "Before and after".to_owned(),
-            about: "Harm on the questions that did not choose the patch, with 95 % intervals; less is better."
-                .to_owned(),
+            about:
+                "Harm on the questions that did not choose the patch, with 95 % intervals; less is better."
+                    .to_owned(),
             x: "share".to_owned(),
             format: Format::Percent,
             legend: vec![(Tone::Muted, "before".to_owned()), (Tone::True, "after".to_owned())],
             rows: shares.iter().map(row).collect(),
             zero: false,
         };
-        parts.push(Part::Figures(vec![Figure { caption: chart.title.clone(), svg: chart.svg(), numbers: None }]));
+        parts.push(Part::Figures(vec![Figure {
+            caption: chart.title.clone(),
+            svg: chart.svg(),
+            numbers: None,
+        }]));
     }
     if !m.changes.is_empty() {
         let rows = m.changes.iter().map(|c| {
@@ -341,7 +343,11 @@ fn mitigation(m: &Mitigation) -> RunSection {
             head: vec![Head::text("TOML")],
             rows: m.patch.lines().filter(|l| !l.is_empty()).map(line).collect(),
         };
-        parts.push(Part::Fold(Fold { title: "The patch".to_owned(), figures: Vec::new(), grids: vec![grid] }));
+        parts.push(Part::Fold(Fold {
+            title: "The patch".to_owned(),
+            figures: Vec::new(),
+            grids: vec![grid],
+        }));
     }
     RunSection {
         id: "patch",
@@ -403,10 +409,19 @@ mod tests {
     #[test]
     fn a_page_has_every_probe_and_its_numbers() {
         let page = diagnosis(document("").as_bytes()).expect("a page");
-        for text in ["small: where its attention slips", "Does it keep one bit", "head 1.2", "[0.200, 0.300]", "too few"] {
+        for text in [
+            "small: where its attention slips",
+            "Does it keep one bit",
+            "head 1.2",
+            "[0.200, 0.300]",
+            "too few",
+        ] {
             assert!(page.contains(text), "{text}");
         }
-        assert!(page.contains("a &#60;b&#62; &#38; c") || page.contains("a &lt;b&gt; &amp; c"), "what a model read is text");
+        assert!(
+            page.contains("a &#60;b&#62; &#38; c") || page.contains("a &lt;b&gt; &amp; c"),
+            "what a model read is text"
+        );
         assert!(!page.contains("A patch for what slips"));
         assert!(diagnosis(b"{}").is_err() && diagnosis(b"no JSON").is_err());
     }
@@ -427,7 +442,14 @@ mod tests {
             measure("0.01")
         );
         let page = diagnosis(document(&m).as_bytes()).expect("a page");
-        for text in ["A patch for what slips", "It helps.", "wrong bits", "&lt; 0.001", "+0.010", "Everything that was tried (1)"] {
+        for text in [
+            "A patch for what slips",
+            "It helps.",
+            "wrong bits",
+            "&lt; 0.001",
+            "+0.010",
+            "Everything that was tried (1)",
+        ] {
             let escaped = text.replace("&lt;", "&#60;");
             assert!(page.contains(text) || page.contains(&escaped), "{text}");
         }

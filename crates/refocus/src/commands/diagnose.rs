@@ -138,7 +138,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         printer.document(&document)?;
     } else {
         printer.text(&shown(&document, printer.colours()))?;
-        printer.note(&format!("numbers and texts are in {}, the page is report.html beside it", path.display()));
+        printer
+            .note(&format!("numbers and texts are in {}, the page is report.html beside it", path.display()));
     }
     let Some(condition) = condition else { return Ok(Ended::Well) };
     let measures: BTreeMap<String, Measure> =
