@@ -49,7 +49,7 @@ error: REFOCUS_LISTEN="here": an address and a port are needed, such as 127.0.0.
 #[test]
 fn a_model_without_a_tokenizer() {
     refused(refocus("serve --model fixtures/gpt2 --listen 127.0.0.1:0")).stderr_eq(str![[r#"
-error: fixtures/gpt2[..]
+error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 
 "#]]);
 }
