@@ -261,8 +261,10 @@ impl Reply {
     }
 }
 
+/// The shortest spelling that is this number in f32.
 fn finite(logprob: f32) -> Value {
-    if logprob.is_finite() { f64::from(logprob).into() } else { IMPOSSIBLE.into() }
+    let short = logprob.is_finite().then(|| logprob.to_string().parse::<f64>().ok()).flatten();
+    short.unwrap_or(IMPOSSIBLE).into()
 }
 
 /// In streams calls have their index.

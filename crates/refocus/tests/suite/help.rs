@@ -21,6 +21,7 @@ fn long_help() {
     refocus("overthinking --help").assert().success().stdout_eq(file!["help/overthinking.txt"]);
     refocus("report --help").assert().success().stdout_eq(file!["help/report.txt"]);
     refocus("rewrite --help").assert().success().stdout_eq(file!["help/rewrite.txt"]);
+    refocus("serve --help").assert().success().stdout_eq(file!["help/serve.txt"]);
     refocus("patch --help").assert().success().stdout_eq(file!["help/patch.txt"]);
     refocus("tasks --help").assert().success().stdout_eq(file!["help/tasks.txt"]);
     refocus("tasks list --help").assert().success().stdout_eq(file!["help/tasks-list.txt"]);

@@ -19,6 +19,8 @@ mod patch;
 mod refusals;
 mod report;
 mod rewrite;
+#[cfg(unix)]
+mod serve;
 #[path = "../../../refocus-hub/tests/suite/server.rs"]
 #[allow(dead_code, reason = "the hub of refocus-hub's own tests, which need more of it")]
 mod server;

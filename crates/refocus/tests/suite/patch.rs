@@ -39,21 +39,20 @@ fn the_support_table() {
 [TMP]/p.toml fits fixtures/gpt2
 
 line  forward      generate     serve        export       entry
-   2  yes          yes          not yet [1]  not yet [2]  zero blocks.*.attn.hook_z, head 2 (2 places)
-   7  yes          yes          not yet [1]  no [3]       block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
-  14  yes          yes          not yet [1]  not yet [2]  exit before block 2
-  18  yes          yes          not yet [1]  no [4]       temperature 0.7
-  22  not yet [5]  not yet [5]  not yet [5]  no [4]       contrast_context times -0.5
-  26  no [6]       not yet [7]  not yet [7]  no [8]       rewrite the context (extractive)
+   2  yes          yes          yes          not yet [1]  zero blocks.*.attn.hook_z, head 2 (2 places)
+   7  yes          yes          yes          no [2]       block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
+  14  yes          yes          yes          not yet [1]  exit before block 2
+  18  yes          yes          yes          no [3]       temperature 0.7
+  22  not yet [4]  not yet [4]  not yet [4]  no [3]       contrast_context times -0.5
+  26  no [5]       not yet [6]  not yet [6]  no [7]       rewrite the context (extractive)
 
-[1] `serve` does not exist yet
-[2] it can be baked in, but `patch export` does not exist yet
-[3] weights act at every position
-[4] weights hold no change of the final logits
-[5] it needs a second row of logits, which nothing computes yet
-[6] a forward pass takes its input as it is
-[7] rewriting does not exist yet
-[8] weights hold no change of the prompt
+[1] it can be baked in, but `patch export` does not exist yet
+[2] weights act at every position
+[3] weights hold no change of the final logits
+[4] it needs a second row of logits, which nothing computes yet
+[5] a forward pass takes its input as it is
+[6] rewriting does not exist yet
+[7] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
 }
@@ -88,8 +87,8 @@ fn the_support_table_as_json() {
         "why": null
       },
       "serve": {
-        "works": "not yet",
-        "why": "`serve` does not exist yet"
+        "works": "yes",
+        "why": null
       },
       "export": {
         "works": "no",
@@ -187,11 +186,10 @@ fn the_fingerprint_that_inspect_prints_is_the_guard() {
     tmp.refocus("patch check fixtures/opt --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
 [TMP]/p.toml fits fixtures/opt, the model it was made for
 
-line  forward  generate  serve        export  entry
-   3  yes      yes       not yet [1]  no [2]  temperature 2
+line  forward  generate  serve  export  entry
+   3  yes      yes       yes    no [1]  temperature 2
 
-[1] `serve` does not exist yet
-[2] weights hold no change of the final logits
+[1] weights hold no change of the final logits
 
 "#]]);
 }
