@@ -213,9 +213,13 @@ impl Proxy {
 }
 
 /// Whether an answer is a stream of events that can be read on the way.
-fn is_stream(headers: &HeaderMap) -> bool {
+fn is_events(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
         && !headers.contains_key(CONTENT_ENCODING)
-        && !headers.contains_key(CONTENT_LENGTH)
+}
+
+/// Whether it may also be longer than it was.
+fn is_stream(headers: &HeaderMap) -> bool {
+    is_events(headers) && !headers.contains_key(CONTENT_LENGTH)
 }
