@@ -129,7 +129,7 @@ impl Upstream {
         let again = how.status_retries.unwrap_or(self.status_retries);
         let (mut connects, mut statuses) = (0, 0);
         loop {
-            self.breaker.ask().map_err(|left| down(left))?;
+            self.breaker.ask().map_err(down)?;
             let mut request = Request::new(source.outgoing());
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = uri.clone();

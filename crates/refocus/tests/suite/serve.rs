@@ -18,10 +18,12 @@ hint: name a model with --model, or another server with --upstream
 error: 'localhost:8000' is no address of a server: it has to begin with http:// or https://
 
 "#]]);
-    refused(refocus("serve --upstream http://h").env("REFOCUS_UPSTREAM_KEY", "a b\nc")).stderr_eq(str![[r#"
+    refused(refocus("serve --upstream http://h").env("REFOCUS_UPSTREAM_KEY", "a b\nc")).stderr_eq(str![[
+        r#"
 error: REFOCUS_UPSTREAM_KEY: API key 1 has a character that a header cannot hold
 
-"#]]);
+"#
+    ]]);
 }
 
 #[test]
@@ -35,7 +37,10 @@ error: system2.variant: there is no 'best'; there are objectivity, relevance, si
     tmp.write("s.toml", "[proxy]\nupstream_key = \"sk-secret\"\n");
     let refused = refused(tmp.refocus("serve --config [TMP]/s.toml"));
     let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
-    assert!(told.contains("unknown field `upstream_key`, expected one of `upstream`, `upstream_key_file`"), "{told}");
+    assert!(
+        told.contains("unknown field `upstream_key`, expected one of `upstream`, `upstream_key_file`"),
+        "{told}"
+    );
 }
 
 #[test]
