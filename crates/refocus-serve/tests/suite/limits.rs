@@ -7,7 +7,6 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use refocus_serve::config::{Config, LocalConfig};
-use refocus_serve::keys::Keys;
 use serde_json::{Value, json};
 
 use crate::support::{Up, chat};
@@ -66,13 +65,7 @@ async fn whoever_goes_away_is_not_computed_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_too_many_is_told_to_come_back() {
     let local = LocalConfig { requests: 1, ..LocalConfig::default() };
-    let up = Up::with(
-        Config { local, ..Config::default() },
-        Keys::default(),
-        Some("{{ messages[0].content }}"),
-        None,
-    )
-    .await;
+    let up = Up::of(Config { local, ..Config::default() }).await;
     let stream = begun(&up).await;
     let got = up.chat(json!({"max_tokens": 1})).await;
     assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().expect("text")), (429, "1"));
@@ -84,13 +77,7 @@ async fn one_too_many_is_told_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_server_ends_its_streams_with_an_error() {
-    let mut up = Up::with(
-        Config { drain_seconds: 0, ..Config::default() },
-        Keys::default(),
-        Some("{{ messages[0].content }}"),
-        None,
-    )
-    .await;
+    let mut up = Up::of(Config { drain_seconds: 0, ..Config::default() }).await;
     let stream = begun(&up).await;
     up.stop.notify_one();
     let rest = stream.collect().await.expect("a clean end").to_bytes();
@@ -128,8 +115,7 @@ async fn said_to(up: &Up, bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_send_is_not_waited_for() {
-    let up =
-        Up::with(Config { read_seconds: 1, ..Config::default() }, Keys::default(), Some("x"), None).await;
+    let up = Up::of(Config { read_seconds: 1, ..Config::default() }).await;
     let head =
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{";
     let (body, head) = tokio::join!(said_to(&up, head.as_bytes()), said_to(&up, b"POST /v1/comp"));
