@@ -1,8 +1,8 @@
 //! Passes requests on to another OpenAI-compatible server and loses nothing on the way.
 //!
 //! What System 2 Attention does not select goes on byte for byte, in both directions and as it comes: bodies are not
-//! collected, parsed or written anew, and values and order of header fields stay (see [`headers`] for what that
-//! means). What it selects changes in one string of one message, at that string's place in the body.
+//! collected, parsed or written anew, and values and order of header fields stay (docs/proxy.md says what that
+//! means exactly). What it selects changes in one string of one message, at that string's place in the body.
 
 mod body;
 mod breaker;
