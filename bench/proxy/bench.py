@@ -206,7 +206,9 @@ def main():
         config = os.path.join(folder.name, "config.yaml")
         with open(config, "w") as f:
             model = {"model_name": "mock", "litellm_params": {"model": "openai/mock", "api_base": url, "api_key": "k"}}
-            json.dump({"model_list": [model]}, f)
+            # Nobody but this program can reach it.
+            settings = {"dangerously_permit_weak_or_unset_master_key": True}
+            json.dump({"model_list": [model], "general_settings": settings}, f)
         port = free_port()
         command = [program, "--config", config, "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
         proxies.append(("litellm", command, port))
