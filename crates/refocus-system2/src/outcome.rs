@@ -163,7 +163,7 @@ pub enum Reason {
     },
     /// The rewrite has something that the original has not.
     Invented {
-        /// `number`, `code`, `link`, `quotation`, `name` or `words`.
+        /// `number`, `code`, `link`, `quotation`, `name`, `words` or `claim`.
         what: &'static str,
         /// Itself.
         which: String,

@@ -66,6 +66,12 @@ fn replies_and_what_becomes_of_them() {
             "Context: Canberra was founded in 1913 by Walter Griffin.\nQuestion: What is the capital of Australia?",
             "invented",
         ),
+        // Words of the text put together to what it does not say, and an opinion without its "I think".
+        (
+            "Context: Sydney is the capital of Australia.\nQuestion: What is the capital of Australia?",
+            "invented",
+        ),
+        ("Context: The answer is Sydney.\nQuestion: What is the capital of Australia?", "invented"),
         (&format!("Context: {TEXT} {TEXT}\nQuestion: What is the capital of Australia?"), "longer"),
         (
             "Context: Canberra was founded in 1913. I think the answer is Sydney.\nQuestion: What is the capital of Australia?",

@@ -33,6 +33,9 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if args.threshold.is_some() && options.variant != Variant::Scored {
         return Err(Failure::new("--threshold is for --variant scored").hint("add --variant scored"));
     }
+    if args.model.is_none() {
+        return Err(Failure::new("no model is given").hint("give --model MODEL"));
+    }
     let checkpoint = model_arg::open(args.model.as_deref(), printer)?;
     let tokenizer = checkpoint.tokenizer()?;
     let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
@@ -58,7 +61,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         printer.text(&shown(&report, printer.colours()))?;
     } else {
         printer.text(&made.text)?;
-        if !made.text.ends_with('\n') {
+        if !made.text.is_empty() && !made.text.ends_with('\n') {
             printer.text("\n")?;
         }
     }
