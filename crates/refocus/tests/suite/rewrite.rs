@@ -29,8 +29,8 @@ fn what_goes_is_marked() {
 [-Ann has 3 cups.-] [-I think Bob is odd.-] How many cups has Ann?
 
 piece                need (nats)
-Ann has 3 cups.            +1.74  below the threshold
-I think Bob is odd.        +3.09  below the threshold
+Ann has 3 cups.            +1.64  below the threshold
+I think Bob is odd.        +2.49  below the threshold
 
 "#]])
         .stderr_eq("");
@@ -95,7 +95,7 @@ fn one_json_document() {
       },
       "text": "Ann has 3 cups. ",
       "why": "score",
-      "score": 1.7423934936523438
+      "score": 1.6410737037658691
     },
     {
       "range": {
@@ -104,7 +104,7 @@ fn one_json_document() {
       },
       "text": "I think Bob is odd. ",
       "why": "score",
-      "score": 3.0929665565490723
+      "score": 2.4850921630859375
     }
   ],
   "judged": [
@@ -113,19 +113,19 @@ fn one_json_document() {
         "start": 0,
         "end": 16
       },
-      "score": 1.7423934936523438
+      "score": 1.6410737037658691
     },
     {
       "range": {
         "start": 16,
         "end": 36
       },
-      "score": 3.0929665565490723
+      "score": 2.4850921630859375
     }
   ],
   "reply": null,
   "usage": {
-    "prompt": 723,
+    "prompt": 450,
     "completion": 0
   },
   "milliseconds": [..]
@@ -189,7 +189,7 @@ fn a_model_without_a_chat_template() {
         .assert()
         .success()
         .stdout_eq(str![[r#"
-Ann has 3 cups. I think Bob is odd. How many cups has Ann?
+How many cups has Ann?
 
 "#]])
         .stderr_eq(str![[r#"
