@@ -193,6 +193,7 @@ How many cups has Ann?
 
 "#]])
         .stderr_eq(str![[r#"
+note: the threshold is 0, but where yes and no balance differs between models: set --threshold
 note: the model brings no chat template: it is asked as a plain script of a conversation
 
 "#]]);
