@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::holds::{Holds, all_words, content, spaced, turning};
 use crate::options::Guards;
 use crate::outcome::Reason;
-use crate::split::{Part, Piece, is_opinion, split};
+use crate::split::{Kind, Part, Piece, is_opinion, split};
 
 /// Share of a question's words that must be there again.
 const QUESTION: f64 = 0.6;
@@ -53,6 +53,9 @@ pub(crate) fn anew(
             if missing.is_some() || !had.numbers.is_subset(&holds.numbers) {
                 return Err(lost("instruction", body.trim()));
             }
+        }
+        if piece.kind == Kind::Table && !content(body).is_subset(&words) {
+            return Err(lost("table", body.trim()));
         }
         for code in &had.code {
             if !whole.contains(code.as_str()) {

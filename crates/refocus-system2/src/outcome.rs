@@ -156,7 +156,7 @@ pub enum Reason {
     QuestionLost,
     /// Something is gone that must stay.
     Lost {
-        /// `instruction`, `number`, `code`, `link` or `quotation`.
+        /// `instruction`, `number`, `code`, `link`, `quotation` or `table`.
         what: &'static str,
         /// Itself.
         which: String,

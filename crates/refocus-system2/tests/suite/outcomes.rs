@@ -208,6 +208,15 @@ fn code_links_tables_and_instructions_are_never_offered() {
 }
 
 #[test]
+fn a_table_is_written_anew_whole_or_not_at_all() {
+    let text = "I think it is Bob.\n| name | age |\n|---|---|\n| Ann | 40 |\n| Bob | 41 |\nWho is older?";
+    let whole = "Context: | name | age |\n|---|---|\n| Ann | 40 |\n| Bob | 41 |\nQuestion: Who is older?";
+    assert_eq!(ends(Variant::Objectivity, text, &mut Scripted::says(whole)), "applied");
+    let part = whole.replace("| Ann | 40 |\n", "");
+    assert_eq!(ends(Variant::Objectivity, text, &mut Scripted::says(&part)), "lost");
+}
+
+#[test]
 fn a_very_long_text_is_cut_in_reasonable_time() {
     let text = format!("{}What is it?", "The cat (a \"tabby) sat `on the mat, I think it did. ".repeat(8000));
     let pieces = split(&text, None);
