@@ -59,11 +59,11 @@ impl Chat for Swayed {
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
         self.call()?;
         let text = last(messages);
-        // What is named counts more than what is true, and that something is not so counts as nothing.
+        // What is named counts more than what is true.
         let name = |a: &str| a.trim_start_matches("The answer is ").trim_end_matches('.').to_owned();
         let score = |(i, a): (usize, &&str)| match i {
             0 => -0.25,
-            _ if says(text, &name(a)) && !text.contains("not be") => -1.0,
+            _ if says(text, &name(a)) => -1.0,
             1 => -2.0,
             _ => -3.0,
         };
