@@ -110,6 +110,7 @@ fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
     let s = summarise(&run, 0);
     assert!(s.counts, "{:?}", s.why);
     assert_eq!((s.items, s.headline, s.chance), (60, 40, Some(0.25)));
+    assert!(!s.judges_removal);
     let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
     assert_eq!(arm("oracle").value.value, 1.0);
     // It falls for the wrong answers that are suggested: half of the headline.
