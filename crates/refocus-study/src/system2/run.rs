@@ -63,22 +63,22 @@ pub fn run_suite(
     }
     let (first, rest): (Vec<Arm>, Vec<Arm>) =
         arms.iter().partition(|a| matches!(a, Arm::Oracle | Arm::Baseline));
-    let mut run = SuiteRun { suite, items, kept, arms: first, below_floor: false, whole: true };
+    let mut run = SuiteRun { suite, items, kept, arms: first.clone(), below_floor: false, whole: true };
     let mut memo = Memo::new(chat);
     let of = run.items.len() * arms.len();
     run.whole = run.fill(&mut memo, store, 0, of, tick)?;
     run.below_floor = run.whole && is_below_floor(suite, &run.kept);
     if run.whole && !run.below_floor {
-        let before = run.items.len() * run.arms.len();
-        let first = std::mem::replace(&mut run.arms, rest);
-        run.whole = run.fill(&mut memo, store, before, of, tick)?;
-        let first_alone = first.clone();
-        run.arms.splice(0..0, first);
-        if !run.whole && run.answered() == 0 {
-            run.arms = first_alone;
-        }
+        run.arms = rest.clone();
+        run.whole = run.fill(&mut memo, store, run.items.len() * first.len(), of, tick)?;
+    }
+    if !run.below_floor {
+        run.arms = [first.as_slice(), &rest].concat();
     }
     if !run.whole {
+        if run.answered() == 0 {
+            run.arms = first;
+        }
         let answered = run.answered();
         run.items.truncate(answered);
         run.kept.truncate(answered);

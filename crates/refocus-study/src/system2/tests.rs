@@ -173,6 +173,11 @@ fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
     let stopped = stopped.expect("stopped");
     // 24 answers of the first two arms, then six: two items in the three other arms.
     assert_eq!((stopped.whole, stopped.items.len(), stopped.arms.len()), (false, 2, 5));
+    // Stopped again before the first two arms of further items, the two items are still shown.
+    let more = Suite::Facts.draw(0, 14, None).expect("items");
+    let again = run_suite(&mut chat, (Suite::Facts, more), &arms(), (&store, &tmp.0), &mut |_| false);
+    let again = again.expect("stopped");
+    assert_eq!((again.whole, again.items.len(), again.arms.len()), (false, 2, 5));
     // A failure loses nothing either.
     let mut failing = Swayed { fails_at: Some(4), ..Swayed::new() };
     let told = facts(&mut failing, &tmp.0, &store, 12).expect_err("failed");
