@@ -9,6 +9,7 @@ pub mod heads;
 pub mod last;
 pub mod mitigate;
 pub mod mlp;
+pub mod price;
 
 use std::collections::BTreeMap;
 
