@@ -436,3 +436,74 @@ pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
 pub fn measuring(prompts: &[Prompt]) -> Vec<Prompt> {
     pick(prompts, &halves(prompts)[1])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_a_softmax_says() {
+        let logits = [1.0f32, 3.0, 2.0, 3.0];
+        let z: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        let p: Vec<f64> = logits.iter().map(|x| f64::from(*x).exp() / z).collect();
+        let r = row(&logits, 2);
+        assert!((r.prob - p[2]).abs() < 1e-7 && (r.top - p[1]).abs() < 1e-7);
+        assert!((r.entropy + p.iter().map(|p| p * p.ln()).sum::<f64>()).abs() < 1e-6);
+        assert_eq!((r.rank, r.top_id), (2, 1));
+    }
+
+    #[test]
+    fn calibration_is_counted_by_hand() {
+        let sure = |prob: f64, top_id: u32| Row { prob, rank: 0, top: 0.9, top_id, entropy: 0.0 };
+        // Right, wrong, right: confidence 0.9 against accuracy 2/3.
+        let rows = [sure(0.9, 5), sure(0.05, 5), sure(0.9, 7)];
+        let p = price(&rows, &[5, 6, 7], &Text { ids: &[], function_words: &[6, 7] });
+        assert!((p.ece - (0.9 - 2.0 / 3.0)).abs() < 1e-9 && p.n == 3);
+        assert!((p.brier - (0.01 + 0.81 + 0.01) / 3.0).abs() < 1e-9);
+        assert!((p.perplexity - (0.9f64 * 0.05 * 0.9).powf(-1.0 / 3.0)).abs() < 1e-9);
+        assert_eq!(p.function_words, 0.5);
+    }
+
+    fn priced(name: &str, is_control: bool, gains: &[f64]) -> Priced {
+        let of = |v: &[f64]| Estimate::of(v, 1);
+        let price = Price { perplexity: 20.0, ece: 0.1, brier: 0.1, function_words: 0.5, n: 100 };
+        let (name, what) = (name.to_owned(), String::new());
+        Priced {
+            name,
+            what,
+            is_control,
+            prob: of(gains),
+            gain: of(gains),
+            gain_by_confidence: [None; 3],
+            right: of(gains),
+            rank: of(gains),
+            p_gain: 0.001,
+            entropy: 1.0,
+            price,
+            gains: gains.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_gain_is_judged_by_what_it_beats() {
+        let prompt =
+            |fact| Prompt { ids: vec![1], answer: 0, argument: None, argument_at: 0, fact, template: 0 };
+        let prompts: Vec<Prompt> = (0..16).map(prompt).collect();
+        let gains = |by: f64| -> Vec<f64> { (0..16).map(|i| by + 0.001 * f64::from(i % 3)).collect() };
+        let of = |repair: f64, vector: f64, prior: f64| {
+            let all = [
+                priced("none", true, &[0.0; 16]),
+                priced("both_0.5", false, &gains(repair)),
+                priced("random_vector_0.5", true, &gains(vector)),
+                priced("unigram_0.25", true, &gains(prior)),
+                priced("temperature_heads_zero", true, &gains(0.9)),
+            ];
+            judge(&prompts, &all, 1).verdict
+        };
+        assert_eq!(of(0.2, 0.0, 0.05), Verdict::Holds);
+        assert_eq!(of(0.2, 0.0, 0.3), Verdict::Conditional);
+        assert_eq!(of(0.2, 0.3, 0.05), Verdict::DoesNotHold);
+        assert_eq!(of(-0.1, 0.0, 0.0), Verdict::DoesNotHold);
+        assert_eq!(judge(&prompts[..8], &[], 1).verdict, Verdict::CannotBeTested);
+    }
+}
