@@ -101,7 +101,10 @@ pub fn layer_fit<O: Ops>(
     (layer, cumulative): (usize, bool),
     seed: u64,
 ) -> Result<LayerFit, MeasureError> {
-    let d = m.spec.d_model;
+    let (d, n) = (m.spec.d_model, prompts.len());
+    if seen.n != n || partners.len() != n || partners.iter().any(|&p| p >= n) {
+        return Err(MeasureError::Observed { prompts: n, seen: seen.n });
+    }
     let parts = regressors(o, m, seen, layer, cumulative)?;
     let rows: Vec<&[f32]> = parts.iter().map(|p| p.1.as_slice()).collect();
     let target = &seen.blocks[layer].mlp_out;
