@@ -194,12 +194,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         at("last blocks");
         for b in &found {
             println!(
-                "{} ({} prompts, {} facts): p {} fall {} attention {} mlp {}",
+                "{} ({} prompts, {} facts): p {} change {} attention {} mlp {}",
                 b.bin,
                 b.prompts,
                 b.facts,
                 b.prob.iter().map(e).collect::<Vec<_>>().join(" "),
-                e(&b.fall),
+                e(&b.change),
                 b.by_attention.as_ref().map_or("-".into(), e),
                 b.by_mlp.as_ref().map_or("-".into(), e)
             );

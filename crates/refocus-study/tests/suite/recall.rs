@@ -97,7 +97,7 @@ fn last_blocks_are_told_by_bin() {
     let b = &found[0];
     let parts = b.by_attention.expect("serial").value + b.by_mlp.expect("serial").value;
     let first = b.prob[1].value - b.prob[0].value;
-    assert!((first + parts - b.fall.value).abs() < 1e-9);
+    assert!((first + parts - b.change.value).abs() < 1e-9);
     let b = vec![1.0; s.m.spec.d_model];
     let all = last::alignments(&mut s.o, &s.m, &b, &b, &f).expect("looks");
     assert_eq!((all.len(), all[0].frequency), (2, all[1].frequency));
