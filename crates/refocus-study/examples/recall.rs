@@ -14,7 +14,7 @@ use refocus_measure::recall::{
 };
 use refocus_model::{Checkpoint, Model, Tokenizer};
 use refocus_study::overthinking::Estimate;
-use refocus_study::recall::{Judged, heads, last, mitigate, mlp};
+use refocus_study::recall::{Judged, heads, last, mitigate, mlp, price};
 use refocus_tasks::recall::{Relation, builtin};
 
 const SEED: u64 = 1;
@@ -188,18 +188,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words = tokenizer.encode(&std::fs::read_to_string(text)?, false)?;
     let frequencies = Frequencies::of(&words, m.spec.vocab)?;
     let paying = &words[..words.len().min(1024)];
-    let generic = mitigate::generic_mean(o, &m, paying)?;
+    let generic = price::generic_mean(o, &m, paying)?;
     if has("last") {
         let found = last::last_blocks(o, &m, &prompts, &seen, &frequencies, SEED)?;
         at("last blocks");
         for b in &found {
             println!(
-                "{} ({} prompts, {} facts): p {} fall {} attention {} mlp {}",
+                "{} ({} prompts, {} facts): p {} change {} attention {} mlp {}",
                 b.bin,
                 b.prompts,
                 b.facts,
                 b.prob.iter().map(e).collect::<Vec<_>>().join(" "),
-                e(&b.fall),
+                e(&b.change),
                 b.by_attention.as_ref().map_or("-".into(), e),
                 b.by_mlp.as_ref().map_or("-".into(), e)
             );
@@ -241,9 +241,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let repairs = mitigate::repairs(&m.spec, &made, SEED);
         let function_words = function_words(&tokenizer)?;
-        let price = mitigate::Text { ids: paying, function_words: &function_words };
-        let own = mitigate::measuring(&prompts);
-        let found = mitigate::measure(o, &m, &own, &price, &repairs, SEED, |_, _| {})?;
+        let paid = price::Text { ids: paying, function_words: &function_words };
+        let own = price::measuring(&prompts);
+        let found = price::measure(o, &m, &own, &paid, &repairs, SEED, |_, _| {})?;
         at(&format!("repairs; heads {:?}", suppressing.iter().map(|h| h.head).collect::<Vec<_>>()));
         for r in &found {
             println!(
@@ -267,7 +267,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     .join(" ")
             );
         }
-        told(&mitigate::judge(&own, &found, SEED));
+        told(&price::judge(&own, &found, SEED));
         println!("{}", repairs[repairs.len() / 2].patch("sha256:…", "vectors.safetensors").text);
     }
     at("done");

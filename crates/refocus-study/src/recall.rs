@@ -20,6 +20,7 @@ pub mod heads;
 pub mod last;
 pub mod mitigate;
 pub mod mlp;
+pub mod price;
 mod prompts;
 mod traced;
 
