@@ -26,6 +26,8 @@ use crate::overthinking::{Estimate, Stratum, sign_flip};
 
 /// Nats a token that a patch may add to plain text on the half that chooses: about 5 % of perplexity.
 pub const TEXT_COST: f64 = 0.05;
+/// A gain below this is a sum in another order.
+const LEAST: f64 = 1e-9;
 /// Tokens of a piece of plain text.
 const PIECE: usize = 32;
 /// Most pieces of plain text that are read.
@@ -73,6 +75,8 @@ pub struct Mitigation {
     pub probes: Vec<Probe>,
     /// In words: what was searched and what came of it.
     pub verdict: String,
+    /// Whether the patch surely lowers a failure on the items that did not choose it.
+    pub helps: bool,
     /// Everything that was tried.
     pub tried: Vec<Tried>,
     /// What the patch is made of, in words; empty where nothing helped.
@@ -111,6 +115,7 @@ pub fn mitigate<O: Ops>(
         return Ok(Mitigation {
             probes,
             verdict: "nothing slips, so nothing was searched".to_owned(),
+            helps: false,
             tried: Vec::new(),
             chosen: Vec::new(),
             changes: Vec::new(),
@@ -146,7 +151,7 @@ pub fn mitigate<O: Ops>(
             let gain = b.before.total() - harm.total();
             let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
             tried.push(Tried { probe: b.choose.probe, name: c.name.clone(), gain, text_cost: cost });
-            if gain > 0.0 && cost <= TEXT_COST && top.as_ref().is_none_or(|(g, _)| gain > *g) {
+            if gain > LEAST && cost <= TEXT_COST && top.as_ref().is_none_or(|(g, _)| gain > *g) {
                 top = Some((gain, c));
             }
         }
@@ -168,7 +173,7 @@ pub fn mitigate<O: Ops>(
             harm += b.choose.harm(&say(o, m, &b.choose.prompts, &patch.applied())?).total();
         }
         let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
-        if harm < least && cost <= TEXT_COST {
+        if harm < least - LEAST && cost <= TEXT_COST {
             (least, chosen) = (harm, with);
         }
     }
@@ -284,8 +289,18 @@ fn changes<O: Ops>(
     Ok(rows.into_iter().zip(differences).zip(p).map(row).collect())
 }
 
-/// What came of it: a failure is repaired where its change lies below 0 with its interval, after the correction.
-fn verdict(slipping: &[Probe], tried: &[Tried], chosen: &[Candidate], changes: &[Change]) -> String {
+/// Whether a change is one that chance does not make, after the correction.
+fn sure(c: &Change) -> bool {
+    c.p < 0.05 && (c.change.high.is_some_and(|h| h < 0.0) || c.change.low.is_some_and(|l| l > 0.0))
+}
+
+/// Whether a row says that a failure which was there is surely less.
+fn repairs(slipping: &[Probe], c: &Change) -> bool {
+    c.probe.is_some_and(|p| slipping.contains(&p)) && sure(c) && c.change.value < 0.0
+}
+
+/// What came of it.
+fn verdict(helps: bool, tried: &[Tried], chosen: &[Candidate], changes: &[Change]) -> String {
     let n = tried.len();
     if chosen.is_empty() {
         return format!(
@@ -293,22 +308,17 @@ fn verdict(slipping: &[Probe], tried: &[Tried], chosen: &[Candidate], changes: &
              token of plain text"
         );
     }
-    let sure = |c: &Change| {
-        c.p < 0.05 && (c.change.high.is_some_and(|h| h < 0.0) || c.change.low.is_some_and(|l| l > 0.0))
-    };
     let names = |lower: bool| {
         let of = |c: &&Change| sure(c) && (c.change.value < 0.0) == lower;
         changes.iter().filter(of).map(|c| c.what.as_str()).collect::<Vec<_>>()
     };
-    let repaired = changes
-        .iter()
-        .filter(|c| c.probe.is_some_and(|p| slipping.contains(&p)) && sure(c) && c.change.value < 0.0);
-    let mut out = match repaired.count() {
-        0 => format!("of {n} patches the best of one half does not surely help on the other"),
-        _ => format!(
+    let mut out = if helps {
+        format!(
             "chosen of {n} patches on one half; on the other it surely lowers: {}",
             names(true).join(", ")
-        ),
+        )
+    } else {
+        format!("of {n} patches the best of one half does not surely help on the other")
     };
     let worse = names(false);
     if !worse.is_empty() {

@@ -120,8 +120,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
             output::write_document(&path, &document)?;
         }
     }
-    // Written anew each time, so that it is there whenever the findings are.
-    if let Some(found) = document.mitigation.as_ref().filter(|f| args.mitigate && !f.patch.is_empty()) {
+    // Written anew each time, so that it is there whenever the findings are; what does not help is no proposal.
+    if let Some(found) = document.mitigation.as_ref().filter(|f| args.mitigate && f.helps) {
         let patch = args.out.join("patch.toml");
         let mut out = output::Pending::create(&patch)?;
         out.write(patch_text(found, &document).as_bytes())?;
