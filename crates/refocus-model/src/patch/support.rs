@@ -108,7 +108,11 @@ impl Patch {
             });
         }
         if let Some(r) = self.rewrite {
-            let not_yet = || Support::NotYet("rewriting does not exist yet".to_owned());
+            let not_yet = || {
+                Support::NotYet(
+                    "`refocus rewrite` and the proxy rewrite; nothing does it for a patch yet".to_owned(),
+                )
+            };
             out.push(EntrySupport {
                 line: self.rewrite_line,
                 action: "rewrite",

@@ -73,7 +73,7 @@ pub(super) fn run<O: Ops>(
     Ok(finding(asked, puts, &answers, m.spec.n_heads, subject.seed))
 }
 
-/// Its questions, for a patch to be judged by. Where the first tokens of both answers are the same, there is none.
+/// Its questions, for a patch to be judged by. Where one answer is the beginning of the other, there is none.
 pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
     let puts = puts(&builtin("capital")?, subject)?;
     let pair = |p: &Put| p.questions.iter().map(Prompt::of).collect::<Option<Vec<_>>>();

@@ -184,10 +184,12 @@ pub fn mitigate<O: Ops>(
         changes(o, m, &benches, &report_text, &parse(&body, m)?, subject.seed)?
     };
     tick(all, all);
-    let verdict = verdict(&slipping, &tried, &chosen, &changes);
+    let helps = changes.iter().any(|c| repairs(&slipping, c));
+    let verdict = verdict(helps, &tried, &chosen, &changes);
     Ok(Mitigation {
         probes,
         verdict,
+        helps,
         tried,
         chosen: chosen.into_iter().map(|c| c.name).collect(),
         changes,
@@ -244,6 +246,15 @@ fn pieces(subject: Subject<'_>) -> Result<Vec<Vec<u32>>, DiagnoseError> {
     Ok(ids.chunks_exact(PIECE).take(PIECES).map(piece).collect())
 }
 
+/// A harm by item, without and with the patch.
+struct Paired {
+    probe: Option<Probe>,
+    what: String,
+    before: Vec<f64>,
+    after: Vec<f64>,
+    change: Vec<f64>,
+}
+
 fn changes<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
@@ -253,40 +264,36 @@ fn changes<O: Ops>(
     seed: u64,
 ) -> Result<Vec<Change>, DiagnoseError> {
     let applied = patch.applied();
-    let mut rows: Vec<(Option<Probe>, &str, Vec<f64>, Vec<f64>)> = Vec::new();
+    let mut rows = Vec::new();
+    let mut add = |probe: Option<Probe>, what: &str, before: Vec<f64>, after: Vec<f64>| {
+        let change = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        rows.push(Paired { probe, what: what.to_owned(), before, after, change });
+    };
     for b in benches {
         let before = b.report.harm(&say(o, m, &b.report.prompts, &[])?);
         let after = b.report.harm(&say(o, m, &b.report.prompts, &applied)?);
         let [main, side] = b.report.names();
-        rows.push((Some(b.report.probe), main, before.main, after.main));
+        add(Some(b.report.probe), main, before.main, after.main);
         if !before.side.is_empty() {
-            rows.push((Some(b.report.probe), side, before.side, after.side));
+            add(Some(b.report.probe), side, before.side, after.side);
         }
     }
-    let (before, after) = (text(o, m, pieces, &[])?, text(o, m, pieces, &applied)?);
-    rows.push((None, "nats a token of plain text", before, after));
+    add(None, "nats a token of plain text", text(o, m, pieces, &[])?, text(o, m, pieces, &applied)?);
     let measure = |x: &[f64]| {
         let e = Estimate::of(x, seed);
         Measure::within(e.value, e.low, e.high, e.n)
     };
-    let differences: Vec<Vec<f64>> = rows
-        .iter()
-        .map(|(_, _, before, after)| after.iter().zip(before).map(|(a, b)| a - b).collect())
-        .collect();
-    let test = |d: &Vec<f64>| sign_flip(&[Stratum { weight: 1.0, values: d.clone() }], seed);
-    let p = holm(&differences.iter().map(test).collect::<Vec<_>>());
-    let row = |(((probe, what, before, after), d), p): (
-        ((Option<Probe>, &str, Vec<f64>, Vec<f64>), Vec<f64>),
-        f64,
-    )| Change {
-        probe,
-        what: what.to_owned(),
-        before: measure(&before),
-        after: measure(&after),
-        change: measure(&d),
+    let test = |r: &Paired| sign_flip(&[Stratum { weight: 1.0, values: r.change.clone() }], seed);
+    let p = holm(&rows.iter().map(test).collect::<Vec<_>>());
+    let row = |(r, p): (Paired, f64)| Change {
+        probe: r.probe,
+        what: r.what,
+        before: measure(&r.before),
+        after: measure(&r.after),
+        change: measure(&r.change),
         p,
     };
-    Ok(rows.into_iter().zip(differences).zip(p).map(row).collect())
+    Ok(rows.into_iter().zip(p).map(row).collect())
 }
 
 /// Whether a change is one that chance does not make, after the correction.
@@ -302,6 +309,9 @@ fn repairs(slipping: &[Probe], c: &Change) -> bool {
 /// What came of it.
 fn verdict(helps: bool, tried: &[Tried], chosen: &[Candidate], changes: &[Change]) -> String {
     let n = tried.len();
+    if n == 0 {
+        return "what slips has too few questions of two answers to search on one half of them".to_owned();
+    }
     if chosen.is_empty() {
         return format!(
             "of {n} patches none lowered a failure on the half that chooses at a cost of at most {TEXT_COST} nats a \

@@ -18,7 +18,7 @@ fn a_table_for_people_and_the_same_numbers_again() {
     // Nothing is done twice, and nothing changes.
     tmp.refocus(RUN).assert().success().stdout_eq(file!["diagnose/table.txt"]).stderr_eq(str![[r#"
 note: [TMP]/run/findings.json: 4 of 4 probes are there already
-note: numbers and texts are in [TMP]/run/findings.json
+note: numbers and texts are in [TMP]/run/findings.json, the page is report.html beside it
 
 "#]]);
     assert_eq!(std::fs::read(tmp.path("run/findings.json")).expect("findings"), first);
@@ -107,7 +107,7 @@ fn a_patch_is_searched_and_measured() {
     let first = findings(&tmp);
     let mitigation = &first["mitigation"];
     let tried = mitigation["tried"].as_array().expect("a list");
-    assert!(tried.len() >= 8, "{tried:?}");
+    assert!(tried.len() >= 4, "{tried:?}");
     // The same command finds it there; more threads change nothing.
     tmp.refocus(&run).assert().success().stdout_eq(file!["diagnose/mitigate.txt"]);
     let again = Tmp::new("diagnose-mitigate-again");

@@ -39,20 +39,19 @@ fn the_support_table() {
 [TMP]/p.toml fits fixtures/gpt2
 
 line  forward      generate     serve        export  entry
-   2  yes          yes          not yet [1]  yes     zero blocks.*.attn.hook_z, head 2 (2 places)
-   7  yes          yes          not yet [1]  no [2]  block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
-  14  yes          yes          not yet [1]  yes     exit before block 2
-  18  yes          yes          not yet [1]  no [3]  temperature 0.7
-  22  not yet [4]  not yet [4]  not yet [4]  no [3]  contrast_context times -0.5
-  26  no [5]       not yet [6]  not yet [6]  no [7]  rewrite the context (extractive)
+   2  yes          yes          yes          yes     zero blocks.*.attn.hook_z, head 2 (2 places)
+   7  yes          yes          yes          no [1]  block_edge blocks.1.attn.hook_pattern to the first key, last position, when the lens of block 0 is above 0.5 sure
+  14  yes          yes          yes          yes     exit before block 2
+  18  yes          yes          yes          no [2]  temperature 0.7
+  22  not yet [3]  not yet [3]  not yet [3]  no [2]  contrast_context times -0.5
+  26  no [4]       not yet [5]  not yet [5]  no [6]  rewrite the context (extractive)
 
-[1] `serve` does not exist yet
-[2] weights act at every position
-[3] weights hold no change of the final logits
-[4] it needs a second row of logits, which nothing computes yet
-[5] a forward pass takes its input as it is
-[6] rewriting does not exist yet
-[7] weights hold no change of the prompt
+[1] weights act at every position
+[2] weights hold no change of the final logits
+[3] it needs a second row of logits, which nothing computes yet
+[4] a forward pass takes its input as it is
+[5] rewriting does not exist yet
+[6] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
 }
@@ -87,8 +86,8 @@ fn the_support_table_as_json() {
         "why": null
       },
       "serve": {
-        "works": "not yet",
-        "why": "`serve` does not exist yet"
+        "works": "yes",
+        "why": null
       },
       "export": {
         "works": "no",
@@ -186,11 +185,10 @@ fn the_fingerprint_that_inspect_prints_is_the_guard() {
     tmp.refocus("patch check fixtures/opt --patch [TMP]/p.toml").assert().success().stdout_eq(str![[r#"
 [TMP]/p.toml fits fixtures/opt, the model it was made for
 
-line  forward  generate  serve        export  entry
-   3  yes      yes       not yet [1]  no [2]  temperature 2
+line  forward  generate  serve  export  entry
+   3  yes      yes       yes    no [1]  temperature 2
 
-[1] `serve` does not exist yet
-[2] weights hold no change of the final logits
+[1] weights hold no change of the final logits
 
 "#]]);
 }
@@ -275,13 +273,13 @@ fn a_patch_in_words() {
 [TMP]/p.toml fits fixtures/gpt2
 
 What heads 0.2 and 1.2 pass on becomes zero, at every position.
-    line 2; works in forward, generate, export
+    line 2; works in forward, generate, serve, export
 Attention in block 1 cannot look at the first token, at the end of the prompt and at each new token, only where the lens after block 0 gives its first choice a probability above 0.5.
-    line 7; works in forward, generate
+    line 7; works in forward, generate, serve
 The model answers after 2 of its 2 blocks.
-    line 14; works in forward, generate, export
+    line 14; works in forward, generate, serve, export
 The final logits are divided by 0.7.
-    line 18; works in forward, generate
+    line 18; works in forward, generate, serve
 The final logits lean away from the context, by 0.5.
     line 22; works in nothing yet
 Before answering, the context is rewritten without what does not matter (extractive).

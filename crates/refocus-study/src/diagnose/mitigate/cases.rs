@@ -18,10 +18,12 @@ pub(in super::super) struct Prompt {
 }
 
 impl Prompt {
-    /// A question by the first tokens of its answers, the right one first; `None` where these are the same.
+    /// A question by the first tokens in which its answers differ, the right one first, after what they have in
+    /// common; `None` where one answer is the beginning of the other.
     pub(in super::super) fn of(q: &Question) -> Option<Self> {
-        let wanted = vec![*q.right.first()?, *q.wrong.first()?];
-        q.parts_at_once().then(|| Self { ids: q.prompt.clone(), wanted })
+        let alike = q.right.iter().zip(&q.wrong).take_while(|(a, b)| a == b).count();
+        let wanted = vec![*q.right.get(alike)?, *q.wrong.get(alike)?];
+        Some(Self { ids: q.prompt.iter().chain(&q.right[..alike]).copied().collect(), wanted })
     }
 }
 
@@ -267,6 +269,17 @@ mod tests {
     fn cases(rule: Rule, prompts: usize) -> Cases {
         let prompt = |i| Prompt { ids: vec![i as u32], wanted: vec![7, 8] };
         Cases { probe: Probe::Recall, rule, prompts: (0..prompts).map(prompt).collect() }
+    }
+
+    #[test]
+    fn a_question_is_asked_where_its_answers_part() {
+        let q = |right: &[u32], wrong: &[u32]| {
+            let (right, wrong) = (right.to_vec(), wrong.to_vec());
+            Prompt::of(&Question { prompt: vec![1, 2], right, wrong, evidence: 0..1 })
+        };
+        assert_eq!(q(&[5], &[6]), Some(Prompt { ids: vec![1, 2], wanted: vec![5, 6] }));
+        assert_eq!(q(&[5, 7], &[5, 8, 9]), Some(Prompt { ids: vec![1, 2, 5], wanted: vec![7, 8] }));
+        assert_eq!(q(&[5], &[5, 8]), None);
     }
 
     #[test]
