@@ -7,6 +7,8 @@
 //! some are, does not hold where none is and one is failed; otherwise, and with fewer than 12 facts, it cannot be
 //! tested.
 
+use std::borrow::Cow;
+
 use refocus_measure::intervals::holm;
 use refocus_measure::residual::split;
 use refocus_model::ModelSpec;
@@ -29,9 +31,9 @@ const OTHER: usize = 2;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
     /// `C6`: as in the study's list.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// In words.
-    pub claim: &'static str,
+    pub claim: Cow<'static, str>,
     /// The relation; all together where absent.
     pub relation: Option<String>,
     /// What may follow the prompts.
@@ -40,14 +42,16 @@ pub struct Claim {
     pub verdict: Verdict,
     /// Which tests were passed and which not.
     pub why: String,
+    /// Facts that were measured.
+    pub facts: usize,
     /// Of the test with the smallest effect; absent without facts.
     pub effect: Option<Estimate>,
     /// The same less the control's.
     pub beyond: Option<Estimate>,
-    /// Unit of both.
+    /// Unit of both; empty where there is neither.
     pub unit: &'static str,
     /// What it was compared with.
-    pub control: &'static str,
+    pub control: Cow<'static, str>,
 }
 
 /// What a claim says.
@@ -125,7 +129,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::Some,
     },
     Kind {
-        id: "C8a",
+        id: "C8",
         claim: "the answer of a known fact loses probability over the last two layers, whatever number of facts \
                 stands before",
         unit: "probability",
@@ -135,7 +139,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::All,
     },
     Kind {
-        id: "C8b",
+        id: "C8 tuned",
         claim: "the same where the tuned lens reads what stands before",
         unit: "probability",
         control: OTHER_ANSWER,
@@ -144,7 +148,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::All,
     },
     Kind {
-        id: "C8c",
+        id: "C8 first",
         claim: "an answer that is the first choice two layers before the end loses probability over these",
         unit: "probability",
         control: "matched tokens",
@@ -334,16 +338,17 @@ fn judge(kind: &Kind, relation: Option<String>, form: Form, tests: &[Test], p: &
     };
     let why: Vec<String> = words.into_iter().filter_map(list).collect();
     Claim {
-        id: kind.id,
-        claim: kind.claim,
+        id: kind.id.into(),
+        claim: kind.claim.into(),
         relation,
         form,
         verdict,
         why: why.join("; "),
+        facts: smallest.map_or(0, |s| s.1.n),
         effect: smallest.map(|s| s.0),
         beyond: smallest.map(|s| s.1),
         unit: kind.unit,
-        control: kind.control,
+        control: kind.control.into(),
     }
 }
 

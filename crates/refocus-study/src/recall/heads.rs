@@ -7,7 +7,7 @@ use refocus_measure::correlation::pearson;
 use refocus_measure::recall::{Effects, HeadAt, Mover, OvRanks, Prompt, Score, Sender, movers, ov_ranks};
 use refocus_measure::recall::{Observed, Unembedding};
 use refocus_model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, over_facts, pick, ratio, together};
 use crate::Verdict;
@@ -21,7 +21,7 @@ pub const DRAWS: u32 = 10;
 const SMALLEST: f64 = 0.01;
 
 /// What becomes of the answer without what one sender gives.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SenderEffect {
     /// `9.8`, `mlp 9`.
     pub sender: String,
@@ -84,7 +84,7 @@ pub fn top_heads(effects: &Effects, which: &[usize], k: usize) -> Vec<HeadId> {
 }
 
 /// One head that was chosen on the even facts, measured on the others.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passer {
     /// Which.
     #[serde(flatten)]
@@ -106,7 +106,7 @@ pub struct Passer {
 }
 
 /// Ranks through a head's own matrices, as log₁₀(rank + 1).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ov {
     /// Of the answer.
     pub answer: Estimate,
@@ -230,8 +230,9 @@ fn correlation(prompts: &[Prompt], x: &Mover, measure: &[usize], seed: u64) -> O
 pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> Judged {
     let n = facts(prompts) / 2;
     let judged = |verdict, why| Judged {
-        id: "C1",
-        claim: "a few heads of middle and late blocks carry the argument to the last token",
+        id: "C1".into(),
+        claim: "a few heads of middle and late blocks carry the argument to the last token".into(),
+        control: "random heads of the same block".into(),
         verdict,
         why,
         n,
@@ -273,12 +274,15 @@ pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> J
 /// log₁₀).
 pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
     let n = facts(prompts) / 2;
-    let judged = |verdict, why| Judged {
-        id: "C2",
-        claim: "the matrices of one passing head already apply the function, those of another only move the argument",
+    let judged = |verdict, why| {
+        Judged {
+        id: "C2".into(),
+        claim: "the matrices of one passing head already apply the function, those of another only move the argument".into(),
+        control: "another fact's answer and random heads of the same block".into(),
         verdict,
         why,
         n,
+    }
     };
     let carrying: Vec<(&Passer, &Ov)> = found
         .iter()

@@ -16,7 +16,7 @@ use refocus_model::{
     Action, Applied, Gate, Intervention, Kind, Mode, Model, ModelSpec, Plan, Position, Reading, Readout,
     RunError, Site, forward, forward_from,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, mlp, pick, together};
 use crate::Verdict;
@@ -296,7 +296,7 @@ pub struct Text<'a> {
 }
 
 /// What a repair costs on plain text.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Price {
     /// exp of the mean negative log-likelihood.
     pub perplexity: f64,
@@ -305,13 +305,14 @@ pub struct Price {
     /// Mean squared distance of the first choice's probability from whether it was right.
     pub brier: f64,
     /// Share of function words in the text that are the first choice.
-    pub function_words: f64,
+    /// Absent where the text has none.
+    pub function_words: Option<f64>,
     /// Tokens predicted.
     pub n: usize,
 }
 
 /// A repair as it was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Priced {
     /// Its name.
     pub name: String,
@@ -451,7 +452,7 @@ fn price(rows: &[Row], words: &[u32], text: &Text<'_>) -> Price {
         perplexity: (nll / n).exp(),
         ece: bins.iter().map(|(top, right)| (top - right).abs()).sum::<f64>() / n,
         brier: brier / n,
-        function_words: function / of,
+        function_words: (of > 0.0).then(|| function / of),
         n: rows.len(),
     }
 }
@@ -596,6 +597,11 @@ pub fn generic_mean<O: Ops>(o: &mut O, m: &Model<O::K>, ids: &[u32]) -> Result<A
     Ok(sum.iter().map(|s| (s / f64::from(n)) as f32).collect())
 }
 
+/// The repair with the largest gain.
+pub fn best(all: &[Priced]) -> Option<&Priced> {
+    all.iter().filter(|p| !p.is_control).max_by(|a, b| a.gain.value.total_cmp(&b.gain.value))
+}
+
 /// C9: the repairs raise the answer. Judged is the best of the repairs that change the intercept or the heads (by its
 /// gain, so all of them count in Holm's correction). It holds where its gain's interval is above 0 and it gains more,
 /// fact by fact, than every control: other heads, a random vector, the mean over plain text, a temperature of the same
@@ -603,15 +609,17 @@ pub fn generic_mean<O: Ops>(o: &mut O, m: &Model<O::K>, ids: &[u32]) -> Result<A
 /// and the prior: then it is a known effect. It does not hold where no repair's interval exceeds a gain of 0.01.
 pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
     let n = facts(prompts);
-    let judged = |verdict, why| Judged {
-        id: "C9",
-        claim: "acting on the last block's heads or on its MLP's intercept raises the answer",
+    let judged = |verdict, why| {
+        Judged {
+        id: "C9".into(),
+        claim: "acting on the last block's heads or on its MLP's intercept raises the answer".into(),
+        control: "other heads, a random vector, the mean over plain text, a temperature of equal entropy, the unigram prior".into(),
         verdict,
         why,
         n,
+    }
     };
-    let best = all.iter().filter(|p| !p.is_control).max_by(|a, b| a.gain.value.total_cmp(&b.gain.value));
-    let Some(best) = best.filter(|_| n >= FEWEST) else {
+    let Some(best) = best(all).filter(|_| n >= FEWEST) else {
         return judged(Verdict::CannotBeTested, format!("{n} facts, {FEWEST} are needed"));
     };
     if all.iter().filter(|p| !p.is_control).all(|p| p.gain.high < 0.01) {

@@ -11,7 +11,7 @@ use refocus_measure::recall::{
     first_order, nudged, regressors,
 };
 use refocus_model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, over_facts, pick, together};
 use crate::Verdict;
@@ -30,7 +30,7 @@ const STEP: f32 = 0.1;
 const RANDOM: Purpose = Purpose::new("recall: random vector");
 
 /// A regressor's weight. Its gain after the MLP is `1 + weight`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weight {
     /// `9.8`, `mlp 3`, `embedding`, `rest 9`.
     pub part: String,
@@ -41,7 +41,7 @@ pub struct Weight {
 }
 
 /// The regression of one MLP.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerFit {
     /// Block.
     pub layer: usize,
@@ -79,7 +79,7 @@ pub struct LayerFit {
 }
 
 /// What a replacement of the MLP at the last token costs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replaced {
     /// Divergence (nats) of the next token from the model's.
     pub kl: Estimate,
@@ -228,8 +228,9 @@ fn replaced(prompts: &[Prompt], all: &[Fidelity], seed: u64) -> Replaced {
 pub fn judge_regression(fit: &LayerFit) -> Judged {
     let n = fit.r2.n;
     let judged = |verdict, why| Judged {
-        id: "C4",
-        claim: "an MLP's output is a linear regression on head outputs with one intercept",
+        id: "C4".into(),
+        claim: "an MLP's output is a linear regression on head outputs with one intercept".into(),
+        control: "outputs exchanged between facts, and the mean alone".into(),
         verdict,
         why,
         n,
@@ -258,8 +259,10 @@ pub fn judge_regression(fit: &LayerFit) -> Judged {
 pub fn judge_activation(local: &LayerFit) -> Judged {
     let n = local.r2.n;
     let judged = |verdict, why| Judged {
-        id: "C3",
-        claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified",
+        id: "C3".into(),
+        claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified"
+            .into(),
+        control: "a weight of 0".into(),
         verdict,
         why,
         n,
@@ -299,7 +302,7 @@ fn list(names: &[&str]) -> String {
 }
 
 /// What a vector does that is added to what the MLP reads.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Promotes {
     /// Change of log₁₀(rank + 1) of the answer; below 0 it comes nearer.
     pub answer: Estimate,
@@ -310,7 +313,7 @@ pub struct Promotes {
 }
 
 /// What the intercept of an MLP does.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Intercept {
     /// Block.
     pub layer: usize,
@@ -448,8 +451,9 @@ pub fn judge_intercept(found: &Intercept) -> Judged {
         false => Verdict::CannotBeTested,
     };
     Judged {
-        id: "C5",
-        claim: "the MLP's intercept turns the residual stream toward the answer",
+        id: "C5".into(),
+        claim: "the MLP's intercept turns the residual stream toward the answer".into(),
+        control: "a random vector of the same length".into(),
         verdict,
         why: told,
         n,
@@ -457,7 +461,7 @@ pub fn judge_intercept(found: &Intercept) -> Judged {
 }
 
 /// The intercept of one relation in the place of another's.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Swapped {
     /// Change of π(Y) of the prompts' own answers.
     pub own: Estimate,
