@@ -65,6 +65,21 @@ pub struct Judged {
     pub control: Cow<'static, str>,
 }
 
+/// What a claim says, and what it is compared with.
+#[derive(Clone, Copy)]
+struct Saying {
+    id: &'static str,
+    claim: &'static str,
+    control: &'static str,
+}
+
+impl Saying {
+    /// How it fared on `n` facts.
+    fn fared(self, verdict: Verdict, why: String, n: usize) -> Judged {
+        Judged { id: self.id.into(), claim: self.claim.into(), verdict, why, n, control: self.control.into() }
+    }
+}
+
 impl Judged {
     /// As a claim about prompts of one form of a relation. What decided has several numbers, which stand in its words.
     pub fn about(&self, relation: &str, form: Form) -> Claim {

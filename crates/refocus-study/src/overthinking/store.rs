@@ -202,12 +202,20 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<(), StudyError> {
+    pub fn write(&self, name: &str, text: &str) -> Result<(), StudyError> {
+        self.write_bytes(name, text.as_bytes())
+    }
+
+    /// Writes a file that is no text, as [`Store::write`].
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), StudyError> {
         let path = self.dir.join(name);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(StudyError::written(folder))?;
         }
-        replace(&path, text.as_ref())
+        replace(&path, bytes)
     }
 }
 

@@ -177,7 +177,7 @@ impl Inside {
         Self { relation: relation.to_owned(), form, prompts, seed, looked: None }
     }
 
-    fn look<O: Ops>(&mut self, o: &mut O, m: &Model<O::K>) -> Result<&Looked, MeasureError> {
+    fn look<O: Ops>(&mut self, o: &mut O, m: &Model<O::K>) -> Result<(&[Prompt], &Looked), MeasureError> {
         let looked = match self.looked.take() {
             Some(looked) => looked,
             None => Looked {
@@ -186,16 +186,16 @@ impl Inside {
                 partners: partners(&self.prompts, self.seed)?,
             },
         };
-        Ok(self.looked.insert(looked))
+        Ok((&self.prompts, self.looked.insert(looked)))
     }
 
     /// Reads what was kept of a stage, or does it and keeps it. What is done is read back too, so that a run ends with
     /// the same numbers whether it was stopped or not. Says whether it was there.
-    fn kept<T: Serialize + DeserializeOwned>(
+    fn kept<O: Ops, T: Serialize + DeserializeOwned>(
         &mut self,
-        store: &Store,
-        more: &[u8],
-        work: impl FnOnce(&mut Self) -> Result<T, RecallError>,
+        (o, m): (&mut O, &Model<O::K>),
+        (store, more): (&Store, &[u8]),
+        work: impl FnOnce(&mut O, &[Prompt], &Looked) -> Result<T, RecallError>,
     ) -> Result<(T, bool), RecallError> {
         let name = format!("{}-{}", plain(&self.relation), self.form.name());
         let tokens = |p: &Prompt| vec![p.answer, p.argument.unwrap_or(p.answer), p.argument_at as u32];
@@ -205,7 +205,10 @@ impl Inside {
         let bad = |e: serde_json::Error| StudyError::Stored { path: name.clone().into(), why: e.to_string() };
         let (text, there) = match store.load_text(&name, &key)? {
             Some(text) => (text, true),
-            None => (serde_json::to_string(&work(self)?).map_err(bad)?, false),
+            None => {
+                let (prompts, at) = self.look(o, m)?;
+                (serde_json::to_string(&work(o, prompts, at)?).map_err(bad)?, false)
+            }
         };
         let found = serde_json::from_str(&text).map_err(bad)?;
         if !there {
@@ -226,11 +229,7 @@ impl Inside {
         tick: impl FnMut(usize, usize),
     ) -> Result<(HeadsFound, bool), RecallError> {
         let seed = self.seed;
-        self.kept(store, &[], |inside| {
-            inside.look(o, m)?;
-            let (prompts, Some(at)) = (&inside.prompts, &inside.looked) else {
-                return Err(MeasureError::NoPrompts.into());
-            };
+        self.kept((o, m), (store, &[]), |o, prompts, at| {
             let seen = (&at.seen, &at.u);
             let mode = (Instead::Mean, Rest::Frozen);
             let paths = effects(o, m, prompts, seen, &senders(&m.spec), &at.partners, mode, tick)?;
@@ -276,11 +275,7 @@ impl Inside {
         store: &Store,
     ) -> Result<(MlpFound, bool), RecallError> {
         let seed = self.seed;
-        self.kept(store, &(function as u64).to_le_bytes(), |inside| {
-            inside.look(o, m)?;
-            let (prompts, Some(at)) = (&inside.prompts, &inside.looked) else {
-                return Err(MeasureError::NoPrompts.into());
-            };
+        self.kept((o, m), (store, &(function as u64).to_le_bytes()), |o, prompts, at| {
             let mut fit = |which| mlp::layer_fit(o, m, prompts, &at.seen, &at.partners, which, seed);
             let (local, all) = (fit((function, false))?, fit((function, true))?);
             let last = fit((m.spec.n_layers - 1, true))?;
@@ -306,11 +301,7 @@ impl Inside {
         store: &Store,
     ) -> Result<(LastFound, bool), RecallError> {
         let seed = self.seed;
-        self.kept(store, &text.hash, |inside| {
-            inside.look(o, m)?;
-            let (prompts, Some(at)) = (&inside.prompts, &inside.looked) else {
-                return Err(MeasureError::NoPrompts.into());
-            };
+        self.kept((o, m), (store, &text.hash), |o, prompts, at| {
             let blocks = last::last_blocks(o, m, prompts, &at.seen, &text.frequencies, seed)?;
             let by_chance = last::by_chance(o, m, &text.frequencies, seed)?;
             let every: Vec<usize> = (0..prompts.len()).collect();
@@ -340,12 +331,9 @@ impl Inside {
         tick: impl FnMut(usize, usize),
     ) -> Result<(MitigateFound, bool), RecallError> {
         let (seed, mut more) = (self.seed, text.hash.to_vec());
+        let begins = format!("{}-{}", plain(&self.relation), self.form.name());
         more.extend(suppressing.iter().flat_map(|h| (h.head as u64).to_le_bytes()));
-        self.kept(store, &more, |inside| {
-            inside.look(o, m)?;
-            let (prompts, Some(at)) = (&inside.prompts, &inside.looked) else {
-                return Err(MeasureError::NoPrompts.into());
-            };
+        self.kept((o, m), (store, &more), |o, prompts, at| {
             let [choose, _] = halves(prompts);
             let mean = |h: &HeadId| mitigate::head_mean(&m.spec, &at.seen, *h, &choose);
             let means: Vec<Arc<[f32]>> = suppressing.iter().map(mean).collect();
@@ -364,7 +352,7 @@ impl Inside {
             let good = matches!(judged.verdict, Verdict::Holds | Verdict::Conditional);
             let best = mitigate::best(&repairs).filter(|_| good);
             let patch = best.and_then(|b| all.iter().find(|r| r.name == b.name)).map(|r| {
-                let name = format!("{}-{}-{}", plain(&inside.relation), inside.form.name(), r.name);
+                let name = format!("{begins}-{}", r.name);
                 let file = r.patch(fingerprint, &format!("{name}.safetensors"));
                 let vectors = file.vectors.into_iter().map(|(name, v)| (name, v.to_vec())).collect();
                 Written { name, text: file.text, vectors }

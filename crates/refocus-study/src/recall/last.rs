@@ -9,7 +9,7 @@ use refocus_measure::recall::{Frequencies, Observed, Prompt, head_outputs, lens}
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, by_fact, facts};
+use super::{FEWEST, Judged, Saying, by_fact, facts};
 use crate::Verdict;
 use crate::overthinking::Estimate;
 
@@ -18,6 +18,17 @@ pub const BINS: [(&str, f64); 3] = [("below 0.1", 0.1), ("0.1 to 0.5", 0.5), ("a
 /// Random vectors that show what correlation with frequency comes by chance: every vector has some, because rows of
 /// the unembedding share directions that go with how often tokens occur.
 const BY_CHANCE: u64 = 20;
+
+const C8A: Saying = Saying {
+    id: "C8a",
+    claim: "most heads of the last block attend to the first token and write frequent tokens",
+    control: "random vectors",
+};
+const C8B: Saying = Saying {
+    id: "C8b",
+    claim: "the last MLP's intercept is aligned with the frequency-weighted average token",
+    control: "random vectors, and the MLP's mean over plain text",
+};
 
 /// One head of the last block, over some prompts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,8 +226,7 @@ pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
         looking.len(),
         100.0 * share
     );
-    let claim = "most heads of the last block attend to the first token and write frequent tokens";
-    Judged { id: "C8a".into(), claim: claim.into(), verdict, why, n, control: "random vectors".into() }
+    C8A.fared(verdict, why, n)
 }
 
 /// C8b: the last MLP's intercept points to the average token. It holds where its correlation with frequency is above
@@ -224,18 +234,10 @@ pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
 /// the mean over plain text (then it is the task's); conditionally where that is no more; it does not hold where the
 /// correlation is no more than chance gives.
 pub fn judge_intercept(all: &[Alignment], chance: (f64, f64), n: usize) -> Judged {
-    let claim = "the last MLP's intercept is aligned with the frequency-weighted average token";
     let of = |i: usize| all.get(i).and_then(|a| Some((a.frequency?, a.cosine_removed?)));
     let (Some((rho, cosine)), Some((rho_text, cosine_text))) = (of(0), of(1)) else {
         let why = "the unembedding has another width than the residual stream".to_owned();
-        return Judged {
-            id: "C8b".into(),
-            claim: claim.into(),
-            verdict: Verdict::CannotBeTested,
-            why,
-            n,
-            control: "random vectors, and the MLP's mean over plain text".into(),
-        };
+        return C8B.fared(Verdict::CannotBeTested, why, n);
     };
     let why = format!(
         "correlation with frequency {rho:.2} (random vectors {:.2} to {:.2}, mean over text {rho_text:.2}), cosine without the shared direction {cosine:.2} ({cosine_text:.2})",
@@ -247,12 +249,5 @@ pub fn judge_intercept(all: &[Alignment], chance: (f64, f64), n: usize) -> Judge
         (true, false) => Verdict::Conditional,
         (false, _) => Verdict::DoesNotHold,
     };
-    Judged {
-        id: "C8b".into(),
-        claim: claim.into(),
-        verdict,
-        why,
-        n,
-        control: "random vectors, and the MLP's mean over plain text".into(),
-    }
+    C8B.fared(verdict, why, n)
 }

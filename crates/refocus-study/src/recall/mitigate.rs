@@ -18,7 +18,7 @@ use refocus_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, mlp, pick, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, facts, halves, mlp, pick, together};
 use crate::Verdict;
 use crate::overthinking::{Estimate, HeadId, random_heads};
 
@@ -38,6 +38,12 @@ const ROWS: usize = 64;
 const BINS: usize = 15;
 /// Steps of the search for a temperature.
 const STEPS: usize = 30;
+
+const C9: Saying = Saying {
+    id: "C9",
+    claim: "acting on the last block's heads or on its MLP's intercept raises the answer",
+    control: "other heads, a random vector, the mean over plain text, a temperature of equal entropy, the unigram prior",
+};
 
 /// Something that is done to the model, or to its logits.
 #[derive(Clone, Debug, PartialEq)]
@@ -609,16 +615,7 @@ pub fn best(all: &[Priced]) -> Option<&Priced> {
 /// and the prior: then it is a known effect. It does not hold where no repair's interval exceeds a gain of 0.01.
 pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
     let n = facts(prompts);
-    let judged = |verdict, why| {
-        Judged {
-        id: "C9".into(),
-        claim: "acting on the last block's heads or on its MLP's intercept raises the answer".into(),
-        control: "other heads, a random vector, the mean over plain text, a temperature of equal entropy, the unigram prior".into(),
-        verdict,
-        why,
-        n,
-    }
-    };
+    let judged = |verdict, why| C9.fared(verdict, why, n);
     let Some(best) = best(all).filter(|_| n >= FEWEST) else {
         return judged(Verdict::CannotBeTested, format!("{n} facts, {FEWEST} are needed"));
     };

@@ -13,7 +13,7 @@ use refocus_measure::recall::{
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, over_facts, pick, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, facts, halves, over_facts, pick, together};
 use crate::Verdict;
 use crate::overthinking::{Estimate, ends, resampled};
 
@@ -28,6 +28,22 @@ const REFITS: usize = 200;
 /// Step of the first order.
 const STEP: f32 = 0.1;
 const RANDOM: Purpose = Purpose::new("recall: random vector");
+
+const C4: Saying = Saying {
+    id: "C4",
+    claim: "an MLP's output is a linear regression on head outputs with one intercept",
+    control: "outputs exchanged between facts, and the mean alone",
+};
+const C3: Saying = Saying {
+    id: "C3",
+    claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified",
+    control: "a weight of 0",
+};
+const C5: Saying = Saying {
+    id: "C5",
+    claim: "the MLP's intercept turns the residual stream toward the answer",
+    control: "a random vector of the same length",
+};
 
 /// A regressor's weight. Its gain after the MLP is `1 + weight`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,14 +243,7 @@ fn replaced(prompts: &[Prompt], all: &[Fidelity], seed: u64) -> Replaced {
 /// reconstruction is not shown to be nearer.
 pub fn judge_regression(fit: &LayerFit) -> Judged {
     let n = fit.r2.n;
-    let judged = |verdict, why| Judged {
-        id: "C4".into(),
-        claim: "an MLP's output is a linear regression on head outputs with one intercept".into(),
-        control: "outputs exchanged between facts, and the mean alone".into(),
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C4.fared(verdict, why, n);
     if n < FEWEST {
         return judged(Verdict::CannotBeTested, format!("{n} facts, {FEWEST} are needed"));
     }
@@ -258,15 +267,7 @@ pub fn judge_regression(fit: &LayerFit) -> Judged {
 /// not hold where every interval lies within ±0.1.
 pub fn judge_activation(local: &LayerFit) -> Judged {
     let n = local.r2.n;
-    let judged = |verdict, why| Judged {
-        id: "C3".into(),
-        claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified"
-            .into(),
-        control: "a weight of 0".into(),
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C3.fared(verdict, why, n);
     let told_apart = local.condition.is_some_and(|c| c < 1000.0);
     if n < FEWEST || !told_apart || local.r2.low <= 0.0 {
         let why = format!(
@@ -450,14 +451,7 @@ pub fn judge_intercept(found: &Intercept) -> Judged {
         false if found.own.answer.low > 0.0 => Verdict::DoesNotHold,
         false => Verdict::CannotBeTested,
     };
-    Judged {
-        id: "C5".into(),
-        claim: "the MLP's intercept turns the residual stream toward the answer".into(),
-        control: "a random vector of the same length".into(),
-        verdict,
-        why: told,
-        n,
-    }
+    C5.fared(verdict, told, n)
 }
 
 /// The intercept of one relation in the place of another's.

@@ -173,7 +173,7 @@ impl Run<'_> {
                             let tensors = patch.tensors();
                             let tensors =
                                 tensors.map_err(|e| Failure::because("a patch cannot be written", e))?;
-                            store.write(&at("safetensors"), tensors)?;
+                            store.write_bytes(&at("safetensors"), &tensors)?;
                         }
                         store.write(&at("toml"), &patch.text)?;
                     }

@@ -108,6 +108,9 @@ cause: No such file or directory (os error 2)
 "#]]);
     tmp.write("short.txt", "too short");
     refused(tmp.refocus(&format!("{run} --relation capital --text [TMP]/short.txt"))).stderr_eq(str![[r#"
+error: [TMP]/short.txt: cannot be counted
+cause: the text has 5 different tokens, 141 are needed to say how often tokens occur: give a longer one with --text
+
 "#]]);
     refused(refocus("recall fixtures/gpt2 --relation capital --out unused")).stderr_eq(str![[r#"
 error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
