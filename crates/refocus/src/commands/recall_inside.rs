@@ -175,7 +175,12 @@ impl Run<'_> {
                                 tensors.map_err(|e| Failure::because("a patch cannot be written", e))?;
                             store.write_bytes(&at("safetensors"), &tensors)?;
                         }
-                        store.write(&at("toml"), &patch.text)?;
+                        let said: Vec<String> = made
+                            .claims
+                            .iter()
+                            .map(|j| format!("# {}: {}\n", j.verdict.name(), j.why))
+                            .collect();
+                        store.write(&at("toml"), &(said.concat() + &patch.text))?;
                     }
                     found.mitigate = Some(made);
                 }

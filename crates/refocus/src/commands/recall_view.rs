@@ -25,7 +25,10 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
         out.push_str(&claims(document, colours));
     }
     if !document.patches.is_empty() {
-        out.push_str(&format!("\nPatches of repairs that hold: {}\n", document.patches.join(", ")));
+        out.push_str(&format!(
+            "\nPatches of the best repairs, where C9 holds or is conditional: {}\n",
+            document.patches.join(", ")
+        ));
     }
     out
 }
