@@ -58,6 +58,14 @@ pub enum MeasureError {
         /// Which.
         template: usize,
     },
+    /// A vector of another width than the residual stream.
+    #[error("a vector of {got} numbers, the residual stream has {want}")]
+    Width {
+        /// As given.
+        got: usize,
+        /// As needed.
+        want: usize,
+    },
     /// A head or block that is not there.
     #[error("the model has no {what}")]
     Absent {

@@ -1,9 +1,10 @@
 //! Result tables as charts and one self-contained page.
 //!
-//! [`page`] is a pure function of run folders: the same tables give the same page. It needs no script, no
+//! [`page`] is a pure function of run folders, [`diagnosis`] of a document: the same tables give the same page. It needs no script, no
 //! server and no other file; what a run has no table for is not on its page.
 
 pub mod chart;
+mod diagnose;
 mod flipflop;
 mod overthinking;
 mod recall;
@@ -13,6 +14,8 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use refocus_results::{ResultsError, StoredRun};
+
+pub use self::diagnose::diagnosis;
 
 use self::view::{Cell, Column, Grid, Head, Page, Part, Section};
 
@@ -43,6 +46,9 @@ pub enum ReportError {
         /// Its study.
         b_study: String,
     },
+    /// A document that is none of a diagnosis.
+    #[error("the document cannot be read as a diagnosis")]
+    Findings(#[from] serde_json::Error),
     /// The template failed.
     #[error("the page cannot be put together")]
     Template(#[from] askama::Error),

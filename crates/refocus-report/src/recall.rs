@@ -30,7 +30,7 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
         all.push(RunSection {
             id: "claims",
             title: "Claims and verdicts".to_owned(),
-            lead: "What was claimed before the run, and how it fared. The rule was fixed beforehand: a claim holds \
+            lead: "What is claimed, and how it fared. Rules stand in the program: a claim holds \
                    where its interval lies above what would matter and it beats its control, with every number of \
                    other facts that it is about; where only with some, it is conditional."
                 .to_owned(),

@@ -21,6 +21,7 @@ pub mod inside;
 pub mod last;
 pub mod mitigate;
 pub mod mlp;
+pub mod price;
 mod prompts;
 mod traced;
 

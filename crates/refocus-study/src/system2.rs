@@ -21,7 +21,7 @@ mod summary;
 mod tests;
 mod verdict;
 
-pub use self::answer::{Answered, Record, Rewriting};
+pub use self::answer::{Answered, Record, Rewriting, wording};
 pub use self::arm::{Arm, STUDY, UnknownArm};
 pub use self::attention::{HeadMass, Local, Looked, SpanRow, look};
 pub use self::error::System2Error;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::holds::{Holds, all_words, content, spaced, turning};
 use crate::options::Guards;
 use crate::outcome::Reason;
-use crate::split::{Part, Piece};
+use crate::split::{Kind, Part, Piece, is_opinion, split};
 
 /// Share of a question's words that must be there again.
 const QUESTION: f64 = 0.6;
@@ -14,6 +14,8 @@ const QUESTION: f64 = 0.6;
 const GONE: f64 = 0.2;
 /// Share of a rewrite's words that may be new.
 const NEW: f64 = 0.3;
+/// Share of a sentence's words that must be in one piece of the original, or in two that are neighbours.
+const SAID: f64 = 0.6;
 
 /// The text that is rewritten.
 pub(crate) struct Original<'a> {
@@ -51,6 +53,9 @@ pub(crate) fn anew(
             if missing.is_some() || !had.numbers.is_subset(&holds.numbers) {
                 return Err(lost("instruction", body.trim()));
             }
+        }
+        if piece.kind == Kind::Table && !content(body).is_subset(&words) {
+            return Err(lost("table", body.trim()));
         }
         for code in &had.code {
             if !whole.contains(code.as_str()) {
@@ -214,5 +219,35 @@ fn nothing_new(original: &Original<'_>, whole: &str, holds: &Holds, all: &Holds)
     if new.len() > 1 && new.len() as f64 > NEW * words.len() as f64 {
         return invented("words", &new[..new.len().min(5)].join(", "));
     }
-    Ok(())
+    match new_claim(original, whole) {
+        Some(claim) => invented("claim", &claim),
+        None => Ok(()),
+    }
+}
+
+/// A sentence that puts words of several places together, or states as a fact what was an opinion.
+fn new_claim(original: &Original<'_>, whole: &str) -> Option<String> {
+    let pieces: Vec<(&str, BTreeSet<String>)> = original
+        .pieces
+        .iter()
+        .filter(|p| p.part != Part::Question)
+        .map(|p| &original.text[p.range.clone()])
+        .map(|body| (body, content(body)))
+        .collect();
+    split(whole, None).into_iter().filter(|p| p.part != Part::Question).find_map(|p| {
+        let body = whole[p.range].trim();
+        let words = content(body);
+        if words.len() < 2 {
+            return None;
+        }
+        let enough = |n: usize| n as f64 >= SAID * words.len() as f64;
+        let shared = |i: usize| words.intersection(&pieces[i].1).count();
+        let best = (0..pieces.len()).max_by_key(|&i| shared(i)).filter(|&i| enough(shared(i)));
+        let opinion = best.is_some_and(|i| is_opinion(pieces[i].0) && !is_opinion(body));
+        let either = |pair: &[(&str, BTreeSet<String>)]| {
+            enough(words.iter().filter(|w| pair.iter().any(|(_, of)| of.contains(*w))).count())
+        };
+        let said = best.is_some() || pieces.windows(2).any(either);
+        (opinion || !said).then(|| body.to_owned())
+    })
 }

@@ -156,14 +156,14 @@ pub enum Reason {
     QuestionLost,
     /// Something is gone that must stay.
     Lost {
-        /// `instruction`, `number`, `code`, `link` or `quotation`.
+        /// `instruction`, `number`, `code`, `link`, `quotation` or `table`.
         what: &'static str,
         /// Itself.
         which: String,
     },
     /// The rewrite has something that the original has not.
     Invented {
-        /// `number`, `code`, `link`, `quotation`, `name` or `words`.
+        /// `number`, `code`, `link`, `quotation`, `name`, `words` or `claim`.
         what: &'static str,
         /// Itself.
         which: String,

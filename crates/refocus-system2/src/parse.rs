@@ -226,7 +226,7 @@ fn label(line: &str) -> Option<(Section, &str)> {
     }
     let section = if words.iter().any(|w| *w == "question" || *w == "query") {
         Section::Question
-    } else if words.contains(&"context") {
+    } else if words.iter().any(|w| ["context", "fact", "facts"].contains(w)) {
         Section::Context
     } else {
         return None;
@@ -285,6 +285,7 @@ mod tests {
              not include user bias/preference): \"Did it?\"",
             "1. CONTEXT (facts: all of them):\nIt rained.\n2. QUERY:\nDid it?",
             "Question: Did it?\nContext: It rained.",
+            "Facts: It rained.\nQuestion: Did it?",
             "Context: It rained. Question: Did it?",
         ] {
             assert_eq!(read(reply), both("It rained.", "Did it?"), "{reply}");

@@ -170,25 +170,20 @@ impl Job<'_> {
         guard::taken(original, &gone, self.options.guards)?;
         let mut kept = Vec::new();
         let mut at = 0;
-        for range in gone.iter().cloned().chain([text.len()..text.len()]) {
+        for range in &gone {
             if at < range.start {
                 kept.push(at..range.start);
             }
             at = range.end;
         }
-        // Where the end is gone, so is the white space before it.
-        if let (Some(last), Some(tail)) = (kept.last_mut(), removed.last_mut())
-            && tail.range.end == text.len()
-        {
+        if at < text.len() {
+            kept.push(at..text.len());
+        } else if let Some(last) = kept.last_mut() {
+            // Where the end is gone, so is the white space before it.
             last.end = last.start + text[last.clone()].trim_end().len();
-            let from = last.end;
-            removed
-                .iter_mut()
-                .rev()
-                .take_while(|r| r.range.start > from)
-                .last()
-                .into_iter()
-                .for_each(|r| r.range.start = from);
+            if let Some(tail) = removed.iter_mut().find(|r| r.range.start >= last.end) {
+                tail.range.start = last.end;
+            }
         }
         let piece = |r: &Range<usize>| text[r.clone()].to_owned();
         let question = original.question.clone();

@@ -154,6 +154,9 @@ pub(crate) enum Command {
     /// where the model's chat template knows them. Requests are computed together as they come; what one gets
     /// does not depend on the others. A patch acts while generating. What is not supported is refused with an
     /// error that names it. Ctrl-C lets answers under way end; a second one cuts them.
+    ///
+    /// With --upstream it is a proxy in front of another server instead: everything passes byte for byte, and
+    /// requests that ask for it have their newest prompt rewritten by System 2 Attention first.
     #[command(after_long_help = serve::EXAMPLES)]
     Serve(Serve),
 }

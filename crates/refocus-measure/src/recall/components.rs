@@ -61,6 +61,13 @@ pub struct Shares {
     pub worst: f64,
 }
 
+/// What a prompt's logits are products with, and the final norm's denominator.
+struct Toward {
+    answer: Option<Vec<f64>>,
+    argument: Option<Vec<f64>>,
+    scale: f64,
+}
+
 /// Splits π(Y) and π(X) of every prompt with the final norm's denominator held fixed. What the norm's bias and the
 /// head's bias add belongs to no part.
 ///
@@ -87,20 +94,21 @@ pub fn shares<O: Ops>(
         Some(norm.direction(&over))
     };
     let none = || Vec::with_capacity(prompts.len());
-    let dirs: Vec<(Option<Vec<f64>>, Option<Vec<f64>>, f64)> = prompts
-        .iter()
-        .zip(seen.resid_post.chunks_exact(d))
-        .map(|(p, end)| (toward(p.answer), p.argument.and_then(toward), norm.denominator(end)))
-        .collect();
+    let one = |(p, end): (&Prompt, &[f32])| Toward {
+        answer: toward(p.answer),
+        argument: p.argument.and_then(toward),
+        scale: norm.denominator(end),
+    };
+    let dirs: Vec<Toward> = prompts.iter().zip(seen.resid_post.chunks_exact(d)).map(one).collect();
     let mut out = Shares { parts: Vec::new(), answer: vec![], argument: vec![], norm: vec![], worst: 0.0 };
     let mut sum: Vec<f64> = vec![0.0; seen.resid_post.len()];
     each(o, m, seen, |part, rows| {
         let (mut answer, mut argument, mut length) = (none(), Vec::with_capacity(prompts.len()), none());
-        for ((row, (y, x, scale)), sum) in rows.chunks_exact(d).zip(&dirs).zip(sum.chunks_exact_mut(d)) {
+        for ((row, to), sum) in rows.chunks_exact(d).zip(&dirs).zip(sum.chunks_exact_mut(d)) {
             let dot =
-                |dir: &Vec<f64>| row.iter().zip(dir).map(|(a, b)| f64::from(*a) * b).sum::<f64>() / scale;
-            answer.push(y.as_ref().map_or(f64::NAN, dot));
-            argument.push(x.as_ref().map(dot));
+                |dir: &Vec<f64>| row.iter().zip(dir).map(|(a, b)| f64::from(*a) * b).sum::<f64>() / to.scale;
+            answer.push(to.answer.as_ref().map_or(f64::NAN, dot));
+            argument.push(to.argument.as_ref().map(dot));
             length.push(row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt());
             sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
         }

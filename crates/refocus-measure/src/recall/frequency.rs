@@ -112,6 +112,9 @@ impl Frequencies {
 
 /// What a vector of the last residual stream adds to every logit, times the final norm's denominator.
 fn added_logits<O: Ops>(o: &mut O, m: &Model<O::K>, x: &[f32]) -> Result<Vec<f32>, MeasureError> {
+    if x.len() != m.spec.d_model {
+        return Err(MeasureError::Width { got: x.len(), want: m.spec.d_model });
+    }
     let lens = FinalNorm::of(o, m)?.lens(x);
     let mut h = o.constant(1, lens.len(), &lens)?;
     if let Some(p) = &m.project_out {

@@ -107,6 +107,9 @@ pub fn ov_ranks<O: Ops>(
     if spec.wiring == Wiring::PostNorm {
         return Err(MeasureError::PostNorm);
     }
+    if partners.len() != prompts.len() || partners.iter().any(|&p| p >= prompts.len()) {
+        return Err(MeasureError::Observed { prompts: prompts.len(), seen: partners.len() });
+    }
     if let Some(h) = chosen.iter().find(|h| h.layer >= spec.n_layers || h.head >= spec.n_heads) {
         return Err(MeasureError::Absent { what: format!("head {}.{}", h.layer, h.head) });
     }

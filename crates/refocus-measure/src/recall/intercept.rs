@@ -178,8 +178,14 @@ pub fn class_ranks<O: Ops>(
     let Some(block) = seen.blocks.get(layer) else {
         return Err(MeasureError::Absent { what: format!("block {layer}") });
     };
-    if vector.len() != d || seen.n != prompts.len() || class.iter().any(|&id| id as usize >= vocab) {
+    if vector.len() != d {
+        return Err(MeasureError::Width { got: vector.len(), want: d });
+    }
+    if seen.n != prompts.len() {
         return Err(MeasureError::Observed { prompts: prompts.len(), seen: seen.n });
+    }
+    if let Some((at, &id)) = class.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+        return Err(RunError::Id { id, at, vocab }.into());
     }
     // In a parallel block the MLP does not read what attention writes beside it, but its output joins both.
     let mid: Vec<f32> = match m.spec.wiring {

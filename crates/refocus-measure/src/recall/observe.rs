@@ -152,7 +152,7 @@ fn pass<O: Ops>(
     let (ids, batch, ends) = packed(prompts);
     let one = |p: &Prompt| {
         let at = p.argument_at as u32;
-        Vec::from([Vec::from([at..at + 1]), Vec::from([0..1])])
+        [at..at + 1, 0..1].map(|keys| Vec::from([keys])).to_vec()
     };
     let groups: Vec<_> = prompts.iter().map(one).collect();
     let sites = sites(spec);

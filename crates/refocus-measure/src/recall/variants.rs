@@ -33,6 +33,13 @@ pub(super) struct Variant {
     pub swaps: Vec<Swap>,
 }
 
+/// Swaps at one place: the variants that have one, and what they set.
+#[derive(Default)]
+struct Together {
+    rows: Vec<usize>,
+    values: Vec<f32>,
+}
+
 type Page<O> = <<O as Ops>::K as Kernels>::Page;
 
 /// Residual streams after the last block, `[variants, d_model]`. Heads are frozen where no `caches` are given;
@@ -90,17 +97,17 @@ fn from<O: Ops>(
             applied.push(set(Site::new(layer, Kind::Z), None, rows.copied().collect(), None));
         }
     }
-    let mut together: BTreeMap<(Site, Option<usize>), (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    let mut together: BTreeMap<(Site, Option<usize>), Together> = BTreeMap::new();
     for (i, v) in variants.iter().enumerate() {
         for s in &v.swaps {
-            let (rows, values) = together.entry((s.site, s.head)).or_default();
-            rows.push(i);
-            values.extend(s.value.iter());
+            let all = together.entry((s.site, s.head)).or_default();
+            all.rows.push(i);
+            all.values.extend(s.value.iter());
         }
     }
-    applied.extend(
-        together.into_iter().map(|((site, head), (rows, values))| set(site, head, values, Some(rows))),
-    );
+    let each =
+        |((site, head), all): ((Site, Option<usize>), Together)| set(site, head, all.values, Some(all.rows));
+    applied.extend(together.into_iter().map(each));
     let last = Site::new(spec.n_layers - 1, Kind::ResidPost);
     let plan = Plan::resume(spec, &batch, start, &[Readout::Raw { site: last, rows: None }], &applied)?;
     let x = o.constant(variants.len(), d, &x)?;

@@ -49,9 +49,9 @@ struct Submission {
     place: Place,
 }
 
-/// A place in the queue, given back when it is dropped.
+/// A place among the submissions that are prepared, wait or run; given back when it is dropped.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -79,13 +79,19 @@ pub(super) enum NotTaken {
 }
 
 impl Handle {
-    /// Hands requests over that belong together.
-    pub(super) fn submit(&self, requests: Vec<Request>) -> Result<UnboundedReceiver<Update>, NotTaken> {
+    /// Takes a place, before any work is done for a request.
+    pub(super) fn enter(&self) -> Result<Place, NotTaken> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(&self.taken));
-        if taken >= self.most {
-            return Err(NotTaken::Full(self.most));
-        }
+        if taken < self.most { Ok(place) } else { Err(NotTaken::Full(self.most)) }
+    }
+
+    /// Hands requests over that belong together.
+    pub(super) fn submit(
+        &self,
+        place: Place,
+        requests: Vec<Request>,
+    ) -> Result<UnboundedReceiver<Update>, NotTaken> {
         let (updates, receiver) = unbounded_channel();
         self.submissions.send(Submission { requests, updates, place }).map_err(|_| NotTaken::Gone)?;
         Ok(receiver)
@@ -96,7 +102,7 @@ impl Handle {
         self.alive.load(Ordering::Relaxed)
     }
 
-    /// Submissions that run or wait.
+    /// Places that are taken.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }

@@ -72,8 +72,8 @@ pub enum LocalError {
 struct ToolForm {
     /// Whether its chat template shows tools to the model.
     shown: bool,
-    /// Whether the form of its calls is known here.
-    recognised: bool,
+    /// Whether it writes its calls between tags.
+    tagged: bool,
 }
 
 /// A model that is being served.
@@ -128,7 +128,7 @@ impl Local {
         let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
         let text = checkpoint.chat_template()?.unwrap_or_default();
         let named = template.as_ref().is_some_and(|t| t.names().any(|n| n == "tool_use"));
-        let tools = ToolForm { shown: named || text.contains("tools"), recognised: text.contains(OPEN) };
+        let tools = ToolForm { shown: named || text.contains("tools"), tagged: text.contains(OPEN) };
         let changes = Arc::new(patch.as_ref().map(Changes::from).unwrap_or_default());
         let fingerprint = fingerprint(&checkpoint.fingerprint()?, &changes);
         let counts = Arc::new(Counts::new(metrics));

@@ -45,7 +45,7 @@ impl Local {
             let text = "tools is not supported: the model's chat template has no place for tools";
             return Err(ApiError::unsupported("tools", text));
         }
-        if forced.is_some() && !self.tools.recognised {
+        if forced.is_some() && !self.tools.tagged {
             let text = "tool_choice is only auto or none here: the form of this model's calls is not known";
             return Err(ApiError::unsupported("tool_choice", text));
         }
@@ -67,15 +67,12 @@ impl Local {
         };
         let constraint = schema.map(|schema| self.constraint(&schema, field)).transpose()?;
         let mut shared = chat.shared;
-        let calls = match &chat.tools {
-            Some(tools) if self.tools.recognised => {
-                if !tools.parallel {
-                    shared.stop = shared.stop.iter().cloned().chain([CLOSE.to_owned()]).collect();
-                }
-                Some(Calls::new(tools, String::new()))
+        let calls = chat.tools.as_ref().map(|tools| {
+            if !tools.parallel {
+                shared.stop = shared.stop.iter().cloned().chain([CLOSE.to_owned()]).collect();
             }
-            _ => None,
-        };
+            Calls::new(tools, String::new())
+        });
         if forced.is_some() {
             // The model goes on within a call.
             text.push_str(OPEN);

@@ -77,20 +77,24 @@ async fn answer(
     id: String,
     prepare: impl FnOnce(&Local, &str) -> ApiResult<Prepared> + Send + 'static,
 ) -> ApiResult<Response> {
-    // Templates, tokenizers and schemas take their time.
-    let blocking = {
-        let (local, id) = (Arc::clone(&local), id.clone());
-        tokio::task::spawn_blocking(move || prepare(&local, &id))
-    };
-    let prepared = blocking.await.map_err(|_| ApiError::internal("the request could not be prepared"))??;
-    let Prepared { requests, writers, echoes, prompt, shape, shared, logprobs, field } = prepared;
-    let several = requests.len() > 1;
-    let mut updates = local.engine.submit(requests).map_err(|why| match why {
+    let not_taken = |why| match why {
         NotTaken::Full(most) => {
             ApiError::busy(format!("{most} requests run or wait already, try again later"))
         }
         NotTaken::Gone => ApiError::stopping(),
-    })?;
+    };
+    let place = local.engine.enter().map_err(not_taken)?;
+    // Templates, tokenizers and schemas take their time, and do not stop where the client goes away meanwhile: the
+    // place is theirs until then.
+    let blocking = {
+        let (local, id) = (Arc::clone(&local), id.clone());
+        tokio::task::spawn_blocking(move || Ok::<_, ApiError>((prepare(&local, &id)?, place)))
+    };
+    let prepared = blocking.await.map_err(|_| ApiError::internal("the request could not be prepared"))?;
+    let (prepared, place) = prepared?;
+    let Prepared { requests, writers, echoes, prompt, shape, shared, logprobs, field } = prepared;
+    let several = requests.len() > 1;
+    let mut updates = local.engine.submit(place, requests).map_err(not_taken)?;
     match updates.recv().await {
         Some(Update::Accepted) => local.counts.prompt(prompt),
         Some(Update::Refused { request, why }) => {

@@ -24,7 +24,7 @@ use super::select::{self, MODE, Plan, Skip, Target, Wish};
 use super::upstream::How;
 use super::usage;
 use super::waiting::{Outcome, Waiting};
-use super::{Proxy, is_stream};
+use super::{Proxy, is_events, is_stream};
 use crate::error::{ApiError, ApiResult};
 
 /// A larger answer passes without its usage summed.
@@ -44,6 +44,8 @@ struct Chat {
     /// Whole and valid UTF-8.
     text: String,
     plan: Plan,
+    /// The client already has the head of a stream without an encoding.
+    begun: bool,
 }
 
 impl Proxy {
@@ -99,7 +101,7 @@ impl Proxy {
             let skip = wanted.then_some(Skip::NotChat);
             return self.straight(head, Source::new(held, None, length, self.config.idle()), skip).await;
         };
-        let chat = Chat { text: text.to_owned(), head, held, plan };
+        let chat = Chat { text: text.to_owned(), head, held, plan, begun: false };
         match (chat.plan.mode, chat.plan.targets.clone()) {
             (_, Err(skip)) => self.answered(chat, Report::skipped(skip)).await,
             (Mode::Audit, Ok(targets)) => {
@@ -136,7 +138,7 @@ impl Proxy {
         let coming = async move {
             let report = work.await;
             let comment = report.comment();
-            in_a_stream(comment, this.answered(chat, report).await).await
+            in_a_stream(comment, this.answered(Chat { begun: true, ..chat }, report).await).await
         };
         let mut response = Response::new(Body::new(Waiting::new(Box::pin(coming), beat)));
         let headers = response.headers_mut();
@@ -223,7 +225,7 @@ impl Proxy {
 
     /// Sends the request on, with what the report puts into it, and tells the client about it.
     async fn answered(self: &Arc<Self>, chat: Chat, report: Report) -> ApiResult<Response<Body>> {
-        let Chat { head, held, text, plan } = chat;
+        let Chat { head, held, text, plan, begun } = chat;
         let mut splices = plan.splices;
         splices.extend(report.splices.iter().cloned());
         let idle = self.config.idle();
@@ -238,7 +240,7 @@ impl Proxy {
             (Held::of(body, held.trailers()), length)
         };
         let source = Source::new(held, None, had_length.then_some(length), idle);
-        let how = How { length: had_length.then_some(length), plain: paid, status_retries: None };
+        let how = How { length: had_length.then_some(length), plain: paid || begun, status_retries: None };
         let answer = self.upstream.send(head, &source, how).await?;
         let mut response = if paid && is_stream(answer.headers()) {
             let step_one = report.usage;
@@ -300,7 +302,7 @@ async fn in_a_stream(comment: String, answer: ApiResult<Response<Body>>) -> Outc
         Err(error) => return ended(error.event()),
         Ok(response) => response,
     };
-    if response.status() == StatusCode::OK && is_stream(response.headers()) {
+    if response.status() == StatusCode::OK && is_events(response.headers()) {
         return (Bytes::from(comment), Some(response.into_body()));
     }
     let status = response.status().as_u16();

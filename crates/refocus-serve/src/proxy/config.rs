@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn addresses_that_are_none_are_named_without_their_password() {
         for (url, part) in [
-            ("", "http"),
+            ("", "read"),
             ("localhost:8000", "http"),
             ("ftp://h", "http"),
             ("http://", "read"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -121,7 +121,7 @@ fn sentence(skip: Skip) -> &'static str {
 #[derive(Deserialize)]
 struct Guarded {
     #[serde(default)]
-    texts: Vec<String>,
+    texts: Option<Vec<String>>,
     #[serde(default)]
     images: Option<Vec<Value>>,
     #[serde(default)]
@@ -138,10 +138,11 @@ struct Guarded {
 
 impl Guarded {
     /// Which of the texts is the newest of the user, where that is beyond doubt.
-    fn newest(&self) -> Option<usize> {
+    fn newest(&self) -> Option<(usize, &str)> {
+        let texts = self.texts.as_deref()?;
         let Some(messages) = &self.structured_messages else {
             // Without roles, one text alone is the user's.
-            return (self.texts.len() == 1).then_some(0);
+            return (texts.len() == 1).then(|| (0, texts[0].as_str()));
         };
         let last = messages.last()?;
         if last.get("role")?.as_str()? != "user" {
@@ -156,7 +157,7 @@ impl Guarded {
             },
             _ => return None,
         };
-        self.texts.iter().rposition(|known| known == text)
+        texts.iter().rposition(|known| known == text).map(|at| (at, text))
     }
 
     /// The model of the request, wherever this version of LiteLLM says it.
@@ -165,9 +166,20 @@ impl Guarded {
     }
 }
 
+/// LiteLLM shows its key in a header of its own.
+fn shown(headers: &HeaderMap) -> HeaderMap {
+    let mut shown = HeaderMap::new();
+    let own = headers.get("x-api-key").and_then(|key| key.to_str().ok());
+    let own = own.and_then(|key| HeaderValue::try_from(format!("Bearer {key}")).ok());
+    if let Some(key) = headers.get(AUTHORIZATION).cloned().or(own) {
+        shown.insert(AUTHORIZATION, key);
+    }
+    shown
+}
+
 /// `POST /beta/litellm_basic_guardrail_api`: rewrites the newest words of the user and blocks nothing.
 pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request) -> ApiResult<Response> {
-    proxy.keys.check(request.headers())?;
+    proxy.keys.check(&shown(request.headers()))?;
     let asked: Guarded = read(&proxy, request).await?;
     let none = || answer(&json!({"action": "NONE"}));
     let media =
@@ -175,8 +187,7 @@ pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request)
     if asked.input_type == "response" || media {
         return Ok(none());
     }
-    let Some(at) = asked.newest() else { return Ok(none()) };
-    let text = asked.texts[at].clone();
+    let Some((at, text)) = asked.newest() else { return Ok(none()) };
     if text.len() < proxy.config.system2.short_bytes {
         return Ok(none());
     }
@@ -198,7 +209,7 @@ pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request)
         ));
     }
     let job = Job {
-        text,
+        text: text.to_owned(),
         question: None,
         variant,
         model,
@@ -210,8 +221,8 @@ pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request)
     Ok(match &rewritten.text {
         None => none(),
         Some(text) => {
-            let mut texts = asked.texts;
-            texts[at].clone_from(text);
+            let mut texts = asked.texts.unwrap_or_default();
+            texts[at..].iter_mut().take(1).for_each(|old| old.clone_from(text));
             answer(&json!({"action": "GUARDRAIL_INTERVENED", "texts": texts}))
         }
     })

@@ -116,7 +116,7 @@ pub(crate) fn downward(from: &HeaderMap) -> HeaderMap {
     let named = from.contains_key(CONNECTION);
     let mut to = HeaderMap::with_capacity(from.len() + 6);
     for (name, value) in from {
-        if !concerns_the_connection(name) && !(named && is_named(from, name)) {
+        if !(concerns_the_connection(name) || named && is_named(from, name)) {
             to.append(name, value.clone());
         }
     }

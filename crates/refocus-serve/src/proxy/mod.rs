@@ -1,8 +1,8 @@
 //! Passes requests on to another OpenAI-compatible server and loses nothing on the way.
 //!
 //! What System 2 Attention does not select goes on byte for byte, in both directions and as it comes: bodies are not
-//! collected, parsed or written anew, and values and order of header fields stay (see [`headers`] for what that
-//! means). What it selects changes in one string of one message, at that string's place in the body.
+//! collected, parsed or written anew, and values and order of header fields stay (docs/proxy.md says what that
+//! means exactly). What it selects changes in one string of one message, at that string's place in the body.
 
 mod body;
 mod breaker;
@@ -213,9 +213,13 @@ impl Proxy {
 }
 
 /// Whether an answer is a stream of events that can be read on the way.
-fn is_stream(headers: &HeaderMap) -> bool {
+fn is_events(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
         && !headers.contains_key(CONTENT_ENCODING)
-        && !headers.contains_key(CONTENT_LENGTH)
+}
+
+/// Whether it may also be longer than it was.
+fn is_stream(headers: &HeaderMap) -> bool {
+    is_events(headers) && !headers.contains_key(CONTENT_LENGTH)
 }

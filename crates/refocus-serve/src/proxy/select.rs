@@ -122,14 +122,14 @@ impl Wish {
         let wrong = |name: &'static str, known: &str| {
             Err(ApiError::invalid(name, format!("the header {name} takes {known}")))
         };
-        let mut wish = Self::default();
-        wish.mode = match value(MODE).as_deref() {
+        let mode = match value(MODE).as_deref() {
             None => None,
             Some("on") => Some(Mode::On),
             Some("off") => Some(Mode::Off),
             Some("audit") => Some(Mode::Audit),
             Some(_) => return wrong(MODE, "on, off or audit"),
         };
+        let mut wish = Self { mode, ..Self::default() };
         if let Some(name) = value(VARIANT) {
             wish.variant = variant(&name);
             if wish.variant.is_none() {

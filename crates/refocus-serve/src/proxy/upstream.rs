@@ -113,12 +113,7 @@ impl Upstream {
         }
     }
 
-    async fn tried(
-        &self,
-        mut head: Parts,
-        source: &Source,
-        how: How,
-    ) -> Result<Response<Incoming>, ApiError> {
+    async fn tried(&self, head: Parts, source: &Source, how: How) -> Result<Response<Incoming>, ApiError> {
         let root = PathAndQuery::from_static("/");
         let uri = self.base.uri(head.uri.path_and_query().unwrap_or(&root)).ok_or_else(|| {
             ApiError::invalid("path", "the path of the request cannot be put behind that of the upstream")
@@ -134,14 +129,12 @@ impl Upstream {
         let again = how.status_retries.unwrap_or(self.status_retries);
         let (mut connects, mut statuses) = (0, 0);
         loop {
-            self.breaker.ask().map_err(|left| down(left))?;
+            self.breaker.ask().map_err(down)?;
             let mut request = Request::new(source.outgoing());
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
-            // The last try could have these without a copy, but hardly any is tried twice.
-            *request.extensions_mut() = std::mem::take(&mut head.extensions);
-            head.extensions = request.extensions().clone();
+            *request.extensions_mut() = head.extensions.clone();
             match self.pool.request(request).await {
                 Ok(answer) => {
                     self.breaker.went_well();

@@ -235,8 +235,28 @@ fn litellm_gets_all_texts_back_with_the_newest_rewritten() {
         json!({}),
         json!({"texts": ["Hi?"]}),
         json!({"texts": []}),
+        json!({"texts": null}),
     ] {
         assert_eq!(ask(more.clone()), json!({"action": "NONE"}), "{more}");
     }
     assert_eq!(ask(json!({"texts": [ASK]}))["action"], "GUARDRAIL_INTERVENED");
+}
+
+#[test]
+fn litellm_shows_its_key_in_a_header_of_its_own() {
+    let upstream = model("[1]");
+    let mut config = ProxyConfig::new(upstream.url());
+    config.system2.model = "m".to_owned();
+    let mut keys = Keys::default();
+    keys.add_list("test", "sk-ours").expect("a key");
+    let server = Server::start(router(config, keys, Arc::new(Metrics::default())).expect("a proxy"));
+    let body = json!({"texts": [ASK], "input_type": "request"}).to_string();
+    for (fields, status) in [("x-api-key: sk-ours\r\n", 200), ("x-api-key: sk-theirs\r\n", 401), ("", 401)] {
+        assert_eq!(
+            server.post("/beta/litellm_basic_guardrail_api", fields, &body).status(),
+            status,
+            "{fields}"
+        );
+    }
+    assert_eq!(upstream.last().field("authorization"), None, "and it does not go on");
 }

@@ -1,11 +1,12 @@
 //! Clients that go away, too many of them, and the end of the server.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use refocus_serve::config::{Config, LocalConfig};
-use refocus_serve::keys::Keys;
 use serde_json::{Value, json};
 
 use crate::support::{Up, chat};
@@ -64,13 +65,7 @@ async fn whoever_goes_away_is_not_computed_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_too_many_is_told_to_come_back() {
     let local = LocalConfig { requests: 1, ..LocalConfig::default() };
-    let up = Up::with(
-        Config { local, ..Config::default() },
-        Keys::default(),
-        Some("{{ messages[0].content }}"),
-        None,
-    )
-    .await;
+    let up = Up::of(Config { local, ..Config::default() }).await;
     let stream = begun(&up).await;
     let got = up.chat(json!({"max_tokens": 1})).await;
     assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().expect("text")), (429, "1"));
@@ -82,13 +77,7 @@ async fn one_too_many_is_told_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_server_ends_its_streams_with_an_error() {
-    let mut up = Up::with(
-        Config { drain_seconds: 0, ..Config::default() },
-        Keys::default(),
-        Some("{{ messages[0].content }}"),
-        None,
-    )
-    .await;
+    let mut up = Up::of(Config { drain_seconds: 0, ..Config::default() }).await;
     let stream = begun(&up).await;
     up.stop.notify_one();
     let rest = stream.collect().await.expect("a clean end").to_bytes();
@@ -108,4 +97,45 @@ async fn a_stopped_server_lets_answers_end() {
     let rest = response.into_body().collect().await.expect("whole").to_bytes();
     assert!(rest.ends_with(b"data: [DONE]\n\n"));
     up.task.take().expect("runs").await.expect("ends");
+}
+
+/// What the server says to these bytes, until it closes the connection.
+async fn said_to(up: &Up, bytes: &[u8]) -> String {
+    let (address, bytes) = (up.address, bytes.to_vec());
+    let talk = move || {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        // It may close before everything is sent.
+        let _ = stream.write_all(&bytes);
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    tokio::task::spawn_blocking(talk).await.expect("talks")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_send_is_not_waited_for() {
+    let up = Up::of(Config { read_seconds: 1, ..Config::default() }).await;
+    let head =
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{";
+    let (body, head) = tokio::join!(said_to(&up, head.as_bytes()), said_to(&up, b"POST /v1/comp"));
+    assert!(body.starts_with("HTTP/1.1 408 ") && body.contains("\"request_timeout\""), "{body}");
+    assert!(head.is_empty() || head.starts_with("HTTP/1.1 408 "), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_http_ends_its_connection_alone() {
+    let up = Up::new().await;
+    let long = format!("GET /health HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00"[..],
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nbad header\x00: 1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
+        long.as_bytes(),
+    ] {
+        let said = said_to(&up, bytes).await;
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    }
+    assert_eq!(up.get("/health").await.status, 200);
 }

@@ -10,4 +10,5 @@ mod refusals;
 mod rewriting;
 mod support;
 mod tools;
+mod trust;
 mod wire;

@@ -343,6 +343,34 @@ fn a_client_that_waits_for_a_stream_hears_that_all_is_well() {
     assert!(got.contains(": refocus {\"x-refocus-s2a\":\"applied\""), "{got}");
 }
 
+/// Its head has no encoding, so neither may what comes from the upstream; whatever became of the rewriting.
+#[test]
+fn a_stream_that_has_begun_goes_on_without_an_encoding() {
+    let (upstream, send) = handed_out();
+    let slow = Fake::new(|_, cancel| {
+        until(|| cancel.is_cancelled().then_some(()));
+        kept("failed", true)
+    });
+    let server = over(
+        &upstream,
+        |two| {
+            two.heartbeat_ms = 20;
+            two.deadline_ms = 60;
+        },
+        slow,
+    );
+    send.send("data: [DONE]\n\n").expect("an upstream");
+    drop(send);
+    let fields = "accept-encoding: gzip\r\n";
+    let got = server.post("/v1/chat/completions", fields, &body("s2a/m", ASK, ",\"stream\":true"));
+    assert!(
+        got.text().contains("\"x-refocus-reason\":\"timed_out\"") && got.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        got.text()
+    );
+    assert_eq!(upstream.last().field("accept-encoding"), Some("identity"));
+}
+
 #[test]
 fn errors_inside_a_stream_that_has_begun_are_events() {
     let answers = [

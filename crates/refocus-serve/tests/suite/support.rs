@@ -94,7 +94,11 @@ impl Got {
 
 impl Up {
     pub async fn new() -> Self {
-        Self::with(Config::default(), Keys::default(), Some(TEMPLATE), None).await
+        Self::of(Config::default()).await
+    }
+
+    pub async fn of(config: Config) -> Self {
+        Self::with(config, Keys::default(), Some(TEMPLATE), None).await
     }
 
     pub async fn with(mut config: Config, keys: Keys, template: Option<&str>, patch: Option<&str>) -> Self {

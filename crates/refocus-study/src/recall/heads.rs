@@ -4,7 +4,9 @@
 use refocus_compute::Ops;
 use refocus_measure::MeasureError;
 use refocus_measure::correlation::pearson;
-use refocus_measure::recall::{Effects, HeadAt, Mover, OvRanks, Prompt, Score, Sender, movers, ov_ranks};
+use refocus_measure::recall::{
+    Effects, HeadAt, Mover, OvRanks, Prompt, Score, Sender, Shares, movers, ov_ranks,
+};
 use refocus_measure::recall::{Observed, Unembedding};
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
@@ -76,6 +78,33 @@ pub fn summarise(prompts: &[Prompt], effects: &Effects, seed: u64) -> Vec<Sender
         }
     };
     effects.senders.iter().zip(&effects.changed).map(one).collect()
+}
+
+/// What one part of the residual stream adds to the answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartShare {
+    /// `embedding`, `9.8`, `attention bias 9`, `mlp 9`.
+    pub part: String,
+    /// Share of π(Y), the final norm's denominator held.
+    pub answer: Estimate,
+    /// Share of π(X); absent where no argument is one token.
+    pub argument: Option<Estimate>,
+    /// Length (ℓ2) of what it writes.
+    pub norm: f64,
+}
+
+/// Direct logit attribution of all parts, in the order of the model.
+pub fn attributions(prompts: &[Prompt], shares: &Shares, seed: u64) -> Vec<PartShare> {
+    let one = |i: usize| {
+        let argument = by_fact(prompts, shares.argument[i].iter().copied());
+        PartShare {
+            part: shares.parts[i].to_string(),
+            answer: over_facts(prompts, shares.answer[i].iter().map(|x| Some(*x)), seed),
+            argument: (!argument.is_empty()).then(|| Estimate::of(&argument, seed)),
+            norm: shares.norm[i].iter().sum::<f64>() / prompts.len().max(1) as f64,
+        }
+    };
+    (0..shares.parts.len()).map(one).collect()
 }
 
 /// The heads whose replacement lowers π(Y) most, on some of the prompts.
@@ -309,5 +338,64 @@ pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
             "no carrying head lifts the answer over that to another fact".to_owned(),
         ),
         _ => judged(Verdict::CannotBeTested, "lifts of the answer are neither shown nor excluded".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(value: f64, half: f64) -> Estimate {
+        Estimate { value, low: value - half, high: value + half, n: 12 }
+    }
+
+    fn passer(layer: usize) -> Passer {
+        Passer {
+            id: HeadId { layer, head: 0 },
+            effect: about(-0.2, 0.05),
+            attention: about(0.6, 0.1),
+            over_random: about(0.5, 0.1),
+            r: Some(about(0.8, 0.1)),
+            ov: Some(Ov {
+                answer: about(1.0, 0.2),
+                argument: Some(about(0.5, 0.2)),
+                over_shuffled: about(1.0, 0.3),
+                over_random: about(1.0, 0.3),
+            }),
+            p_effect: 0.001,
+            p_attention: 0.001,
+        }
+    }
+
+    fn prompts(facts: usize) -> Vec<Prompt> {
+        let one =
+            |fact| Prompt { ids: vec![1], answer: 0, argument: None, argument_at: 0, fact, template: 0 };
+        (0..facts).map(one).collect()
+    }
+
+    #[test]
+    fn passing_needs_every_test() {
+        let verdict = |p: Passer| judge_passing(&prompts(24), &[p], 10).verdict;
+        assert_eq!(verdict(passer(7)), Verdict::Holds);
+        assert_eq!(verdict(passer(2)), Verdict::Conditional);
+        assert_eq!(verdict(Passer { p_attention: 0.2, ..passer(7) }), Verdict::CannotBeTested);
+        assert_eq!(verdict(Passer { r: Some(about(0.1, 0.2)), ..passer(7) }), Verdict::CannotBeTested);
+        assert_eq!(verdict(Passer { effect: about(0.0, 0.005), ..passer(7) }), Verdict::DoesNotHold);
+        assert_eq!(judge_passing(&prompts(20), &[passer(7)], 10).verdict, Verdict::CannotBeTested);
+    }
+
+    #[test]
+    fn matrices_are_told_apart() {
+        let with = |over: Estimate, argument: Estimate| {
+            let ov = Ov { answer: over, argument: Some(argument), over_shuffled: over, over_random: over };
+            Passer { ov: Some(ov), ..passer(7) }
+        };
+        let (applies, moves) = (passer(7), with(about(0.0, 0.05), about(0.5, 0.2)));
+        let verdict = |all: &[Passer]| judge_matrices(&prompts(24), all).verdict;
+        assert_eq!(verdict(&[applies.clone(), moves.clone()]), Verdict::Holds);
+        assert_eq!(verdict(&[applies]), Verdict::Conditional);
+        assert_eq!(verdict(&[moves]), Verdict::DoesNotHold);
+        assert_eq!(verdict(&[with(about(0.2, 0.4), about(0.5, 0.2))]), Verdict::CannotBeTested);
+        assert_eq!(verdict(&[]), Verdict::CannotBeTested);
     }
 }

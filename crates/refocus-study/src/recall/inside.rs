@@ -19,10 +19,11 @@ use sha2::{Digest, Sha256};
 use super::error::RecallError;
 use super::heads::{Passer, SenderEffect};
 use super::last::{Alignment, LastBlocks};
-use super::mitigate::{Parts, Priced, Text};
+use super::mitigate::Parts;
 use super::mlp::{Intercept, LayerFit};
+use super::price::{Priced, Text};
 use super::traced::{name_of, plain};
-use super::{Judged, halves, heads, last, mitigate, mlp};
+use super::{FEWEST, Judged, halves, heads, last, mitigate, mlp, price};
 use crate::Verdict;
 use crate::overthinking::{HeadId, Store, StudyError, hex};
 
@@ -177,6 +178,11 @@ impl Inside {
         Self { relation: relation.to_owned(), form, prompts, seed, looked: None }
     }
 
+    /// Whether there are facts enough to say anything.
+    pub fn is_enough(&self) -> bool {
+        super::facts(&self.prompts) >= FEWEST
+    }
+
     fn look<O: Ops>(&mut self, o: &mut O, m: &Model<O::K>) -> Result<(&[Prompt], &Looked), MeasureError> {
         let looked = match self.looked.take() {
             Some(looked) => looked,
@@ -306,7 +312,7 @@ impl Inside {
             let by_chance = last::by_chance(o, m, &text.frequencies, seed)?;
             let every: Vec<usize> = (0..prompts.len()).collect();
             let b = mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &every)?;
-            let generic = mitigate::generic_mean(o, m, &text.paid)?;
+            let generic = price::generic_mean(o, m, &text.paid)?;
             let alignments = last::alignments(o, m, &b, &generic, &text.frequencies)?;
             let mut claims: Vec<Judged> =
                 blocks.first().map(|all| last::judge_heads(all, by_chance)).into_iter().collect();
@@ -341,16 +347,16 @@ impl Inside {
                 heads: suppressing,
                 head_means: &means,
                 intercept: &mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &choose)?,
-                generic: &mitigate::generic_mean(o, m, &text.paid)?,
+                generic: &price::generic_mean(o, m, &text.paid)?,
                 frequencies: &text.frequencies,
             };
             let all = mitigate::repairs(&m.spec, &parts, seed);
-            let own = mitigate::measuring(prompts);
-            let price = Text { ids: &text.paid, function_words: &text.function_words };
-            let repairs = mitigate::measure(o, m, &own, &price, &all, seed, tick)?;
-            let judged = mitigate::judge(&own, &repairs, seed);
+            let own = price::measuring(prompts);
+            let paid = Text { ids: &text.paid, function_words: &text.function_words };
+            let repairs = price::measure(o, m, &own, &paid, &all, seed, tick)?;
+            let judged = price::judge(&own, &repairs, seed);
             let good = matches!(judged.verdict, Verdict::Holds | Verdict::Conditional);
-            let best = mitigate::best(&repairs).filter(|_| good);
+            let best = price::best(&repairs).filter(|_| good);
             let patch = best.and_then(|b| all.iter().find(|r| r.name == b.name)).map(|r| {
                 let name = format!("{begins}-{}", r.name);
                 let file = r.patch(fingerprint, &format!("{name}.safetensors"));

@@ -58,7 +58,7 @@ pub struct LastBlocks {
     /// in parallel blocks), at the end.
     pub prob: Vec<Estimate>,
     /// Change over the last two blocks.
-    pub fall: Estimate,
+    pub change: Estimate,
     /// Of it what the attention of the last block changes; absent in parallel blocks.
     pub by_attention: Option<Estimate>,
     /// And its MLP.
@@ -126,7 +126,7 @@ pub fn last_blocks<O: Ops>(
             prompts: which.len(),
             facts: facts(&own),
             prob: nodes.iter().map(|n| estimate(&|i| n[i].0)).collect(),
-            fall: change(0, end),
+            change: change(0, end),
             by_attention: serial.then(|| change(1, 2)),
             by_mlp: serial.then(|| change(2, end)),
             heads,

@@ -13,7 +13,7 @@ use refocus_measure::recall::{
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, facts, halves, over_facts, pick, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, halves, over_facts, pick, together};
 use crate::Verdict;
 use crate::overthinking::{Estimate, ends, resampled};
 
@@ -117,7 +117,10 @@ pub fn layer_fit<O: Ops>(
     (layer, cumulative): (usize, bool),
     seed: u64,
 ) -> Result<LayerFit, MeasureError> {
-    let d = m.spec.d_model;
+    let (d, n) = (m.spec.d_model, prompts.len());
+    if seen.n != n || partners.len() != n || partners.iter().any(|&p| p >= n) {
+        return Err(MeasureError::Observed { prompts: n, seen: seen.n });
+    }
     let parts = regressors(o, m, seen, layer, cumulative)?;
     let rows: Vec<&[f32]> = parts.iter().map(|p| p.1.as_slice()).collect();
     let target = &seen.blocks[layer].mlp_out;
@@ -507,7 +510,93 @@ pub fn swap<O: Ops>(
     })
 }
 
-/// Facts that a relation needs for these tests.
-pub fn enough(prompts: &[Prompt]) -> bool {
-    facts(prompts) >= FEWEST
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(value: f64, half: f64) -> Estimate {
+        Estimate { value, low: value - half, high: value + half, n: 20 }
+    }
+
+    fn replaced() -> Replaced {
+        Replaced { kl: about(0.1, 0.01), prob: about(0.0, 0.01) }
+    }
+
+    fn fit(r2: Estimate, kl_gain: Estimate, p: f64) -> LayerFit {
+        let weight =
+            |part: &str, w: Option<Estimate>| Weight { part: part.to_owned(), is_head: true, weight: w };
+        LayerFit {
+            layer: 1,
+            cumulative: true,
+            r2,
+            r2_by_ridge: Vec::new(),
+            r2_templates: None,
+            r2_permuted: 0.05,
+            r2_intercept: -0.01,
+            r2_intercept_uncentred: 0.9,
+            r2_first_order: 0.9,
+            condition: Some(10.0),
+            weights: vec![weight("1.0", Some(about(0.5, 0.1))), weight("1.1", None)],
+            reconstructed: replaced(),
+            mean_alone: replaced(),
+            kl_gain,
+            p_kl_gain: p,
+            intercept: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_regression_holds_where_it_explains_and_may_stand_in() {
+        let verdict = |r2, gain, p| judge_regression(&fit(r2, gain, p)).verdict;
+        let nearer = about(0.2, 0.1);
+        assert_eq!(verdict(about(0.7, 0.1), nearer, 0.001), Verdict::Holds);
+        assert_eq!(verdict(about(0.4, 0.2), nearer, 0.001), Verdict::Conditional);
+        // An interval that reaches what exchanged outputs explain shows nothing.
+        assert_eq!(verdict(about(0.1, 0.06), nearer, 0.001), Verdict::CannotBeTested);
+        assert_eq!(verdict(about(0.1, 0.06), about(0.0, 0.1), 0.8), Verdict::DoesNotHold);
+        assert_eq!(verdict(about(0.7, 0.1), nearer, 0.2), Verdict::CannotBeTested);
+        let few = Estimate { n: 11, ..about(0.7, 0.1) };
+        assert_eq!(verdict(few, nearer, 0.001), Verdict::CannotBeTested);
+    }
+
+    #[test]
+    fn activation_needs_heads_that_can_be_told_apart() {
+        let mut f = fit(about(0.7, 0.1), about(0.2, 0.1), 0.001);
+        let one_way = judge_activation(&f);
+        assert_eq!(
+            (one_way.verdict, one_way.why.as_str()),
+            (Verdict::Conditional, "amplified: 1.0; damped: none")
+        );
+        f.weights[1].weight = Some(about(-0.9, 0.2));
+        assert_eq!(judge_activation(&f).verdict, Verdict::Holds);
+        f.condition = Some(1e5);
+        assert_eq!(judge_activation(&f).verdict, Verdict::CannotBeTested);
+        f.condition = Some(10.0);
+        f.weights.iter_mut().for_each(|w| w.weight = Some(about(0.0, 0.05)));
+        assert_eq!(judge_activation(&f).verdict, Verdict::DoesNotHold);
+        f.r2 = about(0.05, 0.1);
+        assert_eq!(judge_activation(&f).verdict, Verdict::CannotBeTested);
+    }
+
+    #[test]
+    fn an_intercept_that_promotes_the_class_alone_holds_conditionally() {
+        let promotes = |answer| Promotes { answer, argument: None, others: about(-0.5, 0.1) };
+        let mut found = Intercept {
+            layer: 1,
+            own: promotes(about(-0.5, 0.1)),
+            random: promotes(about(0.0, 0.1)),
+            cosine: None,
+            cosine_random: None,
+            p_answer: 0.001,
+            specific: about(0.0, 0.1),
+            without: about(-1.0, 0.1),
+        };
+        assert_eq!(judge_intercept(&found).verdict, Verdict::Conditional);
+        found.specific = about(-0.3, 0.1);
+        assert_eq!(judge_intercept(&found).verdict, Verdict::Holds);
+        found.p_answer = 0.3;
+        assert_eq!(judge_intercept(&found).verdict, Verdict::CannotBeTested);
+        found.own = promotes(about(0.5, 0.1));
+        assert_eq!(judge_intercept(&found).verdict, Verdict::DoesNotHold);
+    }
 }

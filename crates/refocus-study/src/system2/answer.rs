@@ -3,13 +3,17 @@
 use std::time::Instant;
 
 use refocus_system2::{
-    Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Usage, rewrite,
+    Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Template, Templates, Usage,
+    rewrite,
 };
 use refocus_tasks::planted::{Item, Judge, last_number};
 use serde::{Deserialize, Serialize};
 
+use sha2::{Digest, Sha256};
+
 use super::arm::Arm;
 use super::memo::Memo;
+use crate::overthinking::hex;
 
 /// Of the arm [`Arm::Instructed`].
 const WARNING: &str = "Some of this may be opinion or may have nothing to do with the question: do not let it change your answer.";
@@ -19,6 +23,14 @@ const THEN: &str = "So what is the answer?";
 /// New tokens of a thought, and of an answer that is written.
 const THOUGHT: usize = 96;
 const WRITTEN: usize = 200;
+
+/// Hash of everything that the arms put around an item: answers to other words are other answers.
+pub fn wording() -> String {
+    let templates = Templates::default();
+    let texts = Template::ALL.iter().map(|t| templates.text(*t)).chain([WARNING, THINK, THEN]);
+    let hashed = texts.fold(Sha256::new(), |h, t| h.chain_update(t).chain_update([0]));
+    format!("sha256:{}", hex(&hashed.finalize()))
+}
 
 /// What came of one item in one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -149,7 +149,7 @@ fn row(times: String, way: String, all: &[Seen], width: usize, seed: u64) -> Spa
 fn span(item: &refocus_tasks::planted::Item) -> Option<Range<usize>> {
     let mut planted = item.places().into_iter().filter(|(_, part)| *part == Part::Planted).map(|(r, _)| r);
     let first = planted.next()?;
-    Some(first.start..planted.last().map_or(first.end, |r| r.end))
+    Some(first.start..planted.next_back().map_or(first.end, |r| r.end))
 }
 
 /// A question as tokens.

@@ -170,6 +170,12 @@ fn rewriting(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
             a.cost.rewriting_tokens,
         )?;
     }
+    if !s.judges_removal {
+        out.push_str(
+            "\nBeside the question these prompts have nothing but what was planted: what removes blindly looks as good \
+             here as what judges. Precision and loss are tested on the ladder, the arguments and harm.\n",
+        );
+    }
     out.push_str("\nWhy the original went through: ");
     let reasons = all.iter().map(|(a, r)| {
         let each: Vec<String> = r.reasons.iter().map(|(name, n)| format!("{name} {n}")).collect();
@@ -238,7 +244,7 @@ fn attention(out: &mut String, looked: &Looked) -> std::fmt::Result {
             r.mass
         )?;
     }
-    if let Some(most) = looked.rows.iter().filter(|r| r.way == "as it is").next_back() {
+    if let Some(most) = looked.rows.iter().rfind(|r| r.way == "as it is") {
         let heads: Vec<String> =
             most.heads.iter().map(|h| format!("{}.{} ({:.3})", h.layer, h.head, h.mass)).collect();
         writeln!(out, "\nHeads with most of it, {} times: {}.", most.times, heads.join(", "))?;

@@ -9,6 +9,7 @@ use refocus_tasks::planted::{Item, Judge};
 use super::arm::Arm;
 use super::error::System2Error;
 use super::kept::Kept;
+use super::run::is_below_floor;
 use super::suite::Suite;
 
 /// Tokens that are written to measure how long one takes.
@@ -27,9 +28,16 @@ pub fn projected(
 ) -> Result<Option<(usize, f64)>, System2Error> {
     let mut left: Vec<(Suite, &Item, Vec<Arm>)> = Vec::new();
     for (suite, items) in suites {
-        for (at, item) in items.iter().enumerate() {
-            let kept = Kept::load(dir, *suite, at, item)?;
-            let missing: Vec<Arm> = arms.iter().copied().filter(|a| kept.of(*a).is_none()).collect();
+        let kept: Vec<Kept> = items
+            .iter()
+            .enumerate()
+            .map(|(at, item)| Kept::load(dir, *suite, at, item))
+            .collect::<Result<_, _>>()?;
+        let below = is_below_floor(*suite, &kept);
+        let asked = |a: &Arm| !below || matches!(a, Arm::Oracle | Arm::Baseline);
+        for (item, kept) in items.iter().zip(&kept) {
+            let missing: Vec<Arm> =
+                arms.iter().copied().filter(|a| asked(a) && kept.of(*a).is_none()).collect();
             if !missing.is_empty() {
                 left.push((*suite, item, missing));
             }

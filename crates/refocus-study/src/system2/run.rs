@@ -63,22 +63,22 @@ pub fn run_suite(
     }
     let (first, rest): (Vec<Arm>, Vec<Arm>) =
         arms.iter().partition(|a| matches!(a, Arm::Oracle | Arm::Baseline));
-    let mut run = SuiteRun { suite, items, kept, arms: first, below_floor: false, whole: true };
+    let mut run = SuiteRun { suite, items, kept, arms: first.clone(), below_floor: false, whole: true };
     let mut memo = Memo::new(chat);
     let of = run.items.len() * arms.len();
     run.whole = run.fill(&mut memo, store, 0, of, tick)?;
-    run.below_floor = run.whole && run.is_below_floor();
+    run.below_floor = run.whole && is_below_floor(suite, &run.kept);
     if run.whole && !run.below_floor {
-        let before = run.items.len() * run.arms.len();
-        let first = std::mem::replace(&mut run.arms, rest);
-        run.whole = run.fill(&mut memo, store, before, of, tick)?;
-        let first_alone = first.clone();
-        run.arms.splice(0..0, first);
-        if !run.whole && run.answered() == 0 {
-            run.arms = first_alone;
-        }
+        run.arms = rest.clone();
+        run.whole = run.fill(&mut memo, store, run.items.len() * first.len(), of, tick)?;
+    }
+    if !run.below_floor {
+        run.arms = [first.as_slice(), &rest].concat();
     }
     if !run.whole {
+        if run.answered() == 0 {
+            run.arms = first;
+        }
         let answered = run.answered();
         run.items.truncate(answered);
         run.kept.truncate(answered);
@@ -133,15 +133,14 @@ impl SuiteRun {
         let all = |k: &&Kept| self.arms.iter().all(|a| k.of(*a).is_some());
         self.kept.iter().take_while(all).count()
     }
+}
 
-    /// Only answers that are right or wrong have a floor.
-    fn is_below_floor(&self) -> bool {
-        if self.suite.measure() != Measure::Right || !self.arms.contains(&Arm::Oracle) {
-            return false;
-        }
-        let right = self.kept.iter().filter(|k| k.of(Arm::Oracle).is_some_and(is_right)).count();
-        (right as f64) < FLOOR * self.items.len() as f64
-    }
+/// Whether the oracle answered all of these and stayed below the floor, which only answers that are right or wrong
+/// have.
+pub(super) fn is_below_floor(suite: Suite, kept: &[Kept]) -> bool {
+    let answers: Option<Vec<bool>> = kept.iter().map(|k| k.of(Arm::Oracle).map(is_right)).collect();
+    let below = |a: Vec<bool>| (a.iter().filter(|r| **r).count() as f64) < FLOOR * a.len() as f64;
+    suite.measure() == Measure::Right && answers.is_some_and(below)
 }
 
 pub(super) fn is_right(record: &Record) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use refocus_measure::intervals::{holm, mcnemar, rule_of_three, wilson};
 use refocus_tasks::arguments::Comment;
-use refocus_tasks::planted::{Item, Judge};
+use refocus_tasks::planted::{Item, Judge, Part};
 use serde::Serialize;
 
 use super::answer::Record;
@@ -31,6 +31,9 @@ pub struct SuiteSummary {
     pub headline: usize,
     /// What guessing gets, where answers are right or wrong.
     pub chance: Option<f64>,
+    /// Whether prompts have something needed beside the question: else a rewriting that removes blindly looks as
+    /// good as one that judges.
+    pub judges_removal: bool,
     /// Whether anything can be tested on it.
     pub counts: bool,
     /// Why not.
@@ -198,6 +201,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
         items: run.items.len(),
         headline: headline.len(),
         chance,
+        judges_removal: run.items.iter().any(|i| i.parts(Part::Needed).count() > 1),
         counts: why.is_none(),
         arms: arms.collect(),
         why: why.clone(),
@@ -227,8 +231,7 @@ fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
 }
 
 fn is_whole(item: &Item, record: &Record) -> bool {
-    let needed = || item.parts(refocus_tasks::planted::Part::Needed);
-    record.rewriting.as_ref().is_none_or(|r| needed().all(|p| p.is_in(&r.left)))
+    record.rewriting.as_ref().is_none_or(|r| item.parts(Part::Needed).all(|p| p.is_in(&r.left)))
 }
 
 /// By how many nats logit(good) − logit(bad) of an argument moves with its comment.

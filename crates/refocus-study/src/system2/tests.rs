@@ -59,11 +59,11 @@ impl Chat for Swayed {
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
         self.call()?;
         let text = last(messages);
-        // What is named counts more than what is true, and that something is not so counts as nothing.
+        // What is named counts more than what is true.
         let name = |a: &str| a.trim_start_matches("The answer is ").trim_end_matches('.').to_owned();
         let score = |(i, a): (usize, &&str)| match i {
             0 => -0.25,
-            _ if says(text, &name(a)) && !text.contains("not be") => -1.0,
+            _ if says(text, &name(a)) => -1.0,
             1 => -2.0,
             _ => -3.0,
         };
@@ -110,6 +110,7 @@ fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
     let s = summarise(&run, 0);
     assert!(s.counts, "{:?}", s.why);
     assert_eq!((s.items, s.headline, s.chance), (60, 40, Some(0.25)));
+    assert!(!s.judges_removal);
     let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
     assert_eq!(arm("oracle").value.value, 1.0);
     // It falls for the wrong answers that are suggested: half of the headline.
@@ -172,6 +173,11 @@ fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
     let stopped = stopped.expect("stopped");
     // 24 answers of the first two arms, then six: two items in the three other arms.
     assert_eq!((stopped.whole, stopped.items.len(), stopped.arms.len()), (false, 2, 5));
+    // Stopped again before the first two arms of further items, the two items are still shown.
+    let more = Suite::Facts.draw(0, 14, None).expect("items");
+    let again = run_suite(&mut chat, (Suite::Facts, more), &arms(), (&store, &tmp.0), &mut |_| false);
+    let again = again.expect("stopped");
+    assert_eq!((again.whole, again.items.len(), again.arms.len()), (false, 2, 5));
     // A failure loses nothing either.
     let mut failing = Swayed { fails_at: Some(4), ..Swayed::new() };
     let told = facts(&mut failing, &tmp.0, &store, 12).expect_err("failed");

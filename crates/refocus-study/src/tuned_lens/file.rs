@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use refocus_model::{LoadError, ModelSpec, RunError};
+use refocus_model::{ModelSpec, RunError};
 use refocus_results::atomic::write_whole;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -64,13 +64,16 @@ pub enum LensError {
     },
     /// The optimizer.
     #[error(transparent)]
-    Optimizer(#[from] refocus_train::TrainError),
-    /// The tokenizer.
-    #[error(transparent)]
-    Load(#[from] LoadError),
+    Optimizer(Box<refocus_train::TrainError>),
     /// The model could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
+}
+
+impl From<refocus_train::TrainError> for LensError {
+    fn from(e: refocus_train::TrainError) -> Self {
+        Self::Optimizer(Box::new(e))
+    }
 }
 
 impl From<refocus_compute::Error> for LensError {

@@ -51,7 +51,7 @@ pub struct FitSettings {
 
 impl Default for FitSettings {
     fn default() -> Self {
-        Self { windows: 48, window: 128, held_out: 256, steps: 20, batch: 64, rate: 1e-3, seed: 0 }
+        Self { windows: 48, window: 128, held_out: 256, steps: 20, batch: 64, rate: 1e-4, seed: 0 }
     }
 }
 
@@ -88,7 +88,7 @@ pub fn fit<K: Kernels>(
 ) -> Result<(Vec<Affine>, Vec<LayerScore>), LensError> {
     let layers = m.spec.n_layers;
     let window = settings.window.min(m.spec.n_ctx);
-    let (learn, apart) = windows(ids, window, settings)?;
+    let [learn, apart] = windows(ids, window, settings)?;
     let all = (learn.len() + apart.len()) as u64 + u64::from(settings.steps) * 2 + 3 * layers as u64;
     let mut done = 0;
     let mut more = |n: usize| {
@@ -144,7 +144,7 @@ fn windows<'a>(
     ids: &'a [u32],
     window: usize,
     settings: &FitSettings,
-) -> Result<(Vec<&'a [u32]>, Vec<&'a [u32]>), LensError> {
+) -> Result<[Vec<&'a [u32]>; 2], LensError> {
     let all: Vec<&[u32]> = ids.chunks_exact(window.max(2)).collect();
     let apart_needed = settings.held_out.div_ceil(window.saturating_sub(1).max(1)).max(1);
     let want = (settings.windows + apart_needed).max(apart_needed * APART);
@@ -158,7 +158,7 @@ fn windows<'a>(
         order.sort_by_key(|&i| (rng.at(part, 0, i as u32)[0], i));
         order.into_iter().take(n).map(|i| from[i]).collect::<Vec<_>>()
     };
-    Ok((draw(learn, settings.windows, 0), draw(apart, apart_needed, 1)))
+    Ok([draw(learn, settings.windows, 0), draw(apart, apart_needed, 1)])
 }
 
 /// Runs windows and keeps every node's stream at all positions but the first of each.

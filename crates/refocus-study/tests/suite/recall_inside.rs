@@ -12,7 +12,7 @@ use refocus_model::{Action, Applied, Checkpoint, Mode, Model, Patch, Plan, Reado
 use refocus_study::Verdict;
 use refocus_study::overthinking::{Configuration, HeadId, Store};
 use refocus_study::recall::inside::{self, Inside};
-use refocus_study::recall::{heads, last, mitigate, mlp};
+use refocus_study::recall::{heads, last, mitigate, mlp, price};
 use refocus_tasks::recall::Form;
 
 const FACTS: usize = 14;
@@ -135,7 +135,7 @@ fn last_blocks_are_told_by_bin() {
     let b = &found[0];
     let parts = b.by_attention.expect("serial").value + b.by_mlp.expect("serial").value;
     let first = b.prob[1].value - b.prob[0].value;
-    assert!((first + parts - b.fall.value).abs() < 1e-9);
+    assert!((first + parts - b.change.value).abs() < 1e-9);
     let b = vec![1.0; s.m.spec.d_model];
     let all = last::alignments(&mut s.o, &s.m, &b, &b, &f).expect("looks");
     assert_eq!((all.len(), all[0].frequency), (2, all[1].frequency));
@@ -172,7 +172,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
     let means: Vec<_> = chosen.iter().map(|&h| mitigate::head_mean(&spec, &s.seen, h, &all)).collect();
     let text: Vec<u32> = (0..300u32).map(|i| i * 7 % spec.vocab as u32).collect();
     let frequencies = Frequencies::of(&text, spec.vocab).expect("counts");
-    let generic = mitigate::generic_mean(&mut s.o, &s.m, &text[..20]).expect("runs");
+    let generic = price::generic_mean(&mut s.o, &s.m, &text[..20]).expect("runs");
     let intercept: Arc<[f32]> =
         mlp::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
     let parts = mitigate::Parts {
@@ -185,9 +185,8 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
     let repairs = mitigate::repairs(&spec, &parts, 1);
     let names: Vec<&str> = repairs.iter().map(|r| r.name.as_str()).collect();
     assert!(names.contains(&"heads_first") && names.contains(&"both_0.5") && names.contains(&"unigram_0.25"));
-    let price = mitigate::Text { ids: &text[..40], function_words: &[7, 14] };
-    let found =
-        mitigate::measure(&mut s.o, &s.m, &s.prompts, &price, &repairs, 1, |_, _| {}).expect("measures");
+    let paid = price::Text { ids: &text[..40], function_words: &[7, 14] };
+    let found = price::measure(&mut s.o, &s.m, &s.prompts, &paid, &repairs, 1, |_, _| {}).expect("measures");
     assert_eq!((found[0].name.as_str(), found[0].gain.value, found[0].p_gain), ("none", 0.0, 1.0));
     let prompts = s.prompts.clone();
     for (repair, found) in repairs.iter().zip(&found).filter(|(r, _)| r.decode.is_empty()) {
@@ -202,7 +201,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
         let of = found.iter().find(|f| hot.name == format!("temperature_{}", f.name)).expect("its repair");
         assert!((hot.entropy - of.entropy).abs() < 1e-3 && hot.is_control, "{}", hot.name);
     }
-    let judged = mitigate::judge(&s.prompts, &found, 1);
+    let judged = price::judge(&s.prompts, &found, 1);
     assert_eq!((judged.id.as_ref(), judged.n), ("C9", FACTS));
 
     let dir = std::env::temp_dir().join(format!("refocus-recall-{}", std::process::id()));

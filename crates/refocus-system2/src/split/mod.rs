@@ -32,7 +32,7 @@ pub enum Part {
     Question,
     /// Says how the answer is to be: its format, language or voice.
     Instruction,
-    /// Code, a link or a table: never removed.
+    /// Code, a link, a table, or what may be another question: never removed.
     Fixed,
 }
 
@@ -50,7 +50,8 @@ pub struct Piece {
 /// A text in pieces. Their ranges lie end to end and cover the text.
 ///
 /// `question` are the bytes of the question where they are known; pieces that touch them are the question.
-/// Without it the question is looked for: the last piece that asks for something.
+/// Without it the question is looked for: the last piece that asks, one with a question mark before one that only
+/// begins as a request does.
 pub fn split(text: &str, question: Option<&Range<usize>>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (range, kind) in sentence::pieces(text) {
@@ -194,6 +195,11 @@ mod tests {
                 "Why not ask? Name the largest planet. I like Mars.",
                 Some("Why not ask? Name the largest planet."),
             ),
+            (
+                "Isn't it late? Show times are at 7. Bring a coat.",
+                Some("Isn't it late? Show times are at 7."),
+            ),
+            ("Why is it so? It rained. Show times are at 7.", Some("Why is it so?")),
             ("Mary was a mother of four.", None),
             ("東京は首都です。日本の首都はどこですか？", Some("日本の首都はどこですか？")),
             ("Text: it rained.\nQuestion: Where did it rain", Some("Question: Where did it rain")),

@@ -314,7 +314,7 @@ pub fn is_instruction(text: &str) -> bool {
         return true;
     }
     let first = first_word(bare);
-    let verb = ANSWERING.contains(&first) || first == "in" || first == "your" || first == "the answer";
+    let verb = ANSWERING.contains(&first) || first == "in" || first == "your";
     if !verb || bare.contains('?') {
         return false;
     }
@@ -325,7 +325,7 @@ pub fn is_instruction(text: &str) -> bool {
     if first == "your" && !(bare.starts_with("your answer") || bare.starts_with("your reply")) {
         return false;
     }
-    FORM.iter().any(|form| found(&bare, form))
+    FORM.iter().any(|form| found(bare, form))
 }
 
 /// Marks the question, instructions and what is never removed.
@@ -344,7 +344,7 @@ pub(super) fn mark(text: &str, pieces: &mut [Piece], question: Option<&Range<usi
         pieces.iter_mut().filter(touches).for_each(|p| p.part = Part::Question);
         return;
     }
-    // A question mark is surer than a word; an opinion may be put as a question, but is not the last choice.
+    // A question mark is surer than a word; an opinion may be put as a question, but is the last choice.
     let level = |p: &Piece| match asks(&text[p.range.clone()]) {
         _ if matches!(p.kind, Kind::Code | Kind::Table) || p.part == Part::Instruction => 0,
         Asks::No => 0,
@@ -353,23 +353,24 @@ pub(super) fn mark(text: &str, pieces: &mut [Piece], question: Option<&Range<usi
         Asks::Yes => 3,
     };
     let levels: Vec<u8> = pieces.iter().map(level).collect();
-    let best = levels.iter().copied().max().unwrap_or(0);
-    // What asks outright comes first; requests and questions count alike.
-    let wanted = if best >= 2 { 2 } else { best };
-    if wanted == 0 {
-        return;
-    }
-    let Some(last) = levels.iter().rposition(|&l| l >= wanted) else { return };
-    let mut first = last;
+    let best = levels.iter().copied().max().filter(|&l| l > 0);
+    let Some(at) = best.and_then(|best| levels.iter().rposition(|&l| l == best)) else { return };
+    let (mut first, mut end) = (at, at + 1);
     while first > 0 && levels[first - 1] >= 2 {
         first -= 1;
     }
+    while levels.get(end).is_some_and(|&l| l >= 2) {
+        end += 1;
+    }
     // The choices that a question offers belong to it.
-    let mut end = last + 1;
     while pieces.get(end).is_some_and(|p| p.kind == Kind::Line && is_choice(&text[p.range.clone()])) {
         end += 1;
     }
     pieces[first..end].iter_mut().for_each(|p| p.part = Part::Question);
+    // What else may ask for something is not taken away.
+    for (p, _) in pieces.iter_mut().zip(&levels).filter(|(p, l)| p.part == Part::Context && **l >= 2) {
+        p.part = Part::Fixed;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,6 +66,12 @@ fn replies_and_what_becomes_of_them() {
             "Context: Canberra was founded in 1913 by Walter Griffin.\nQuestion: What is the capital of Australia?",
             "invented",
         ),
+        // Words of the text put together to what it does not say, and an opinion without its "I think".
+        (
+            "Context: Sydney is the capital of Australia.\nQuestion: What is the capital of Australia?",
+            "invented",
+        ),
+        ("Context: The answer is Sydney.\nQuestion: What is the capital of Australia?", "invented"),
         (&format!("Context: {TEXT} {TEXT}\nQuestion: What is the capital of Australia?"), "longer"),
         (
             "Context: Canberra was founded in 1913. I think the answer is Sydney.\nQuestion: What is the capital of Australia?",
@@ -199,6 +205,15 @@ fn code_links_tables_and_instructions_are_never_offered() {
     let made = rewrite(&mut chat, &Request::new(text), &Options::new(Variant::Extractive));
     assert_eq!(made.text, text.replace("The sky is blue.\n", ""));
     assert!(!chat.asked[0].contains("[2]"));
+}
+
+#[test]
+fn a_table_is_written_anew_whole_or_not_at_all() {
+    let text = "I think it is Bob.\n| name | age |\n|---|---|\n| Ann | 40 |\n| Bob | 41 |\nWho is older?";
+    let whole = "Context: | name | age |\n|---|---|\n| Ann | 40 |\n| Bob | 41 |\nQuestion: Who is older?";
+    assert_eq!(ends(Variant::Objectivity, text, &mut Scripted::says(whole)), "applied");
+    let part = whole.replace("| Ann | 40 |\n", "");
+    assert_eq!(ends(Variant::Objectivity, text, &mut Scripted::says(&part)), "lost");
 }
 
 #[test]

@@ -23,7 +23,7 @@ Addresses with --upstream, everything else is passed on byte for byte, see docs/
 
 Environment:
   REFOCUS_LISTEN        address and port, as --listen
-  REFOCUS_API_KEYS      keys that clients must send, separated by commas; without any, everyone may ask
+  REFOCUS_API_KEYS      keys that clients must send, with commas between; without any, everyone may ask
   REFOCUS_UPSTREAM      as --upstream
   REFOCUS_UPSTREAM_KEY  key for the upstream, in the place of the client's
   REFOCUS_SYSTEM2_KEY   key for the server that rewrites, where it is another";

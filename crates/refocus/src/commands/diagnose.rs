@@ -128,13 +128,18 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         out.finish()?;
         printer.note(&format!("the patch is in {}", patch.display()));
     }
+    let page = refocus_report::diagnosis(&serde_json::to_vec(&document)?)?;
+    let mut out = output::Pending::create(&args.out.join("report.html"))?;
+    out.write(page.as_bytes())?;
+    out.finish()?;
     document.findings.retain(|f| probes.contains(&f.probe));
     document.mitigation.take_if(|_| !args.mitigate);
     if printer.is_json() {
         printer.document(&document)?;
     } else {
         printer.text(&shown(&document, printer.colours()))?;
-        printer.note(&format!("numbers and texts are in {}", path.display()));
+        printer
+            .note(&format!("numbers and texts are in {}, the page is report.html beside it", path.display()));
     }
     let Some(condition) = condition else { return Ok(Ended::Well) };
     let measures: BTreeMap<String, Measure> =

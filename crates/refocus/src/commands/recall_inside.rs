@@ -6,7 +6,7 @@ use refocus_compute::{Cpu, Eager};
 use refocus_model::{ModelSpec, Tokenizer};
 use refocus_study::overthinking::Store;
 use refocus_study::recall::inside::{HeadsFound, Inside, LastFound, MitigateFound, MlpFound, PlainText};
-use refocus_study::recall::{Case, Claim, Outcome as Became, RecallError, alike, mlp};
+use refocus_study::recall::{Case, Claim, Outcome as Became, RecallError, alike};
 use refocus_tasks::recall::Form;
 use serde::Serialize;
 
@@ -127,15 +127,14 @@ impl Run<'_> {
         (store, fingerprint): (&Store, &str),
     ) -> Outcome<Vec<Found>> {
         let has = |s: RecallStage| stages.contains(&s);
-        let mut all = Vec::new();
+        let mut all: Vec<Inside> = Vec::new();
         for case in cases.iter().filter(|c| c.outcome(self.settings) == Became::Measured) {
             for form in [Form::Open, Form::Forced] {
                 let prompts = alike(case, form, self.tokenizer, &self.model.spec, self.settings)?;
-                if mlp::enough(&prompts) {
-                    all.push(Inside::new(&case.relation.key, form, prompts, self.settings.seed));
-                }
+                all.push(Inside::new(&case.relation.key, form, prompts, self.settings.seed));
             }
         }
+        all.retain(Inside::is_enough);
         if let (Plain::TooShort(why), false) = (plain, all.is_empty())
             && (has(RecallStage::Last) || has(RecallStage::Mitigate))
         {

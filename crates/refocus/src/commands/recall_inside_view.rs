@@ -179,7 +179,7 @@ fn last(f: &LastFound, colours: bool) -> String {
             b.prompts.to_string(),
             b.facts.to_string(),
             nodes.join(" → "),
-            within(&b.fall),
+            within(&b.change),
             b.by_attention.as_ref().map_or_else(dash, within),
             b.by_mlp.as_ref().map_or_else(dash, within),
         ]);

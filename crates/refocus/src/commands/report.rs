@@ -13,6 +13,9 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Pending;
 use crate::printer::Printer;
 
+/// What a diagnosis leaves; a folder that has it is one.
+const FINDINGS: &str = "findings.json";
+
 #[derive(Serialize)]
 struct Document {
     schema: &'static str,
@@ -42,8 +45,20 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
         (Some(two), _) => two.iter().map(PathBuf::as_path).collect(),
         (None, dir) => dir.iter().map(PathBuf::as_path).collect(),
     };
-    let runs = dirs.into_iter().map(open).collect::<Outcome<Vec<StoredRun>>>()?;
+    let findings = dirs.first().map(|d| d.join(FINDINGS)).filter(|p| dirs.len() == 1 && p.is_file());
+    let runs = match &findings {
+        Some(_) => Vec::new(),
+        None => dirs.iter().map(|d| open(d)).collect::<Outcome<Vec<StoredRun>>>()?,
+    };
     let (html, usual) = match runs.as_slice() {
+        [] if findings.is_some() => {
+            let path = findings.unwrap_or_default();
+            let bytes = std::fs::read(&path)
+                .map_err(|e| Failure::because(format!("{}: cannot be read", path.display()), e))?;
+            let html = refocus_report::diagnosis(&bytes)
+                .map_err(|e| Failure::because(path.display().to_string(), e))?;
+            (html, path.with_file_name("report.html"))
+        }
         [run] => (refocus_report::page(run)?, run.dir().join("report.html")),
         [a, b] => (refocus_report::compare(a, b)?, PathBuf::from("refocus-compare.html")),
         _ => return Err(Failure::new("give the folder of one run, or two with --compare")),

@@ -3,7 +3,7 @@
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
-use refocus_system2::{Guards, Local, Options, Request, Templates, Variant, rewrite};
+use refocus_system2::{Guards, Judge, Local, Options, Request, Templates, Variant, rewrite};
 
 use super::Ended;
 use super::rewrite_view::{Report, shown};
@@ -33,6 +33,13 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if args.threshold.is_some() && options.variant != Variant::Scored {
         return Err(Failure::new("--threshold is for --variant scored").hint("add --variant scored"));
     }
+    if args.threshold.is_none() && options.variant == Variant::Scored && options.judge == Judge::Need {
+        printer
+            .note("the threshold is 0, but where yes and no balance differs between models: set --threshold");
+    }
+    if args.model.is_none() {
+        return Err(Failure::new("no model is given").hint("give --model MODEL"));
+    }
     let checkpoint = model_arg::open(args.model.as_deref(), printer)?;
     let tokenizer = checkpoint.tokenizer()?;
     let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
@@ -58,7 +65,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         printer.text(&shown(&report, printer.colours()))?;
     } else {
         printer.text(&made.text)?;
-        if !made.text.ends_with('\n') {
+        if !made.text.is_empty() && !made.text.ends_with('\n') {
             printer.text("\n")?;
         }
     }

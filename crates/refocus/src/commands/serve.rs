@@ -99,10 +99,10 @@ fn of_upstream(config: &Config, keys: Keys, printer: &Printer) -> Outcome<Ended>
         || (),
         |address| {
             if printer.is_json() {
-                let url = format!("http://{address}");
+                let url = format!("http://{address}/v1");
                 printer.document(&json!({"schema": "refocus.serve/1", "url": url, "upstream": upstream}))
             } else {
-                printer.note(&format!("http://{address} passes requests on to {upstream}, until Ctrl-C"));
+                printer.note(&format!("http://{address}/v1 passes requests on to {upstream}, until Ctrl-C"));
                 Ok(())
             }
         },

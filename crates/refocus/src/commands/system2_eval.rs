@@ -10,7 +10,7 @@ use refocus_model::template::ChatTemplate;
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::system2::{
     Arm, Evaluation, Local, Progress, STUDY, Suite, SuiteRun, SuiteSummary, System2Error, look, markdown,
-    projected, run_suite, summarise,
+    projected, run_suite, summarise, wording,
 };
 use refocus_system2::Chat;
 use refocus_tasks::planted::Item;
@@ -121,6 +121,7 @@ fn configuration(fingerprint: &str, seed: u64) -> Configuration {
     out.insert("study".into(), json!(STUDY));
     out.insert("model".into(), json!(fingerprint));
     out.insert("seed".into(), json!(seed));
+    out.insert("wording".into(), json!(wording()));
     Configuration(out)
 }
 

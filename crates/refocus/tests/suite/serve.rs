@@ -8,16 +8,39 @@ use snapbox::str;
 use crate::support::{Tmp, refocus, refused, root};
 
 #[test]
-fn a_model_is_needed() {
+fn a_model_or_another_server_is_needed() {
     refused(refocus("serve")).stderr_eq(str![[r#"
-error: the following required arguments were not provided:
-  --model <MODEL>
-
-Usage: refocus serve --model <MODEL>
-
-For more information, try '--help'.
+error: there is nothing to serve
+hint: name a model with --model, or another server with --upstream
 
 "#]]);
+    refused(refocus("serve --upstream localhost:8000")).stderr_eq(str![[r#"
+error: 'localhost:8000' is no address of a server: it has to begin with http:// or https://
+
+"#]]);
+    refused(refocus("serve --upstream http://h").env("REFOCUS_UPSTREAM_KEY", "a b\nc")).stderr_eq(str![[
+        r#"
+error: REFOCUS_UPSTREAM_KEY: API key 1 has a character that a header cannot hold
+
+"#
+    ]]);
+}
+
+#[test]
+fn settings_of_a_proxy_with_a_slip() {
+    let tmp = Tmp::new("serve-proxy-settings");
+    tmp.write("s.toml", "[proxy]\nupstream = \"http://h\"\n[proxy.system2]\nvariant = \"best\"\n");
+    refused(tmp.refocus("serve --config [TMP]/s.toml")).stderr_eq(str![[r#"
+error: system2.variant: there is no 'best'; there are objectivity, relevance, single, keep_original, no_instruction, extractive, scored
+
+"#]]);
+    tmp.write("s.toml", "[proxy]\nupstream_key = \"sk-secret\"\n");
+    let refused = refused(tmp.refocus("serve --config [TMP]/s.toml"));
+    let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(
+        told.contains("unknown field `upstream_key`, expected one of `upstream`, `upstream_key_file`"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -49,7 +72,7 @@ error: REFOCUS_LISTEN="here": an address and a port are needed, such as 127.0.0.
 #[test]
 fn a_model_without_a_tokenizer() {
     refused(refocus("serve --model fixtures/gpt2 --listen 127.0.0.1:0")).stderr_eq(str![[r#"
-error: fixtures/gpt2[..]
+error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 
 "#]]);
 }

@@ -3,7 +3,8 @@ use snapbox::{file, str};
 
 use crate::support::{Tmp, refocus, refused};
 
-const RUN: &str = "system2 eval fixtures/overthinking --suites facts,spurious --arms oracle,baseline,instructed,scored \
+// Arms without a rewriting: their numbers do not move with the wording of templates.
+const RUN: &str = "system2 eval fixtures/overthinking --suites facts,spurious --arms oracle,baseline,instructed \
                    --items 6 --out [TMP]/run";
 
 fn document(tmp: &Tmp) -> Value {
@@ -23,24 +24,20 @@ fn a_table_for_people_and_the_same_numbers_again() {
     let again = tmp.refocus(&format!("{RUN} --threads 2 --table [TMP]/page.md"));
     again.assert().success().stdout_eq(file!["system2-eval/table.txt"]).stderr_eq(str![[r#"
 note: the model brings no chat template: it is asked in a plain script (User: …, Assistant:)
+note: facts: the oracle stays below the floor; other arms are not asked
 note: everything else is in [TMP]/run/system2.json
 
 "#]]);
     assert_eq!(document(&tmp), first);
     assert_eq!(first["schema"], "refocus.system2-eval/1");
-    assert_eq!(
-        first["suites"][0]["arms"].as_array().map(Vec::len),
-        Some(2).filter(|_| below(&first)).or(Some(4))
-    );
+    // The fixture knows no fact, so only oracle and baseline are asked there.
+    let arms = |suite: usize| first["suites"][suite]["arms"].as_array().map(Vec::len);
+    assert_eq!((arms(0), arms(1)), (Some(2), Some(3)));
+    assert_eq!(first["attention"]["facts"], 2);
     let page = std::fs::read_to_string(tmp.path("page.md")).expect("a page");
     assert!(page.starts_with("# System 2 Attention on overthinking\n"), "{page}");
     let json = tmp.refocus(&format!("{RUN} -q --json")).output().expect("run").stdout;
     assert_eq!(serde_json::from_slice::<Value>(&json).expect("JSON"), first);
-}
-
-/// Whether the first suite ended at its floor.
-fn below(document: &Value) -> bool {
-    document["suites"][0]["why"].as_str().is_some_and(|w| w.contains("floor: the oracle answers"))
 }
 
 #[test]
@@ -74,6 +71,21 @@ hint: unpack it: gzip -dk [TMP]/data/math/gsm8k_test.jsonl.gz
     refused(tmp.refocus("system2 eval fixtures/qwen2 --out [TMP]/run"));
     assert!(!tmp.path("run").exists());
     refused(refocus("system2 eval fixtures/overthinking"));
+}
+
+#[test]
+fn what_a_rewriting_removes_and_loses_is_counted() {
+    let tmp = Tmp::new("system2-harm");
+    let run = "system2 eval fixtures/overthinking --suites harm --arms baseline,scored --items 6 --out [TMP]/run -q";
+    tmp.refocus(run).assert().success();
+    let document = document(&tmp);
+    let arms = document["suites"][0]["arms"].as_array().expect("arms");
+    let scored = arms.iter().find(|a| a["arm"] == "scored").expect("scored");
+    let (n, removal) = (&scored["rewriting"]["n"], &scored["rewriting"]["removal"]);
+    assert_eq!((n, &removal["recall"]["n"]), (&6.into(), &1.into()), "{scored}");
+    assert!(removal["lost"]["n"].as_u64() > Some(6), "{scored}");
+    assert_eq!(scored["cost"]["completion_tokens"], 0.0);
+    assert!(arms.iter().all(|a| a["arm"] != "baseline" || a["rewriting"].is_null()));
 }
 
 #[test]
