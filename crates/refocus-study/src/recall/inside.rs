@@ -209,18 +209,17 @@ impl Inside {
         key.extend(more);
         let key = store.key_of(&key);
         let bad = |e: serde_json::Error| StudyError::Stored { path: name.clone().into(), why: e.to_string() };
-        let (text, there) = match store.load_text(&name, &key)? {
-            Some(text) => (text, true),
-            None => {
-                let (prompts, at) = self.look(o, m)?;
-                (serde_json::to_string(&work(o, prompts, at)?).map_err(bad)?, false)
-            }
-        };
-        let found = serde_json::from_str(&text).map_err(bad)?;
-        if !there {
-            store.save_text(&name, &key, &text)?;
+        // What another version kept and this one cannot read is done again.
+        if let Some(text) = store.load_text(&name, &key)?
+            && let Ok(found) = serde_json::from_str(&text)
+        {
+            return Ok((found, true));
         }
-        Ok((found, there))
+        let (prompts, at) = self.look(o, m)?;
+        let text = serde_json::to_string(&work(o, prompts, at)?).map_err(bad)?;
+        let found = serde_json::from_str(&text).map_err(bad)?;
+        store.save_text(&name, &key, &text)?;
+        Ok((found, false))
     }
 
     /// Who carries the answer and the argument. `tick` is told how many changed runs are done and how many there are.
