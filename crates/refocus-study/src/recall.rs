@@ -5,7 +5,7 @@
 //! [`conditions`] says how they are asked (what may follow, how many other facts stand before, with or without
 //! the token that begins a text). [`trace_stored`] follows answer and argument from node to node of the residual
 //! stream; [`falls`] says what the last two layers do to the answer, beside tokens that were chosen as the answers
-//! were; [`claims`] judges. [`heads`], [`mlp`], [`last`] and [`mitigate`] look inside: who carries the argument to the
+//! were; [`claims`] judges. [`heads`], [`mlp`], [`last`] and [`mitigate`], which [`inside`] runs and keeps, look inside: who carries the argument to the
 //! last token, who applies the function, who lowers the answer, and what can be done about it. Where something is
 //! chosen there, it is chosen on every second fact and measured on the others.
 //!
@@ -17,6 +17,7 @@ mod curves;
 mod error;
 mod falls;
 pub mod heads;
+pub mod inside;
 pub mod last;
 pub mod mitigate;
 pub mod mlp;
@@ -24,11 +25,13 @@ pub mod price;
 mod prompts;
 mod traced;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use refocus_measure::intervals::holm;
 use refocus_measure::recall::Prompt;
-use serde::Serialize;
+use refocus_tasks::recall::Form;
+use serde::{Deserialize, Serialize};
 
 use crate::Verdict;
 use crate::overthinking::{Estimate, Stratum, sign_flip};
@@ -38,7 +41,7 @@ pub use self::claims::{Claim, claims};
 pub use self::curves::{Curve, curves};
 pub use self::error::RecallError;
 pub use self::falls::{Fall, Group, Matched, Part, Seen, falls};
-pub use self::prompts::{Beginning, Condition, Item, conditions, items};
+pub use self::prompts::{Beginning, Condition, Item, alike, conditions, items};
 pub use self::traced::{Reach, Traced, know_stored, trace_stored};
 
 /// Probabilities of chance below this are no chance.
@@ -46,19 +49,55 @@ const SIGNIFICANT: f64 = 0.05;
 /// Fewer facts than this say nothing.
 const FEWEST: usize = 12;
 
-/// What becomes of one claim of the paper.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What becomes of one claim about what happens inside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// `C1` …, as in the specification.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// In words.
-    pub claim: &'static str,
+    pub claim: Cow<'static, str>,
     /// By the rule of the function that judged.
     pub verdict: Verdict,
     /// What decided.
     pub why: String,
     /// Facts it was measured on.
     pub n: usize,
+    /// What it was compared with.
+    pub control: Cow<'static, str>,
+}
+
+/// What a claim says, and what it is compared with.
+#[derive(Clone, Copy)]
+struct Saying {
+    id: &'static str,
+    claim: &'static str,
+    control: &'static str,
+}
+
+impl Saying {
+    /// How it fared on `n` facts.
+    fn fared(self, verdict: Verdict, why: String, n: usize) -> Judged {
+        Judged { id: self.id.into(), claim: self.claim.into(), verdict, why, n, control: self.control.into() }
+    }
+}
+
+impl Judged {
+    /// As a claim about prompts of one form of a relation. What decided has several numbers, which stand in its words.
+    pub fn about(&self, relation: &str, form: Form) -> Claim {
+        Claim {
+            id: self.id.clone(),
+            claim: self.claim.clone(),
+            relation: Some(relation.to_owned()),
+            form,
+            verdict: self.verdict,
+            why: self.why.clone(),
+            facts: self.n,
+            effect: None,
+            beyond: None,
+            unit: "",
+            control: self.control.clone(),
+        }
+    }
 }
 
 /// Means by fact, in the order of the facts' numbers. Values that are absent count for nothing; facts without a value

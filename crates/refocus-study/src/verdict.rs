@@ -1,9 +1,9 @@
 //! What becomes of a published claim.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a claim fared. The rules are written before the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The effect is there, in the claimed direction.
     #[serde(rename = "holds")]

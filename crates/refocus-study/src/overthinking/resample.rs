@@ -5,7 +5,7 @@
 //! Pairs of several tasks are resampled within each task: the tasks are those that were chosen, not a sample.
 
 use refocus_compute::{Philox, Purpose};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::measures::mean;
 
@@ -17,16 +17,24 @@ const RESAMPLE: Purpose = Purpose::new("overthinking: resample");
 const FLIP: Purpose = Purpose::new("overthinking: flip signs");
 
 /// A number with its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// As measured.
+    #[serde(deserialize_with = "or_nan")]
     pub value: f64,
     /// Lower end.
+    #[serde(deserialize_with = "or_nan")]
     pub low: f64,
     /// Upper end.
+    #[serde(deserialize_with = "or_nan")]
     pub high: f64,
     /// Pairs.
     pub n: usize,
+}
+
+/// What is no number is written as `null`.
+fn or_nan<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or(f64::NAN))
 }
 
 /// One number for each pair of a task, and how much the task counts; weights sum to 1.

@@ -166,6 +166,34 @@ impl Store {
         replace(&self.path(name), &bytes)
     }
 
+    /// The text of this name that was kept under this key, if it was.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub(crate) fn load_text(&self, name: &str, key: &[u8; HASH]) -> Result<Option<String>, StudyError> {
+        let path = self.blocks.join(format!("{name}.kept"));
+        let all = match std::fs::read_to_string(&path) {
+            Ok(all) => all,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StudyError::read(&path)(e)),
+        };
+        let (head, text) = all.split_once('\n').unwrap_or_default();
+        if head.split_once(' ').is_none_or(|(_, sum)| sum != hex(&Sha256::digest(text))) {
+            let why = "it is damaged; remove the file, and its stage is run again".to_owned();
+            return Err(StudyError::Stored { path, why });
+        }
+        Ok(head.starts_with(&hex(key)).then(|| text.to_owned()))
+    }
+
+    /// Keeps a text, in the place of one under another key.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn save_text(&self, name: &str, key: &[u8; HASH], text: &str) -> Result<(), StudyError> {
+        let all = format!("{} {}\n{text}", hex(key), hex(&Sha256::digest(text)));
+        replace(&self.blocks.join(format!("{name}.kept")), all.as_bytes())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.blocks.join(format!("{name}.bin"))
     }
@@ -175,11 +203,19 @@ impl Store {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<(), StudyError> {
+        self.write_bytes(name, text.as_bytes())
+    }
+
+    /// Writes a file that is no text, as [`Store::write`].
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), StudyError> {
         let path = self.dir.join(name);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(StudyError::written(folder))?;
         }
-        replace(&path, text.as_bytes())
+        replace(&path, bytes)
     }
 }
 

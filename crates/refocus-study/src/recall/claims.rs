@@ -1,5 +1,5 @@
-//! The claims that the trace can judge, and their rules. C6, C7 and C8c were written before the first run; C8a, C8b and
-//! the floor of 0.02 were added after one run (capitals on SmolLM2) showed that C8c has too few facts there.
+//! The claims that the trace can judge, and their rules. C6, C7 and C8 first were written before the first run; C8, C8 tuned and
+//! the floor of 0.02 were added after one run (capitals on SmolLM2) showed that C8 first has too few facts there.
 //!
 //! A test is of one number a fact, and of the same number less that of its control. It is passed where the first
 //! interval lies above what would matter (0; for a fall of probability 0.02), the second above 0, and the paired
@@ -7,6 +7,8 @@
 //! intervals lies below that. A claim over several numbers of shots holds where all its tests are passed, holds conditionally where
 //! some are, does not hold where none is and one is failed; otherwise, and with fewer than 12 facts, it cannot be
 //! tested.
+
+use std::borrow::Cow;
 
 use refocus_measure::intervals::holm;
 use refocus_measure::residual::split;
@@ -30,9 +32,9 @@ const OTHER: usize = 2;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Claim {
     /// `C6`: as in the study's list.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// In words.
-    pub claim: &'static str,
+    pub claim: Cow<'static, str>,
     /// The relation; all together where absent.
     pub relation: Option<String>,
     /// What may follow the prompts.
@@ -41,14 +43,16 @@ pub struct Claim {
     pub verdict: Verdict,
     /// Which tests were passed and which not.
     pub why: String,
+    /// Facts that were measured.
+    pub facts: usize,
     /// Of the test with the smallest effect; absent without facts.
     pub effect: Option<Estimate>,
     /// The same less the control's.
     pub beyond: Option<Estimate>,
-    /// Unit of both.
+    /// Unit of both; empty where there is neither.
     pub unit: &'static str,
     /// What it was compared with.
-    pub control: &'static str,
+    pub control: Cow<'static, str>,
 }
 
 /// What a claim says.
@@ -126,7 +130,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::Some,
     },
     Kind {
-        id: "C8a",
+        id: "C8",
         claim: "the answer of a known fact loses probability over the last two layers, whatever number of facts \
                 stands before",
         unit: "probability",
@@ -136,7 +140,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::All,
     },
     Kind {
-        id: "C8b",
+        id: "C8 tuned",
         claim: "the same where the tuned lens reads what stands before",
         unit: "probability",
         control: OTHER_ANSWER,
@@ -145,7 +149,7 @@ const KINDS: [Kind; 7] = [
         shots: Shots::All,
     },
     Kind {
-        id: "C8c",
+        id: "C8 first",
         claim: "an answer that is the first choice two layers before the end loses probability over these",
         unit: "probability",
         control: "matched tokens",
@@ -335,16 +339,17 @@ fn judge(kind: &Kind, relation: Option<String>, form: Form, tests: &[Test], p: &
     };
     let why: Vec<String> = words.into_iter().filter_map(list).collect();
     Claim {
-        id: kind.id,
-        claim: kind.claim,
+        id: kind.id.into(),
+        claim: kind.claim.into(),
         relation,
         form,
         verdict,
         why: why.join("; "),
+        facts: smallest.map_or(0, |s| s.1.n),
         effect: smallest.map(|s| s.0),
         beyond: smallest.map(|s| s.1),
         unit: kind.unit,
-        control: kind.control,
+        control: kind.control.into(),
     }
 }
 

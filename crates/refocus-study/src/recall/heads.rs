@@ -9,9 +9,9 @@ use refocus_measure::recall::{
 };
 use refocus_measure::recall::{Observed, Unembedding};
 use refocus_model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, over_facts, pick, ratio, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, facts, halves, over_facts, pick, ratio, together};
 use crate::Verdict;
 use crate::overthinking::{Estimate, HeadId, random_heads};
 
@@ -22,8 +22,19 @@ pub const DRAWS: u32 = 10;
 /// An effect smaller than this share of π(Y) is none that matters.
 const SMALLEST: f64 = 0.01;
 
+const C1: Saying = Saying {
+    id: "C1",
+    claim: "a few heads of middle and late blocks carry the argument to the last token",
+    control: "random heads of the same block",
+};
+const C2: Saying = Saying {
+    id: "C2",
+    claim: "the matrices of one passing head already apply the function, those of another only move the argument",
+    control: "another fact's answer and random heads of the same block",
+};
+
 /// What becomes of the answer without what one sender gives.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SenderEffect {
     /// `9.8`, `mlp 9`.
     pub sender: String,
@@ -113,7 +124,7 @@ pub fn top_heads(effects: &Effects, which: &[usize], k: usize) -> Vec<HeadId> {
 }
 
 /// One head that was chosen on the even facts, measured on the others.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passer {
     /// Which.
     #[serde(flatten)]
@@ -135,7 +146,7 @@ pub struct Passer {
 }
 
 /// Ranks through a head's own matrices, as log₁₀(rank + 1).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ov {
     /// Of the answer.
     pub answer: Estimate,
@@ -258,13 +269,7 @@ fn correlation(prompts: &[Prompt], x: &Mover, measure: &[usize], seed: u64) -> O
 /// not hold where every chosen head's effect is shown to be below 1 % of π(Y).
 pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> Judged {
     let n = facts(prompts) / 2;
-    let judged = |verdict, why| Judged {
-        id: "C1",
-        claim: "a few heads of middle and late blocks carry the argument to the last token",
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C1.fared(verdict, why, n);
     if n < FEWEST {
         return judged(Verdict::CannotBeTested, format!("{n} facts to measure on, {FEWEST} are needed"));
     }
@@ -302,13 +307,7 @@ pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> J
 /// log₁₀).
 pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
     let n = facts(prompts) / 2;
-    let judged = |verdict, why| Judged {
-        id: "C2",
-        claim: "the matrices of one passing head already apply the function, those of another only move the argument",
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C2.fared(verdict, why, n);
     let carrying: Vec<(&Passer, &Ov)> = found
         .iter()
         .filter(|p| p.effect.high < 0.0 && p.p_effect < SIGNIFICANT)

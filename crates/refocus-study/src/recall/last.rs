@@ -1,13 +1,15 @@
 //! Who lowers the answer in the last two blocks: where the last heads look and what they write, and where the
 //! intercept of the last MLP points (claim C8).
 
+use std::borrow::Cow;
+
 use refocus_compute::Ops;
 use refocus_measure::MeasureError;
 use refocus_measure::recall::{Frequencies, Observed, Prompt, head_outputs, lens};
 use refocus_model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, by_fact, facts};
+use super::{FEWEST, Judged, Saying, by_fact, facts};
 use crate::Verdict;
 use crate::overthinking::Estimate;
 
@@ -17,8 +19,19 @@ pub const BINS: [(&str, f64); 3] = [("below 0.1", 0.1), ("0.1 to 0.5", 0.5), ("a
 /// the unembedding share directions that go with how often tokens occur.
 const BY_CHANCE: u64 = 20;
 
+const C8A: Saying = Saying {
+    id: "C8a",
+    claim: "most heads of the last block attend to the first token and write frequent tokens",
+    control: "random vectors",
+};
+const C8B: Saying = Saying {
+    id: "C8b",
+    claim: "the last MLP's intercept is aligned with the frequency-weighted average token",
+    control: "random vectors, and the MLP's mean over plain text",
+};
+
 /// One head of the last block, over some prompts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastHead {
     /// Query head.
     pub head: usize,
@@ -33,10 +46,10 @@ pub struct LastHead {
 }
 
 /// The last two blocks over the prompts of a bin of confidence, or over all.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastBlocks {
     /// The bin, or `all`.
-    pub bin: &'static str,
+    pub bin: Cow<'static, str>,
     /// Prompts.
     pub prompts: usize,
     /// Facts.
@@ -109,7 +122,7 @@ pub fn last_blocks<O: Ops>(
             });
         }
         out.push(LastBlocks {
-            bin,
+            bin: bin.into(),
             prompts: which.len(),
             facts: facts(&own),
             prob: nodes.iter().map(|n| estimate(&|i| n[i].0)).collect(),
@@ -153,10 +166,10 @@ pub fn by_chance<O: Ops>(
 }
 
 /// Where a vector that the last MLP adds points.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alignment {
     /// Which vector, in words.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// Cosine with the mean unembedding weighted by frequency.
     pub cosine: Option<f64>,
     /// The same without the direction that all tokens share.
@@ -179,7 +192,12 @@ pub fn alignments<O: Ops>(
     let all = [("intercept of the last MLP", intercept), ("mean of the last MLP over plain text", generic)];
     let one = |(what, v): (&'static str, &[f32])| {
         let [cosine, cosine_removed] = frequencies.alignment(o, m, v)?;
-        Ok(Alignment { what, cosine, cosine_removed, frequency: frequencies.correlation(o, m, v)? })
+        Ok(Alignment {
+            what: what.into(),
+            cosine,
+            cosine_removed,
+            frequency: frequencies.correlation(o, m, v)?,
+        })
     };
     all.into_iter().map(one).collect()
 }
@@ -208,8 +226,7 @@ pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
         looking.len(),
         100.0 * share
     );
-    let claim = "most heads of the last block attend to the first token and write frequent tokens";
-    Judged { id: "C8a", claim, verdict, why, n }
+    C8A.fared(verdict, why, n)
 }
 
 /// C8b: the last MLP's intercept points to the average token. It holds where its correlation with frequency is above
@@ -217,11 +234,10 @@ pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
 /// the mean over plain text (then it is the task's); conditionally where that is no more; it does not hold where the
 /// correlation is no more than chance gives.
 pub fn judge_intercept(all: &[Alignment], chance: (f64, f64), n: usize) -> Judged {
-    let claim = "the last MLP's intercept is aligned with the frequency-weighted average token";
     let of = |i: usize| all.get(i).and_then(|a| Some((a.frequency?, a.cosine_removed?)));
     let (Some((rho, cosine)), Some((rho_text, cosine_text))) = (of(0), of(1)) else {
         let why = "the unembedding has another width than the residual stream".to_owned();
-        return Judged { id: "C8b", claim, verdict: Verdict::CannotBeTested, why, n };
+        return C8B.fared(Verdict::CannotBeTested, why, n);
     };
     let why = format!(
         "correlation with frequency {rho:.2} (random vectors {:.2} to {:.2}, mean over text {rho_text:.2}), cosine without the shared direction {cosine:.2} ({cosine_text:.2})",
@@ -233,5 +249,5 @@ pub fn judge_intercept(all: &[Alignment], chance: (f64, f64), n: usize) -> Judge
         (true, false) => Verdict::Conditional,
         (false, _) => Verdict::DoesNotHold,
     };
-    Judged { id: "C8b", claim, verdict, why, n }
+    C8B.fared(verdict, why, n)
 }

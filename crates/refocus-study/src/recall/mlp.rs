@@ -11,9 +11,9 @@ use refocus_measure::recall::{
     first_order, nudged, regressors,
 };
 use refocus_model::Model;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, Judged, SIGNIFICANT, by_fact, halves, over_facts, pick, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, halves, over_facts, pick, together};
 use crate::Verdict;
 use crate::overthinking::{Estimate, ends, resampled};
 
@@ -29,8 +29,24 @@ const REFITS: usize = 200;
 const STEP: f32 = 0.1;
 const RANDOM: Purpose = Purpose::new("recall: random vector");
 
+const C4: Saying = Saying {
+    id: "C4",
+    claim: "an MLP's output is a linear regression on head outputs with one intercept",
+    control: "outputs exchanged between facts, and the mean alone",
+};
+const C3: Saying = Saying {
+    id: "C3",
+    claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified",
+    control: "a weight of 0",
+};
+const C5: Saying = Saying {
+    id: "C5",
+    claim: "the MLP's intercept turns the residual stream toward the answer",
+    control: "a random vector of the same length",
+};
+
 /// A regressor's weight. Its gain after the MLP is `1 + weight`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weight {
     /// `9.8`, `mlp 3`, `embedding`, `rest 9`.
     pub part: String,
@@ -41,7 +57,7 @@ pub struct Weight {
 }
 
 /// The regression of one MLP.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerFit {
     /// Block.
     pub layer: usize,
@@ -79,7 +95,7 @@ pub struct LayerFit {
 }
 
 /// What a replacement of the MLP at the last token costs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replaced {
     /// Divergence (nats) of the next token from the model's.
     pub kl: Estimate,
@@ -230,13 +246,7 @@ fn replaced(prompts: &[Prompt], all: &[Fidelity], seed: u64) -> Replaced {
 /// reconstruction is not shown to be nearer.
 pub fn judge_regression(fit: &LayerFit) -> Judged {
     let n = fit.r2.n;
-    let judged = |verdict, why| Judged {
-        id: "C4",
-        claim: "an MLP's output is a linear regression on head outputs with one intercept",
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C4.fared(verdict, why, n);
     if n < FEWEST {
         return judged(Verdict::CannotBeTested, format!("{n} facts, {FEWEST} are needed"));
     }
@@ -260,13 +270,7 @@ pub fn judge_regression(fit: &LayerFit) -> Judged {
 /// not hold where every interval lies within ±0.1.
 pub fn judge_activation(local: &LayerFit) -> Judged {
     let n = local.r2.n;
-    let judged = |verdict, why| Judged {
-        id: "C3",
-        claim: "the MLP's output holds a scaled copy of each head's output: heads are erased or amplified",
-        verdict,
-        why,
-        n,
-    };
+    let judged = |verdict, why| C3.fared(verdict, why, n);
     let told_apart = local.condition.is_some_and(|c| c < 1000.0);
     if n < FEWEST || !told_apart || local.r2.low <= 0.0 {
         let why = format!(
@@ -302,7 +306,7 @@ fn list(names: &[&str]) -> String {
 }
 
 /// What a vector does that is added to what the MLP reads.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Promotes {
     /// Change of log₁₀(rank + 1) of the answer; below 0 it comes nearer.
     pub answer: Estimate,
@@ -313,7 +317,7 @@ pub struct Promotes {
 }
 
 /// What the intercept of an MLP does.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Intercept {
     /// Block.
     pub layer: usize,
@@ -450,17 +454,11 @@ pub fn judge_intercept(found: &Intercept) -> Judged {
         false if found.own.answer.low > 0.0 => Verdict::DoesNotHold,
         false => Verdict::CannotBeTested,
     };
-    Judged {
-        id: "C5",
-        claim: "the MLP's intercept turns the residual stream toward the answer",
-        verdict,
-        why: told,
-        n,
-    }
+    C5.fared(verdict, told, n)
 }
 
 /// The intercept of one relation in the place of another's.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Swapped {
     /// Change of π(Y) of the prompts' own answers.
     pub own: Estimate,

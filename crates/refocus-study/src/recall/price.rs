@@ -12,10 +12,10 @@ use refocus_model::{
     Applied, Intervention, Kind, Mode, Model, Plan, Position, Reading, Readout, RunError, Site, forward,
     forward_from,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mitigate::Repair;
-use super::{FEWEST, Judged, SIGNIFICANT, by_fact, facts, halves, pick, together};
+use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, facts, halves, pick, together};
 use crate::Verdict;
 use crate::overthinking::Estimate;
 
@@ -29,6 +29,12 @@ const ROWS: usize = 64;
 const BINS: usize = 15;
 /// Steps of the search for a temperature.
 const STEPS: usize = 30;
+
+const C9: Saying = Saying {
+    id: "C9",
+    claim: "acting on the last block's heads or on its MLP's intercept raises the answer",
+    control: "other heads, a random vector, the mean over plain text, a temperature of equal entropy, the unigram prior",
+};
 
 /// What one position's logits say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,7 +79,7 @@ pub struct Text<'a> {
 }
 
 /// What a repair costs on plain text.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Price {
     /// exp of the mean negative log-likelihood.
     pub perplexity: f64,
@@ -82,13 +88,14 @@ pub struct Price {
     /// Mean squared distance of the first choice's probability from whether it was right.
     pub brier: f64,
     /// Share of function words in the text that are the first choice.
-    pub function_words: f64,
+    /// Absent where the text has none.
+    pub function_words: Option<f64>,
     /// Tokens predicted.
     pub n: usize,
 }
 
 /// A repair as it was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Priced {
     /// Its name.
     pub name: String,
@@ -228,7 +235,7 @@ fn price(rows: &[Row], words: &[u32], text: &Text<'_>) -> Price {
         perplexity: (nll / n).exp(),
         ece: bins.iter().map(|(top, right)| (top - right).abs()).sum::<f64>() / n,
         brier: brier / n,
-        function_words: function / of,
+        function_words: (of > 0.0).then(|| function / of),
         n: rows.len(),
     }
 }
@@ -373,6 +380,11 @@ pub fn generic_mean<O: Ops>(o: &mut O, m: &Model<O::K>, ids: &[u32]) -> Result<A
     Ok(sum.iter().map(|s| (s / f64::from(n)) as f32).collect())
 }
 
+/// The repair with the largest gain.
+pub fn best(all: &[Priced]) -> Option<&Priced> {
+    all.iter().filter(|p| !p.is_control).max_by(|a, b| a.gain.value.total_cmp(&b.gain.value))
+}
+
 /// C9: the repairs raise the answer. Judged is the best of the repairs that change the intercept or the heads (by its
 /// gain, so all of them count in Holm's correction). It holds where its gain's interval is above 0 and it gains more,
 /// fact by fact, than every control: other heads, a random vector, the mean over plain text, a temperature of the same
@@ -380,15 +392,8 @@ pub fn generic_mean<O: Ops>(o: &mut O, m: &Model<O::K>, ids: &[u32]) -> Result<A
 /// and the prior: then it is a known effect. It does not hold where no repair's interval exceeds a gain of 0.01.
 pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
     let n = facts(prompts);
-    let judged = |verdict, why| Judged {
-        id: "C9",
-        claim: "acting on the last block's heads or on its MLP's intercept raises the answer",
-        verdict,
-        why,
-        n,
-    };
-    let best = all.iter().filter(|p| !p.is_control).max_by(|a, b| a.gain.value.total_cmp(&b.gain.value));
-    let Some(best) = best.filter(|_| n >= FEWEST) else {
+    let judged = |verdict, why| C9.fared(verdict, why, n);
+    let Some(best) = best(all).filter(|_| n >= FEWEST) else {
         return judged(Verdict::CannotBeTested, format!("{n} facts, {FEWEST} are needed"));
     };
     if all.iter().filter(|p| !p.is_control).all(|p| p.gain.high < 0.01) {
@@ -461,12 +466,12 @@ mod tests {
         assert!((p.ece - (0.9 - 2.0 / 3.0)).abs() < 1e-9 && p.n == 3);
         assert!((p.brier - (0.01 + 0.81 + 0.01) / 3.0).abs() < 1e-9);
         assert!((p.perplexity - (0.9f64 * 0.05 * 0.9).powf(-1.0 / 3.0)).abs() < 1e-9);
-        assert_eq!(p.function_words, 0.5);
+        assert_eq!(p.function_words, Some(0.5));
     }
 
     fn priced(name: &str, is_control: bool, gains: &[f64]) -> Priced {
         let of = |v: &[f64]| Estimate::of(v, 1);
-        let price = Price { perplexity: 20.0, ece: 0.1, brier: 0.1, function_words: 0.5, n: 100 };
+        let price = Price { perplexity: 20.0, ece: 0.1, brier: 0.1, function_words: Some(0.5), n: 100 };
         let (name, what) = (name.to_owned(), String::new());
         Priced {
             name,

@@ -14,6 +14,7 @@ const SHOTS: Purpose = Purpose::new("recall: shots");
 /// Facts count as known after other shots than those that are measured.
 const FILTER_SHOTS: Purpose = Purpose::new("recall: shots before facts that are to be known");
 const WORDINGS: Purpose = Purpose::new("recall: wordings");
+const ALIKE: Purpose = Purpose::new("recall: wordings of all facts");
 const OTHER: Purpose = Purpose::new("recall: another fact");
 /// Shots before a question that finds out whether a fact is known.
 const FILTER: usize = 3;
@@ -142,6 +143,36 @@ pub fn items(
             if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
                 let argument = case.arguments[other];
                 out.push(Item { prompt, other: (case.answers[other], argument) });
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The known facts without others before them, begun as the tokenizer does, all in the same wordings: what stands in
+/// the place of something there comes from another fact in the same words. Wordings are drawn where there are more than
+/// the settings ask for; prompts that are longer than the model's context are left out.
+///
+/// # Errors
+/// As [`items`].
+pub fn alike(
+    case: &Case,
+    form: Form,
+    tokenizer: &Tokenizer,
+    spec: &ModelSpec,
+    settings: &Settings,
+) -> Result<Vec<Prompt>, RecallError> {
+    let rng = Philox::new(settings.seed, ALIKE);
+    let mut wordings = case.relation.worded(form);
+    wordings.sort_by_key(|&w| (rng.at(form as u32, 0, w as u32)[0], w));
+    let usual = Some(Beginning::usual(tokenizer)?);
+    let mut out = Vec::new();
+    for &template in wordings.iter().take(settings.wordings) {
+        for &fact in &case.known {
+            let wording = &case.relation.wordings[template];
+            let prompt = prompt(case, (fact, template), wording, &[], usual, tokenizer)?;
+            if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
+                out.push(prompt);
             }
         }
     }

@@ -89,7 +89,7 @@ impl Traced {
 }
 
 /// Bytes that name a list of prompts and the tokens followed in them.
-fn name_of<'a>(items: impl Iterator<Item = (&'a [u32], Vec<u32>)>) -> Vec<u8> {
+pub(super) fn name_of<'a>(items: impl Iterator<Item = (&'a [u32], Vec<u32>)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (ids, tokens) in items {
         let words = [ids.len() as u32].into_iter().chain(ids.iter().copied()).chain(tokens);
@@ -131,7 +131,7 @@ pub fn trace_stored<O: Ops>(
 }
 
 /// The name of a relation as part of a file's name.
-fn plain(relation: &str) -> String {
+pub(super) fn plain(relation: &str) -> String {
     relation.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 

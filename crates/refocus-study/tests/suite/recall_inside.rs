@@ -10,8 +10,10 @@ use refocus_measure::recall::{
 use refocus_model::patch::Decode;
 use refocus_model::{Action, Applied, Checkpoint, Mode, Model, Patch, Plan, Readout, forward};
 use refocus_study::Verdict;
-use refocus_study::overthinking::HeadId;
+use refocus_study::overthinking::{Configuration, HeadId, Store};
+use refocus_study::recall::inside::{self, Inside};
 use refocus_study::recall::{heads, last, mitigate, mlp, price};
+use refocus_tasks::recall::Form;
 
 const FACTS: usize = 14;
 
@@ -60,7 +62,7 @@ fn heads_are_chosen_on_one_half_and_judged_on_the_other() {
     assert!(found.iter().all(|p| p.attention.n == FACTS / 2 && p.ov.is_some() && p.p_effect <= 1.0));
     // Seven facts are fewer than twelve.
     let judged = heads::judge_passing(&s.prompts, &found, s.m.spec.n_layers);
-    assert_eq!((judged.id, judged.verdict, judged.n), ("C1", Verdict::CannotBeTested, FACTS / 2));
+    assert_eq!((judged.id.as_ref(), judged.verdict, judged.n), ("C1", Verdict::CannotBeTested, FACTS / 2));
     assert_eq!(judged.why, "7 facts to measure on, 12 are needed");
 }
 
@@ -74,7 +76,7 @@ fn a_regression_is_judged_on_facts_left_out() {
             assert!(fit.r2.value <= 1.0 && fit.r2_templates.is_some() && fit.reconstructed.kl.low >= 0.0);
             assert!(fit.weights.iter().any(|w| w.is_head && w.weight.is_some()), "{name}");
             let judged = mlp::judge_regression(&fit);
-            assert_eq!((judged.id, judged.n), ("C4", FACTS), "{name}");
+            assert_eq!((judged.id.as_ref(), judged.n), ("C4", FACTS), "{name}");
         }
         let found =
             mlp::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
@@ -83,6 +85,42 @@ fn a_regression_is_judged_on_facts_left_out() {
         let b = [3.0, -1.0, 2.0];
         assert!((length(&mlp::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
     }
+}
+
+#[test]
+fn stages_are_kept_and_read_to_the_same_bytes() {
+    let Subject { m, mut o, prompts, .. } = subject("gpt2");
+    let o = &mut o;
+    let dir = std::env::temp_dir().join(format!("refocus-recall-inside-{}", std::process::id()));
+    let store = Store::open(&dir, &Configuration(serde_json::Map::new())).expect("a folder");
+    let stage = store.stage("heads").expect("a folder");
+    let new = || Inside::new("a relation", Form::Open, prompts.clone(), 1);
+    let mut ticks = 0;
+    let (first, there) = new().heads(o, &m, &stage, |_, _| ticks += 1).expect("looks");
+    assert!(!there && ticks > 0 && first.senders.len() == 2 * (m.spec.n_heads + 1));
+    assert_eq!((first.function, first.claims.len()), (0, 2));
+    let (again, there) = new().heads(o, &m, &stage, |_, _| panic!("it was done")).expect("reads");
+    let text = |f: &inside::HeadsFound| serde_json::to_string(f).expect("JSON");
+    assert!(there && text(&first) == text(&again));
+    // Other prompts are another stage, and take its place.
+    let fewer = prompts[..2 * FACTS].to_vec();
+    let mut fewer = Inside::new("a relation", Form::Open, fewer, 1);
+    assert!(!fewer.heads(o, &m, &stage, |_, _| {}).expect("looks").1);
+    assert!(!new().heads(o, &m, &stage, |_, _| {}).expect("looks").1);
+
+    let stage = store.stage("mlp").expect("a folder");
+    let (found, _) = new().mlp(o, &m, first.function, &stage).expect("fits");
+    let ids: Vec<&str> = found.claims.iter().map(|j| j.id.as_ref()).collect();
+    assert_eq!((found.fits.len(), &ids[..]), (3, &["C3", "C4", "C5"][..]));
+    let claim = found.claims[0].about("a relation", Form::Open);
+    assert_eq!((claim.facts, claim.relation.as_deref()), (FACTS, Some("a relation")));
+
+    let path = dir.join("mlp/a-relation-open.kept");
+    let damaged = std::fs::read_to_string(&path).expect("kept").replace("0.", "1.");
+    std::fs::write(&path, damaged).expect("written");
+    let e = new().mlp(o, &m, first.function, &stage).expect_err("refused").to_string();
+    assert!(e.ends_with("it is damaged; remove the file, and its stage is run again"), "{e}");
+    std::fs::remove_dir_all(&dir).expect("removed");
 }
 
 #[test]
@@ -164,7 +202,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
         assert!((hot.entropy - of.entropy).abs() < 1e-3 && hot.is_control, "{}", hot.name);
     }
     let judged = price::judge(&s.prompts, &found, 1);
-    assert_eq!((judged.id, judged.n), ("C9", FACTS));
+    assert_eq!((judged.id.as_ref(), judged.n), ("C9", FACTS));
 
     let dir = std::env::temp_dir().join(format!("refocus-recall-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");

@@ -12,6 +12,8 @@ Examples:
     refocus recall MODEL --relation capital,language --out run
   All relations that the study names, with up to 60 facts each:
     refocus recall MODEL --data DIR --facts 60 --out run
+  Everything, with a text for the last two stages:
+    refocus recall MODEL --relation capital --text FILE --out run
   A relation of your own, and facts known to other models:
     refocus recall MODEL --relation mine.json --out run
     refocus recall MODEL --data DIR --relation P30,P127 --out run";
@@ -23,6 +25,14 @@ pub(crate) enum RecallStage {
     Facts,
     /// Answer and argument, followed through the residual stream.
     Trace,
+    /// Who carries answer and argument to the last token.
+    Heads,
+    /// What an MLP makes of the heads before it.
+    Mlp,
+    /// Who lowers the answer in the last two blocks.
+    Last,
+    /// What can be done about that, and its price.
+    Mitigate,
 }
 
 #[derive(Debug, Args)]
@@ -52,9 +62,14 @@ pub(crate) struct Recall {
     /// Read the stream with this tuned lens too, as `refocus train lens` writes it.
     #[arg(long, value_name = "DIR")]
     pub(crate) lens: Option<PathBuf>,
-    /// What is done: facts, trace. The second needs the first.
+    /// Text in which tokens are counted and on which repairs are paid for, with 500 different tokens or more [default:
+    /// a text of about 700 words, too short for most tokenizers: without a longer one the stages last and mitigate are
+    /// left out].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// What is done: facts, trace, heads, mlp, last, mitigate. All need facts; mlp and mitigate need heads.
     #[arg(long, value_name = "A,B,…", value_delimiter = ',', hide_possible_values = true)]
-    #[arg(value_enum, default_value = "facts,trace")]
+    #[arg(value_enum, default_value = "facts,trace,heads,mlp,last,mitigate")]
     pub(crate) stages: Vec<RecallStage>,
     /// Folder for what the model answered, summary.json, tables and the page report.html.
     #[arg(long, value_name = "DIR")]

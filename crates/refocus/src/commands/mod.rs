@@ -27,6 +27,8 @@ mod patch_export;
 mod patch_show;
 mod recall;
 mod recall_facts;
+mod recall_inside;
+mod recall_inside_view;
 mod recall_tables;
 mod recall_view;
 mod report;

@@ -1,7 +1,8 @@
 //! `recall`: a fact followed through a model.
 //!
-//! First the facts that the model knows are found, then answer and argument of these are followed. Each stage has
-//! blocks of its own in the folder, so that each goes on where it was stopped.
+//! First the facts that the model knows are found, then answer and argument of these are followed, then heads, MLPs and
+//! the last blocks are looked into and repairs are measured. Each stage has a folder of its own in the run's, so that
+//! each goes on where it was stopped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::recall_facts::relations;
+use super::recall_inside::{Found, check, plain_text};
 use super::{Ended, recall_tables, recall_view};
 use crate::cli::{Global, Recall, RecallStage};
 use crate::failure::{Failure, Outcome};
@@ -44,7 +46,14 @@ pub(super) struct Document {
     pub(super) relations: Vec<Told>,
     curves: Vec<Short>,
     pub(super) falls: Vec<Fall>,
+    /// What was found inside, by relation and form.
+    pub(super) inside: Vec<Found>,
+    /// SHA-256 of the text that tokens were counted in; absent where it was too short, or none was needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     pub(super) claims: Vec<Claim>,
+    /// Files in the folder.
+    pub(super) patches: Vec<String>,
 }
 
 /// A stage that was done.
@@ -92,9 +101,7 @@ struct Done {
 /// Runs the command.
 pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let trace = args.stages.contains(&RecallStage::Trace);
-    if !args.stages.contains(&RecallStage::Facts) {
-        return Err(Failure::new("the stage trace needs the stage facts").hint("name it in --stages too"));
-    }
+    check(&args.stages)?;
     let (relations, note) = relations(&args.relation, args.data.as_deref())?;
     if let Some(note) = note {
         printer.note(&note);
@@ -114,6 +121,7 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     let tuned =
         args.lens.as_deref().map(|dir| tuned_lens(dir, checkpoint.spec(), &fingerprint)).transpose()?;
     let maps = tuned.as_ref().map(|l| l.about.maps.as_str());
+    let plain = plain_text(args.text.as_deref(), &tokenizer, checkpoint.spec())?;
     let configuration = configuration(&fingerprint, &settings, &relations, maps);
     let mut cases = Vec::new();
     for relation in relations {
@@ -142,6 +150,14 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     };
     run.facts(o, &mut cases, &store.stage("facts")?)?;
     let done = if trace { run.trace(o, &cases, &store.stage("trace")?)? } else { Vec::new() };
+    let inside = run.inside(o, &cases, (&args.stages, &plain), (&store, &fingerprint))?;
+    for name in ["heads", "mlp", "last", "mitigate"] {
+        let with = inside.iter().filter(|f| f.stages().any(|s| s == name));
+        let prompts = with.map(|f| f.prompts).sum();
+        if prompts > 0 {
+            run.stages.push(Stage { name, prompts });
+        }
+    }
     let seen: Vec<Seen<'_>> = done
         .iter()
         .map(|d| Seen {
@@ -155,6 +171,10 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     let all_curves = curves(&seen, &model.spec, global.seed);
     let reach = Reach::of(&model.spec);
     let real = reach.nodes.iter().filter(|n| n.is_real(&model.spec));
+    let mut judged: Vec<Claim> = inside.iter().flat_map(Found::claims).collect();
+    judged.extend(claims(&seen, &model.spec, global.seed));
+    judged.sort_by(|a, b| a.id.cmp(&b.id));
+    let patches = inside.iter().filter_map(|f| f.mitigate.as_ref()?.patch.as_ref());
     let document = Document {
         schema: "refocus.recall/1",
         model: checkpoint.path().display().to_string(),
@@ -167,7 +187,10 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
         relations: cases.iter().map(|c| told(c, &settings)).collect(),
         curves: all_curves.iter().map(short).collect(),
         falls: falls(&seen, &model.spec, global.seed),
-        claims: claims(&seen, &model.spec, global.seed),
+        text: plain.hash().filter(|_| inside.iter().any(|f| f.last.is_some() || f.mitigate.is_some())),
+        patches: patches.map(|p| format!("patches/{}.toml", p.name)).collect(),
+        claims: judged,
+        inside,
     };
     recall_tables::write(&mut tables, &document, &all_curves)?;
     store.write("report.html", &refocus_report::page(&StoredRun::open(&args.out)?)?)?;
@@ -185,12 +208,12 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
 }
 
 /// What every stage works with.
-struct Run<'a> {
-    tokenizer: &'a Tokenizer,
-    settings: &'a Settings,
-    model: &'a Model<Cpu>,
+pub(super) struct Run<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) settings: &'a Settings,
+    pub(super) model: &'a Model<Cpu>,
     lens: Option<&'a PackedLens<Cpu>>,
-    printer: &'a Printer,
+    pub(super) printer: &'a Printer,
     stages: Vec<Stage>,
 }
 

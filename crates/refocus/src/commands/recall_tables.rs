@@ -86,13 +86,13 @@ fn fall(f: &Fall) -> Vec<rows::Fall> {
 fn claim(c: &Claim) -> rows::Claim {
     let of = |e: &Option<Estimate>, pick: fn(&Estimate) -> f64| e.as_ref().map(pick);
     rows::Claim {
-        id: c.id.to_owned(),
-        claim: c.claim.to_owned(),
+        id: c.id.to_string(),
+        claim: c.claim.to_string(),
         relation: c.relation.clone(),
         form: c.form.name().to_owned(),
         verdict: c.verdict.name().to_owned(),
         why: c.why.clone(),
-        n: c.beyond.map_or(0, |e| e.n as i64),
+        n: c.facts as i64,
         effect: of(&c.effect, |e| e.value),
         low: of(&c.effect, |e| e.low),
         high: of(&c.effect, |e| e.high),
@@ -100,6 +100,6 @@ fn claim(c: &Claim) -> rows::Claim {
         beyond_low: of(&c.beyond, |e| e.low),
         beyond_high: of(&c.beyond, |e| e.high),
         unit: c.unit.to_owned(),
-        control: c.control.to_owned(),
+        control: c.control.to_string(),
     }
 }

@@ -4,6 +4,7 @@ use refocus_study::overthinking::Estimate;
 use refocus_study::recall::{Fall, Group};
 
 use super::recall::Document;
+use super::recall_inside_view;
 use crate::table::{Side, Table};
 
 /// Relation by relation what was asked, what the last two layers do, and what holds.
@@ -15,8 +16,19 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
     if !document.falls.is_empty() {
         out.push('\n');
         out.push_str(&falls(document, colours));
+    }
+    for found in &document.inside {
+        out.push_str(&recall_inside_view::tables(found, colours));
+    }
+    if !document.claims.is_empty() {
         out.push('\n');
         out.push_str(&claims(document, colours));
+    }
+    if !document.patches.is_empty() {
+        out.push_str(&format!(
+            "\nPatches of the best repairs, where C9 holds or is conditional: {}\n",
+            document.patches.join(", ")
+        ));
     }
     out
 }
@@ -90,21 +102,21 @@ fn claims(document: &Document, colours: bool) -> String {
             (Some(e), _) => format!("{:+.2} [{:+.2}, {:+.2}] nats", e.value, e.low, e.high),
         };
         table.row([
-            c.id.to_owned(),
+            c.id.to_string(),
             c.relation.clone().unwrap_or_else(|| "all".to_owned()),
             c.form.name().to_owned(),
             c.verdict.name().to_owned(),
             number(&c.effect),
             number(&c.beyond),
-            c.beyond.map_or(0, |e| e.n).to_string(),
+            c.facts.to_string(),
             c.why.clone(),
         ]);
     }
     let mut out = table.render(colours);
     let mut told: Vec<&str> = Vec::new();
     for c in &document.claims {
-        if !told.contains(&c.id) {
-            told.push(c.id);
+        if !told.contains(&c.id.as_ref()) {
+            told.push(&c.id);
             out.push_str(&format!("{}: {}; compared with {}\n", c.id, c.claim, c.control));
         }
     }
@@ -116,6 +128,7 @@ fn points(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
 
-fn within(e: &Estimate) -> String {
+/// Hundredths: points of probability, or %.
+pub(super) fn within(e: &Estimate) -> String {
     format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * e.value, 100.0 * e.low, 100.0 * e.high)
 }

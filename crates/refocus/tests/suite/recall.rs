@@ -1,7 +1,7 @@
 use serde_json::Value;
 use snapbox::str;
 
-use crate::support::{Tmp, refocus, refused};
+use crate::support::{Tmp, refocus, refused, root};
 
 const RUN: &str = "recall fixtures/overthinking --relation capital,[TMP]/mine.json --out [TMP]/run";
 
@@ -96,6 +96,22 @@ error: the stage trace needs the stage facts
 hint: name it in --stages too
 
 "#]]);
+    refused(tmp.refocus(&format!("{run} --relation capital --stages facts,mlp"))).stderr_eq(str![[r#"
+error: the stage mlp needs the stage heads
+hint: name it in --stages too
+
+"#]]);
+    refused(tmp.refocus(&format!("{run} --relation capital --text [TMP]/none.txt"))).stderr_eq(str![[r#"
+error: [TMP]/none.txt: cannot be read as text
+cause: No such file or directory (os error 2)
+
+"#]]);
+    tmp.write("short.txt", "too short");
+    refused(tmp.refocus(&format!("{run} --relation capital --text [TMP]/short.txt"))).stderr_eq(str![[r#"
+error: [TMP]/short.txt: cannot be counted
+cause: the text has 5 different tokens, 141 are needed to say how often tokens occur: give a longer one with --text
+
+"#]]);
     refused(refocus("recall fixtures/gpt2 --relation capital --out unused")).stderr_eq(str![[r#"
 error: fixtures/gpt2: tokenizer: there is no tokenizer.json, and no vocab.json with merges.txt
 hint: facts are asked for in text: it needs a model that brings its tokenizer
@@ -150,4 +166,22 @@ fn a_real_model_knows_capitals() {
     let known = d["relations"][0]["known"].as_u64().expect("a number");
     assert!((12..=20).contains(&known), "{known} of 20 capitals are known");
     assert_eq!(d["relations"][0]["outcome"], "measured");
+
+    // Where its last heads look, in a folder of which the facts are there already.
+    tmp.write("text.txt", &std::fs::read_to_string(root().join("docs/recall.md")).expect("a text"));
+    let run =
+        format!("{run} --out [TMP]/run").replace("facts --json", "facts,last --text [TMP]/text.txt --json");
+    let out = tmp.refocus(&run).output().expect("run");
+    let d: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let inside = d["inside"].as_array().expect("a list");
+    assert_eq!(inside.len(), 2, "open and forced");
+    for found in inside {
+        assert!(
+            found["heads"].is_null()
+                && found["last"]["blocks"][0]["heads"].as_array().is_some_and(|h| h.len() == 9)
+        );
+    }
+    let ids: Vec<&str> =
+        d["claims"].as_array().expect("a list").iter().filter_map(|c| c["id"].as_str()).collect();
+    assert_eq!(ids, ["C8a", "C8a", "C8b", "C8b"]);
 }

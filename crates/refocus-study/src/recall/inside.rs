@@ -1,0 +1,381 @@
+//! What happens inside, for the known facts of one relation in prompts of one form: heads, MLPs, the last blocks, and
+//! what can be done. Each stage is kept when it is done, and read where it was.
+
+use std::sync::Arc;
+
+use refocus_compute::Ops;
+use refocus_measure::MeasureError;
+use refocus_measure::recall::{
+    Effects, Frequencies, Instead, Observed, Prompt, Rest, Sender, Unembedding, effects, observe, partners,
+    senders,
+};
+use refocus_model::{Model, ModelSpec, Tokenizer};
+use refocus_tasks::recall::Form;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::RecallError;
+use super::heads::{Passer, SenderEffect};
+use super::last::{Alignment, LastBlocks};
+use super::mitigate::Parts;
+use super::mlp::{Intercept, LayerFit};
+use super::price::{Priced, Text};
+use super::traced::{name_of, plain};
+use super::{FEWEST, Judged, halves, heads, last, mitigate, mlp, price};
+use crate::Verdict;
+use crate::overthinking::{HeadId, Store, StudyError, hex};
+
+/// Tokens of plain text on which repairs are paid for.
+const PAID: usize = 512;
+const FUNCTION_WORDS: &str =
+    "the of and a in to was is that for on with as by at from his it an were are which this be or had";
+
+/// Plain text: how often tokens occur, and what repairs cost.
+#[derive(Debug)]
+pub struct PlainText {
+    frequencies: Frequencies,
+    paid: Vec<u32>,
+    function_words: Vec<u32>,
+    hash: [u8; 32],
+}
+
+impl PlainText {
+    /// Reads a text with the model's tokenizer.
+    ///
+    /// # Errors
+    /// Too few different tokens; what the tokenizer reports.
+    pub fn new(text: &str, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Self, RecallError> {
+        let ids = tokenizer.encode(text, false)?;
+        let mut function_words = Vec::new();
+        for word in FUNCTION_WORDS.split(' ') {
+            if let [id] = tokenizer.encode(&format!(" {word}"), false)?[..] {
+                function_words.push(id);
+            }
+        }
+        Ok(Self {
+            frequencies: Frequencies::of(&ids, spec.vocab)?,
+            paid: ids[..ids.len().min(PAID)].to_vec(),
+            function_words,
+            hash: Sha256::digest(text).into(),
+        })
+    }
+
+    /// SHA-256 of the text.
+    pub fn hash(&self) -> String {
+        hex(&self.hash)
+    }
+}
+
+/// What the stage `heads` finds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeadsFound {
+    /// Effects of path patching, block by block.
+    pub senders: Vec<SenderEffect>,
+    /// The heads that matter most on every second fact, on the others; empty where they cannot be looked at.
+    pub passers: Vec<Passer>,
+    /// Block of the second half, but the last, whose MLP's replacement lowers π(Y) most, on every second fact.
+    pub function: usize,
+    /// Heads of the last block whose replacement raises π(Y), on the same.
+    pub suppressing: Vec<HeadId>,
+    /// C1 and C2.
+    pub claims: Vec<Judged>,
+}
+
+/// What the stage `mlp` finds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MlpFound {
+    /// The MLP that applies the function, on the heads before it and on everything before it; the last one on
+    /// everything.
+    pub fits: Vec<LayerFit>,
+    /// What the first one's intercept does.
+    pub intercept: Intercept,
+    /// C3, C4 and C5.
+    pub claims: Vec<Judged>,
+}
+
+/// What the stage `last` finds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastFound {
+    /// All prompts, and by how sure the lens is before.
+    pub blocks: Vec<LastBlocks>,
+    /// Least and largest correlation with frequency of random vectors.
+    pub by_chance: (f64, f64),
+    /// Where the last MLP's intercept points, and its mean over plain text.
+    pub alignments: Vec<Alignment>,
+    /// C8a and C8b.
+    pub claims: Vec<Judged>,
+}
+
+/// What the stage `mitigate` finds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MitigateFound {
+    /// Repairs and controls with gain and price, the unchanged model first.
+    pub repairs: Vec<Priced>,
+    /// Tokens of text that they were paid for on.
+    pub tokens: usize,
+    /// The best repair, where the claim holds or holds conditionally.
+    pub patch: Option<Written>,
+    /// C9.
+    pub claims: Vec<Judged>,
+}
+
+/// A patch that is worth having.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Written {
+    /// Name of its files.
+    pub name: String,
+    /// TOML.
+    pub text: String,
+    /// Tensors beside it.
+    pub vectors: Vec<(String, Vec<f32>)>,
+}
+
+impl Written {
+    /// Its vectors as a safetensors file.
+    ///
+    /// # Errors
+    /// What the format does not allow.
+    pub fn tensors(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+        let bytes = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let all: Vec<(&String, usize, Vec<u8>)> =
+            self.vectors.iter().map(|(name, v)| (name, v.len(), bytes(v))).collect();
+        let views: Result<Vec<_>, safetensors::SafeTensorError> =
+            all.iter().map(|(name, n, b)| Ok((name, TensorView::new(Dtype::F32, vec![*n], b)?))).collect();
+        safetensors::serialize(views?, None)
+    }
+}
+
+/// The known facts of a relation in prompts of one form, with what every block does there, run when first needed.
+#[derive(Debug)]
+pub struct Inside {
+    /// Name of the relation.
+    pub relation: String,
+    /// What may follow the prompts.
+    pub form: Form,
+    /// The prompts ([`alike`](super::alike)).
+    pub prompts: Vec<Prompt>,
+    seed: u64,
+    looked: Option<Looked>,
+}
+
+struct Looked {
+    seen: Observed,
+    u: Unembedding,
+    partners: Vec<usize>,
+}
+
+impl std::fmt::Debug for Looked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} prompts", self.seen.n)
+    }
+}
+
+impl Inside {
+    /// Of prompts that were chosen.
+    pub fn new(relation: &str, form: Form, prompts: Vec<Prompt>, seed: u64) -> Self {
+        Self { relation: relation.to_owned(), form, prompts, seed, looked: None }
+    }
+
+    /// Whether there are facts enough to say anything.
+    pub fn is_enough(&self) -> bool {
+        super::facts(&self.prompts) >= FEWEST
+    }
+
+    fn look<O: Ops>(&mut self, o: &mut O, m: &Model<O::K>) -> Result<(&[Prompt], &Looked), MeasureError> {
+        let looked = match self.looked.take() {
+            Some(looked) => looked,
+            None => Looked {
+                seen: observe(o, m, &self.prompts, |_| {})?,
+                u: Unembedding::of(o, m, &self.prompts)?,
+                partners: partners(&self.prompts, self.seed)?,
+            },
+        };
+        Ok((&self.prompts, self.looked.insert(looked)))
+    }
+
+    /// Reads what was kept of a stage, or does it and keeps it. What is done is read back too, so that a run ends with
+    /// the same numbers whether it was stopped or not. Says whether it was there.
+    fn kept<O: Ops, T: Serialize + DeserializeOwned>(
+        &mut self,
+        (o, m): (&mut O, &Model<O::K>),
+        (store, more): (&Store, &[u8]),
+        work: impl FnOnce(&mut O, &[Prompt], &Looked) -> Result<T, RecallError>,
+    ) -> Result<(T, bool), RecallError> {
+        let name = format!("{}-{}", plain(&self.relation), self.form.name());
+        let tokens = |p: &Prompt| vec![p.answer, p.argument.unwrap_or(p.answer), p.argument_at as u32];
+        let mut key = name_of(self.prompts.iter().map(|p| (&p.ids[..], tokens(p))));
+        key.extend(more);
+        let key = store.key_of(&key);
+        let bad = |e: serde_json::Error| StudyError::Stored { path: name.clone().into(), why: e.to_string() };
+        // What another version kept and this one cannot read is done again.
+        if let Some(text) = store.load_text(&name, &key)?
+            && let Ok(found) = serde_json::from_str(&text)
+        {
+            return Ok((found, true));
+        }
+        let (prompts, at) = self.look(o, m)?;
+        let text = serde_json::to_string(&work(o, prompts, at)?).map_err(bad)?;
+        let found = serde_json::from_str(&text).map_err(bad)?;
+        store.save_text(&name, &key, &text)?;
+        Ok((found, false))
+    }
+
+    /// Who carries the answer and the argument. `tick` is told how many changed runs are done and how many there are.
+    ///
+    /// # Errors
+    /// What the forward pass or the folder reports.
+    pub fn heads<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        store: &Store,
+        tick: impl FnMut(usize, usize),
+    ) -> Result<(HeadsFound, bool), RecallError> {
+        let seed = self.seed;
+        self.kept((o, m), (store, &[]), |o, prompts, at| {
+            let seen = (&at.seen, &at.u);
+            let mode = (Instead::Mean, Rest::Frozen);
+            let paths = effects(o, m, prompts, seen, &senders(&m.spec), &at.partners, mode, tick)?;
+            let [choose, _] = halves(prompts);
+            let judge = |found: &[Passer]| {
+                vec![
+                    heads::judge_passing(prompts, found, m.spec.n_layers),
+                    heads::judge_matrices(prompts, found),
+                ]
+            };
+            let (passers, claims) = match heads::passers(o, m, prompts, seen, &paths, &at.partners, seed) {
+                Ok(found) => {
+                    let claims = judge(&found);
+                    (found, claims)
+                }
+                // Without a plain sum, or an argument of one token, nothing is written along it.
+                Err(e @ (MeasureError::PostNorm | MeasureError::NoPrompts)) => {
+                    let open =
+                        |j: Judged| Judged { verdict: Verdict::CannotBeTested, why: e.to_string(), ..j };
+                    (Vec::new(), judge(&[]).into_iter().map(open).collect())
+                }
+                Err(e) => return Err(e.into()),
+            };
+            Ok(HeadsFound {
+                senders: heads::summarise(prompts, &paths, seed),
+                passers,
+                function: function(&paths, &m.spec, &choose),
+                suppressing: mitigate::suppressing_heads(&paths, &m.spec, &choose),
+                claims,
+            })
+        })
+    }
+
+    /// What the MLP of the block `function` makes of the heads before it, and the last one.
+    ///
+    /// # Errors
+    /// Too few facts to fit; what the forward pass or the folder reports.
+    pub fn mlp<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        function: usize,
+        store: &Store,
+    ) -> Result<(MlpFound, bool), RecallError> {
+        let seed = self.seed;
+        self.kept((o, m), (store, &(function as u64).to_le_bytes()), |o, prompts, at| {
+            let mut fit = |which| mlp::layer_fit(o, m, prompts, &at.seen, &at.partners, which, seed);
+            let (local, all) = (fit((function, false))?, fit((function, true))?);
+            let last = fit((m.spec.n_layers - 1, true))?;
+            let intercept = mlp::intercept(o, m, prompts, (&at.seen, &at.u), (function, true), seed)?;
+            let claims = vec![
+                mlp::judge_activation(&local),
+                mlp::judge_regression(&all),
+                mlp::judge_intercept(&intercept),
+            ];
+            Ok(MlpFound { fits: vec![local, all, last], intercept, claims })
+        })
+    }
+
+    /// Who lowers the answer in the last two blocks.
+    ///
+    /// # Errors
+    /// A model of one block; what the forward pass or the folder reports.
+    pub fn last<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        text: &PlainText,
+        store: &Store,
+    ) -> Result<(LastFound, bool), RecallError> {
+        let seed = self.seed;
+        self.kept((o, m), (store, &text.hash), |o, prompts, at| {
+            let blocks = last::last_blocks(o, m, prompts, &at.seen, &text.frequencies, seed)?;
+            let by_chance = last::by_chance(o, m, &text.frequencies, seed)?;
+            let every: Vec<usize> = (0..prompts.len()).collect();
+            let b = mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &every)?;
+            let generic = price::generic_mean(o, m, &text.paid)?;
+            let alignments = last::alignments(o, m, &b, &generic, &text.frequencies)?;
+            let mut claims: Vec<Judged> =
+                blocks.first().map(|all| last::judge_heads(all, by_chance)).into_iter().collect();
+            claims.push(last::judge_intercept(&alignments, by_chance, super::facts(prompts)));
+            Ok(LastFound { blocks, by_chance, alignments, claims })
+        })
+    }
+
+    /// What can be done about it, chosen on every second fact and measured on the others. `tick` is told how many
+    /// repairs are measured, and how many there are.
+    ///
+    /// # Errors
+    /// What the forward pass or the folder reports.
+    #[allow(clippy::too_many_arguments)]
+    pub fn mitigate<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        (suppressing, fingerprint): (&[HeadId], &str),
+        text: &PlainText,
+        store: &Store,
+        tick: impl FnMut(usize, usize),
+    ) -> Result<(MitigateFound, bool), RecallError> {
+        let (seed, mut more) = (self.seed, text.hash.to_vec());
+        let begins = format!("{}-{}", plain(&self.relation), self.form.name());
+        more.extend(suppressing.iter().flat_map(|h| (h.head as u64).to_le_bytes()));
+        self.kept((o, m), (store, &more), |o, prompts, at| {
+            let [choose, _] = halves(prompts);
+            let mean = |h: &HeadId| mitigate::head_mean(&m.spec, &at.seen, *h, &choose);
+            let means: Vec<Arc<[f32]>> = suppressing.iter().map(mean).collect();
+            let parts = Parts {
+                heads: suppressing,
+                head_means: &means,
+                intercept: &mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &choose)?,
+                generic: &price::generic_mean(o, m, &text.paid)?,
+                frequencies: &text.frequencies,
+            };
+            let all = mitigate::repairs(&m.spec, &parts, seed);
+            let own = price::measuring(prompts);
+            let paid = Text { ids: &text.paid, function_words: &text.function_words };
+            let repairs = price::measure(o, m, &own, &paid, &all, seed, tick)?;
+            let judged = price::judge(&own, &repairs, seed);
+            let good = matches!(judged.verdict, Verdict::Holds | Verdict::Conditional);
+            let best = price::best(&repairs).filter(|_| good);
+            let patch = best.and_then(|b| all.iter().find(|r| r.name == b.name)).map(|r| {
+                let name = format!("{begins}-{}", r.name);
+                let file = r.patch(fingerprint, &format!("{name}.safetensors"));
+                let vectors = file.vectors.into_iter().map(|(name, v)| (name, v.to_vec())).collect();
+                Written { name, text: file.text, vectors }
+            });
+            let tokens = repairs.first().map_or(0, |r| r.price.n);
+            Ok(MitigateFound { repairs, tokens, patch, claims: vec![judged] })
+        })
+    }
+}
+
+/// The block of the second half, but the last, whose MLP's replacement lowers π(Y) most on some prompts.
+fn function(paths: &Effects, spec: &ModelSpec, which: &[usize]) -> usize {
+    let blocks = spec.n_layers.saturating_sub(1) / 2..spec.n_layers.saturating_sub(1);
+    let change = |(s, changed): (&Sender, &Vec<refocus_measure::recall::Score>)| {
+        let Sender::Mlp(layer) = *s else { return None };
+        let sum: f64 = which.iter().map(|&i| changed[i].pi() - paths.base[i].pi()).sum();
+        blocks.contains(&layer).then_some((layer, sum))
+    };
+    let all = paths.senders.iter().zip(&paths.changed).filter_map(change);
+    all.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(layer, _)| layer)
+}
