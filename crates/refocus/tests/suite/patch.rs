@@ -50,7 +50,7 @@ line  forward      generate     serve        export  entry
 [2] weights hold no change of the final logits
 [3] it needs a second row of logits, which nothing computes yet
 [4] a forward pass takes its input as it is
-[5] rewriting does not exist yet
+[5] `refocus rewrite` and the proxy rewrite; nothing does it for a patch yet
 [6] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
