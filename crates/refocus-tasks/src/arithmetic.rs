@@ -10,7 +10,7 @@ use std::path::Path;
 use refocus_compute::{Philox, Purpose};
 use serde::Deserialize;
 
-use crate::opinions::QuestionError;
+use crate::opinions::{QuestionError, json_lines};
 use crate::planted::{Item, Judge, Piece, pick, says, shuffled, telling, whole_numbers};
 
 const DRAW: Purpose = Purpose::new("arithmetic: ladder");
@@ -283,12 +283,9 @@ struct Line {
 /// # Errors
 /// The file cannot be read, a line is none, or no problem is left.
 pub fn from_file(path: &Path, seed: u64, n: usize) -> Result<Vec<Item>, QuestionError> {
-    let io = |source| QuestionError::Io { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(io)?;
     let mut lines = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+    for (i, l) in json_lines::<Line>(path)? {
         let bad = |why: String| QuestionError::Line { path: path.to_owned(), line: i + 1, why };
-        let l: Line = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
         let Some((_, number)) = l.answer.rsplit_once("####") else {
             return Err(bad("its answer does not end with #### and a number".to_owned()));
         };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use refocus_compute::{Philox, Purpose};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::planted::{Item, Judge, Piece, pick, says, shuffled};
 use crate::recall::{FactError, Relation, builtin_all};
@@ -154,6 +155,17 @@ pub(crate) fn others<'a>(
     out
 }
 
+/// The lines of a file of JSON lines with their numbers from 0, without empty ones.
+pub(crate) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>, QuestionError> {
+    let io = |source| QuestionError::Io { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    let one = |(i, line): (usize, &str)| match serde_json::from_str(line) {
+        Ok(read) => Ok((i, read)),
+        Err(e) => Err(QuestionError::Line { path: path.to_owned(), line: i + 1, why: e.to_string() }),
+    };
+    text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(one).collect()
+}
+
 #[derive(Deserialize)]
 struct Line {
     original_question: String,
@@ -166,12 +178,9 @@ struct Line {
 /// # Errors
 /// The file cannot be read, a line is none, or there is none.
 pub fn from_file(path: &Path, seed: u64, n: usize) -> Result<Vec<Item>, QuestionError> {
-    let io = |source| QuestionError::Io { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(io)?;
     let mut lines = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+    for (i, q) in json_lines::<Line>(path)? {
         let bad = |why: String| QuestionError::Line { path: path.to_owned(), line: i + 1, why };
-        let q: Line = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
         let letters: Vec<char> = q.original_question.lines().filter_map(letter).collect();
         let truth = q.ground_truth.trim_matches(['(', ')']);
         let Some(right) = letters.iter().position(|c| truth.len() == 1 && truth.starts_with(*c)) else {

@@ -9,6 +9,7 @@ mod recall;
 mod report;
 mod rewrite;
 mod serve;
+mod shell;
 mod system2;
 mod tasks;
 mod train;
@@ -29,6 +30,7 @@ pub(crate) use self::recall::{Recall, RecallStage};
 pub(crate) use self::report::{Open, Report};
 pub(crate) use self::rewrite::Rewrite;
 pub(crate) use self::serve::Serve;
+pub(crate) use self::shell::{Completions, Man};
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
@@ -159,6 +161,12 @@ pub(crate) enum Command {
     /// requests that ask for it have their newest prompt rewritten by System 2 Attention first.
     #[command(after_long_help = serve::EXAMPLES)]
     Serve(Serve),
+    /// Print the completions of a shell.
+    ///
+    /// For example: refocus completions bash > ~/.local/share/bash-completion/completions/refocus
+    Completions(Completions),
+    /// Print the manual page, or write one a command.
+    Man(Man),
 }
 
 #[derive(Debug, Subcommand)]

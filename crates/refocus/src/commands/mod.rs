@@ -35,6 +35,7 @@ mod report;
 mod rewrite;
 mod rewrite_view;
 mod serve;
+mod shell;
 mod system2_eval;
 mod tasks;
 mod train;
@@ -101,6 +102,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Rewrite(args) => rewrite::run(args, global, printer),
         Command::Train(TrainCommand::Lens(args)) => train_lens::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),
+        Command::Completions(args) => shell::completions(args, printer),
+        Command::Man(args) => shell::man(args, printer),
         Command::Serve(args) => serve::run(args, global, printer),
     }
 }

@@ -1,6 +1,6 @@
 use snapbox::{file, str};
 
-use crate::support::{refocus, refused};
+use crate::support::{Tmp, refocus, refused};
 
 #[test]
 fn short_help() {
@@ -106,6 +106,30 @@ For more information, try '--help'.
 error: invalid value '5000' for '--threads <N>': 5000 is not in 1..=1024
 
 For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let bash = refocus("completions bash").assert().success().get_output().stdout.clone();
+    let bash = String::from_utf8(bash).expect("UTF-8");
+    let tmp = Tmp::new("man");
+    tmp.refocus("man --out [TMP] -q").assert().success();
+    let pages = tmp.list();
+    for command in
+        ["model inspect", "patch export", "overthinking", "recall", "system2 eval", "serve", "train lens"]
+    {
+        let dashed = command.replace(' ', "-");
+        assert!(pages.contains(&format!("refocus-{dashed}.1")), "{command}: {pages:?}");
+        let last = command.rsplit(' ').next().unwrap_or(command);
+        assert!(bash.contains(&format!("__{last}")), "{command}");
+    }
+    let page = std::fs::read_to_string(tmp.path("refocus-patch-export.1")).expect("a page");
+    assert!(page.contains("refocus patch export") && page.contains("partial"), "{page}");
+    refused(tmp.refocus("man --out [TMP]/none")).stderr_eq(str![[r#"
+error: [TMP]/none/refocus.1: cannot be written
+cause: No such file or directory (os error 2)
 
 "#]]);
 }
