@@ -115,6 +115,17 @@ fn question(probe: &str) -> &'static str {
     }
 }
 
+/// The same as a thing that a model slips on.
+fn thing(probe: &str) -> &str {
+    match probe {
+        "flipflop" => "keeping one bit over a distance",
+        "overthinking" => "false demonstrations",
+        "recall" => "holding on to what it knows in its last layers",
+        "distractors" => "sentences that do not matter",
+        other => other,
+    }
+}
+
 /// Where a section can be reached on the page.
 fn id(probe: &str) -> &'static str {
     match probe {
@@ -138,22 +149,22 @@ fn state(state: &str) -> (&'static str, &'static str) {
 fn summary(d: &Document) -> RunSection {
     let of = |s: &str| {
         let names: Vec<String> =
-            d.findings.iter().filter(|f| f.state == s).map(|f| question(&f.probe).to_owned()).collect();
+            d.findings.iter().filter(|f| f.state == s).map(|f| thing(&f.probe).to_owned()).collect();
         (names.len(), names)
     };
     let (slips, names) = of("slips");
     let n = count(d.findings.len(), "question");
     let mut said = vec![match slips {
         0 => format!("Of {n} none is answered with a slip."),
-        _ => format!("Of {n}, the model slips on {slips}: {}", joined(&names)),
+        _ => format!("Of {n}, the model slips on {slips}: {}.", joined(&names)),
     }];
     for (which, text) in [
-        ("unclear", "too close to say from as many questions as were asked"),
-        ("cannot-be-tested", "could not be tested on this model, and nothing follows for it"),
+        ("unclear", "too close to say from as many items as were asked"),
+        ("cannot-be-tested", "could not be tested on this model, so nothing follows"),
     ] {
         let (k, names) = of(which);
         if k > 0 {
-            said.push(format!("{} {text}.", joined(&names)));
+            said.push(format!("{}: {text}.", capital(&joined(&names))));
         }
     }
     if let Some(m) = &d.mitigation {
@@ -213,7 +224,7 @@ fn summary(d: &Document) -> RunSection {
 
 fn finding(f: &Finding) -> RunSection {
     let (word, _) = state(&f.state);
-    let mut parts = vec![Part::Text(format!("{word}: {}.", f.verdict))];
+    let mut parts = vec![Part::Text(format!("{}: {}.", capital(word), f.verdict))];
     if let Some(place) = &f.place {
         parts.push(Part::Text(format!("Where: {place}.")));
     }
