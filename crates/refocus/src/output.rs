@@ -47,13 +47,18 @@ fn failed(path: &Path, e: io::Error) -> Failure {
     Failure::because(format!("{}: cannot be written", path.display()), e)
 }
 
+/// Writes a file, whole or not at all.
+pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Outcome<()> {
+    let mut out = Pending::create(path)?;
+    out.write(bytes.as_ref())?;
+    out.finish()
+}
+
 /// Writes a JSON document, whole or not at all.
 pub(crate) fn write_document(path: &Path, document: &impl Serialize) -> Outcome<()> {
     let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
-    let mut out = Pending::create(path)?;
-    out.write(&text)?;
-    out.finish()
+    write(path, text)
 }
 
 /// The document that an earlier run with the same settings left at a place, if there is one.

@@ -92,9 +92,8 @@ pub struct Mitigation {
 struct Bench {
     choose: Cases,
     report: Cases,
-    /// Of the items that choose.
-    before: Harm,
-    slips: bool,
+    /// Of the items that choose, where the failure is there; what does not slip is only reported.
+    before: Option<Harm>,
 }
 
 /// Searches a patch for the findings that slip. `tick` is told how many of the steps are done, and how many there
@@ -135,7 +134,7 @@ pub fn mitigate<O: Ops>(
 
     let (mut tried, mut best) = (Vec::new(), Vec::<(f64, Candidate)>::new());
     let all = (slipping.len() * TRIED) as u64;
-    for b in benches.iter().filter(|b| b.slips) {
+    for (b, before) in slipping_of(&benches) {
         let contrasts = b.choose.contrasts();
         let pushes = match pushes(o, m, &contrasts) {
             // Such a model has no plain sum to attribute: other patches are tried.
@@ -148,7 +147,7 @@ pub fn mitigate<O: Ops>(
             tick(tried.len() as u64, all.max(tried.len() as u64 + 1));
             let patch = parse(&c.body, m)?;
             let harm = b.choose.harm(&say(o, m, &b.choose.prompts, &patch.applied())?);
-            let gain = b.before.total() - harm.total();
+            let gain = before.total() - harm.total();
             let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
             tried.push(Tried { probe: b.choose.probe, name: c.name.clone(), gain, text_cost: cost });
             if gain > LEAST && cost <= TEXT_COST && top.as_ref().is_none_or(|(g, _)| gain > *g) {
@@ -159,7 +158,7 @@ pub fn mitigate<O: Ops>(
     }
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut chosen: Vec<Candidate> = Vec::new();
-    let mut least = benches.iter().filter(|b| b.slips).map(|b| b.before.total()).sum::<f64>();
+    let mut least = slipping_of(&benches).map(|(_, before)| before.total()).sum::<f64>();
     for (_, c) in best {
         if chosen.contains(&c) {
             continue;
@@ -169,7 +168,7 @@ pub fn mitigate<O: Ops>(
         // Two entries may not go together: one exits before the other's block.
         let Ok(patch) = parse(&body(&with), m) else { continue };
         let mut harm = 0.0;
-        for b in benches.iter().filter(|b| b.slips) {
+        for (b, _) in slipping_of(&benches) {
             harm += b.choose.harm(&say(o, m, &b.choose.prompts, &patch.applied())?).total();
         }
         let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
@@ -195,6 +194,11 @@ pub fn mitigate<O: Ops>(
         changes,
         patch: body,
     })
+}
+
+/// What a patch is searched for.
+fn slipping_of(benches: &[Bench]) -> impl Iterator<Item = (&Bench, &Harm)> {
+    benches.iter().filter_map(|b| Some((b, b.before.as_ref()?)))
 }
 
 fn parse<K: refocus_compute::Kernels>(body: &str, m: &Model<K>) -> Result<Patch, DiagnoseError> {
@@ -234,8 +238,11 @@ fn bench<O: Ops>(
     if choose.len() < 8 || report.len() < 8 {
         return Ok(None);
     }
-    let before = choose.harm(&say(o, m, &choose.prompts, &[])?);
-    Ok(Some(Bench { choose, report, before, slips: f.state == State::Slips }))
+    let before = match f.state {
+        State::Slips => Some(choose.harm(&say(o, m, &choose.prompts, &[])?)),
+        _ => None,
+    };
+    Ok(Some(Bench { choose, report, before }))
 }
 
 /// Pieces of plain text, as ids.

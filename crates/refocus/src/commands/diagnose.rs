@@ -1,6 +1,7 @@
 //! `diagnose`: the main job.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use refocus_compute::Eager;
 use refocus_model::Model;
@@ -120,18 +121,11 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
             output::write_document(&path, &document)?;
         }
     }
-    // Written anew each time, so that it is there whenever the findings are; what does not help is no proposal.
-    if let Some(found) = document.mitigation.as_ref().filter(|f| args.mitigate && f.helps) {
-        let patch = args.out.join("patch.toml");
-        let mut out = output::Pending::create(&patch)?;
-        out.write(patch_text(found, &document).as_bytes())?;
-        out.finish()?;
-        printer.note(&format!("the patch is in {}", patch.display()));
+    if let Some(found) = document.mitigation.as_ref().filter(|_| args.mitigate) {
+        propose(&args.out.join("patch.toml"), found, &document, printer)?;
     }
     let page = refocus_report::diagnosis(&serde_json::to_vec(&document)?)?;
-    let mut out = output::Pending::create(&args.out.join("report.html"))?;
-    out.write(page.as_bytes())?;
-    out.finish()?;
+    output::write(&args.out.join("report.html"), page)?;
     document.findings.retain(|f| probes.contains(&f.probe));
     document.mitigation.take_if(|_| !args.mitigate);
     if printer.is_json() {
@@ -222,12 +216,25 @@ fn changes(m: &Mitigation) -> Table {
     table
 }
 
+/// How a patch file begins that this command wrote.
+const PROPOSED: &str = "# Proposed by `refocus diagnose --mitigate`";
+
+/// Writes the patch that helps, each time, so that it is there whenever the findings are. What does not help is no
+/// proposal: an older one that other probes led to goes.
+fn propose(path: &Path, found: &Mitigation, document: &Document, printer: &Printer) -> Outcome<()> {
+    if found.helps {
+        output::write(path, patch_text(found, document))?;
+        printer.note(&format!("the patch is in {}", path.display()));
+    } else if std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(PROPOSED)) {
+        std::fs::remove_file(path)
+            .map_err(|e| Failure::because(format!("{}: cannot be removed", path.display()), e))?;
+    }
+    Ok(())
+}
+
 /// The patch file, with what was measured.
 fn patch_text(m: &Mitigation, document: &Document) -> String {
-    let mut out = format!(
-        "# Proposed by `refocus diagnose --mitigate`, seed {}: {}.\n",
-        document.settings.seed, m.verdict
-    );
+    let mut out = format!("{PROPOSED}, seed {}: {}.\n", document.settings.seed, m.verdict);
     m.chosen.iter().for_each(|c| out.push_str(&format!("# - {c}\n")));
     out.push_str("#\n# Measured with exactly these entries on questions that did not choose them:\n");
     for line in changes(m).render(false).lines() {

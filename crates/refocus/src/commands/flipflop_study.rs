@@ -97,9 +97,10 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
     std::fs::create_dir_all(dir)
         .map_err(|e| Failure::because(format!("{}: cannot be written", dir.display()), e))?;
     output::write_document(&dir.join("study.json"), &study)?;
-    write_text(Pending::create(&dir.join("study.csv"))?, &csv(&study))?;
-    if let Some(table) = table {
-        write_text(table, &markdown(&study, &command(args)))?;
+    output::write(&dir.join("study.csv"), csv(&study))?;
+    if let Some(mut table) = table {
+        table.write(markdown(&study, &command(args)).as_bytes())?;
+        table.finish()?;
     }
     if printer.is_json() {
         printer.document(&study)?;
@@ -232,11 +233,6 @@ fn work(
     }
     bar.finish_and_clear();
     Ok(failed)
-}
-
-fn write_text(mut out: Pending, text: &str) -> Outcome<()> {
-    out.write(text.as_bytes())?;
-    out.finish()
 }
 
 /// The command as the page names it.

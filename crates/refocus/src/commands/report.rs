@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Ended;
 use crate::cli::{Open, Report};
 use crate::failure::{Failure, Outcome};
-use crate::output::Pending;
+use crate::output;
 use crate::printer::Printer;
 
 /// What a diagnosis leaves; a folder that has it is one.
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
     if let (Some(folder), [run]) = (&args.csv, runs.as_slice()) {
         csv = write_csv(run, folder)?;
     }
-    write(&page, html.as_bytes())?;
+    output::write(&page, &html)?;
     if printer.is_json() {
         let runs = runs.iter().map(|r| Run {
             folder: r.dir().to_owned(),
@@ -101,12 +101,6 @@ fn open(dir: &Path) -> Outcome<StoredRun> {
     Ok(StoredRun::open(dir)?)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
-    let mut out = Pending::create(path)?;
-    out.write(bytes)?;
-    out.finish()
-}
-
 /// All tables are read before one is written.
 fn write_csv(run: &StoredRun, folder: &Path) -> Outcome<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -118,7 +112,7 @@ fn write_csv(run: &StoredRun, folder: &Path) -> Outcome<Vec<PathBuf>> {
     std::fs::create_dir_all(folder)
         .map_err(|e| Failure::because(format!("{}: cannot be made", folder.display()), e))?;
     for (path, text) in &files {
-        write(path, text)?;
+        output::write(path, text)?;
     }
     Ok(files.into_iter().map(|f| f.0).collect())
 }

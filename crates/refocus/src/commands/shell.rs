@@ -7,7 +7,7 @@ use clap::Command;
 use super::Ended;
 use crate::cli::{Completions, Man};
 use crate::failure::{Failure, Outcome};
-use crate::output::Pending;
+use crate::output;
 use crate::printer::Printer;
 
 /// Prints a shell's completions.
@@ -41,9 +41,7 @@ fn page(command: &Command) -> Outcome<Vec<u8>> {
 
 /// `refocus.1`, `refocus-model.1`, `refocus-model-inspect.1` and so on; how many.
 fn pages(command: &Command, name: &str, dir: &Path) -> Outcome<usize> {
-    let mut out = Pending::create(&dir.join(format!("{name}.1")))?;
-    out.write(&page(command)?)?;
-    out.finish()?;
+    output::write(&dir.join(format!("{name}.1")), page(command)?)?;
     let mut n = 1;
     for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         n += pages(sub, &format!("{name}-{}", sub.get_name()), dir)?;
