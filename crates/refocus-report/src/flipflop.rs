@@ -8,19 +8,8 @@ use refocus_results::flipflop::{Distance, Row, TrainingPoint};
 use crate::chart::{Format, LineChart, Point, Rate, RateChart, RateRow, Series, Tone};
 use crate::overthinking::numbers;
 use crate::view::{Cell, Figure, Fold, Grid, Head, Part};
-use crate::words::{claim_section, count, tally};
+use crate::words::{claim_section, count, order, tally};
 use crate::{ReportError, RunSection};
-
-/// Names in the order in which they come.
-fn order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut seen = Vec::new();
-    for name in names {
-        if !seen.contains(&name) {
-            seen.push(name);
-        }
-    }
-    seen
-}
 
 fn whole(x: i64) -> u64 {
     u64::try_from(x).unwrap_or(0)

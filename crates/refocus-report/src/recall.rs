@@ -6,7 +6,7 @@ use refocus_results::recall::{Claim, Fall, Point as Row, Relation};
 use crate::chart::{Dot, DotChart, DotRow, Format, LineChart, Point, Series, Tone};
 use crate::overthinking::numbers;
 use crate::view::{Cell, Figure, Fold, Grid, Head, Part};
-use crate::words::{class, count, joined, points};
+use crate::words::{class, count, joined, order, points};
 use crate::{ReportError, RunSection};
 
 /// Sections for the tables that are there.
@@ -139,17 +139,6 @@ fn judged(claims: &[Claim]) -> Grid {
         head: text.into_iter().chain(numbers).chain([Head::text("control"), Head::text("why")]).collect(),
         rows: rows.collect(),
     }
-}
-
-/// Names in the order in which they come.
-fn order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut seen = Vec::new();
-    for name in names {
-        if !seen.contains(&name) {
-            seen.push(name);
-        }
-    }
-    seen
 }
 
 /// The answer by node for some numbers of other facts, and answer beside argument.

@@ -43,6 +43,17 @@ pub(crate) fn joined(items: &[String]) -> String {
     }
 }
 
+/// Names in the order in which they come.
+pub(crate) fn order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}
+
 /// `1 task`, `2 tasks`.
 pub(crate) fn count(n: usize, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })

@@ -36,6 +36,7 @@ mod rewrite;
 mod rewrite_view;
 mod serve;
 mod shell;
+mod staged;
 mod system2_eval;
 mod tasks;
 mod train;

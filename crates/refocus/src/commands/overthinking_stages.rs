@@ -1,6 +1,5 @@
 //! The stages of `overthinking`: each keeps what it finished in a folder of its own.
 
-use indicatif::ProgressBar;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::Model;
 use refocus_study::overthinking::{
@@ -10,6 +9,7 @@ use refocus_study::overthinking::{
 };
 use serde::Serialize;
 
+use crate::commands::staged::Progress;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
@@ -61,39 +61,13 @@ pub(super) struct Inside {
     pub(super) maps: Vec<Vec<CausalCell>>,
 }
 
-/// How far a stage is.
-struct Progress {
-    name: &'static str,
-    bar: ProgressBar,
-    all: usize,
-    there: usize,
-}
-
-impl Progress {
-    fn on(&self, what: &str) {
-        self.bar.set_message(format!("{}: {what}", self.name));
-    }
-
-    fn tick(&mut self, n: usize, stored: bool) {
-        self.bar.inc(n as u64);
-        if stored {
-            self.there += n;
-            // Time left is judged by what is run.
-            self.bar.reset_eta();
-        }
-    }
-}
-
 impl Run<'_> {
     fn begin(&self, name: &'static str, prompts: usize) -> Progress {
-        Progress { name, bar: self.printer.count_bar(prompts as u64), all: prompts, there: 0 }
+        Progress::begin(self.printer, name, prompts)
     }
 
-    fn end(&mut self, p: Progress) {
-        p.bar.finish_and_clear();
-        if p.there > 0 {
-            self.printer.note(&format!("{}: {} of {} prompts were answered before", p.name, p.there, p.all));
-        }
+    fn end(&mut self, p: &Progress) {
+        p.end(self.printer);
         self.done.push(Stage { name: p.name, prompts: p.all });
     }
 
@@ -113,7 +87,7 @@ impl Run<'_> {
             let tick = |n, stored| p.tick(n, stored);
             answers.push(ask_stored(o, self.model, of(number), self.method, &store, tick)?);
         }
-        self.end(p);
+        self.end(&p);
         Ok(answers)
     }
 
@@ -150,7 +124,7 @@ impl Run<'_> {
                 effects.push(effect);
             }
         }
-        self.end(p);
+        self.end(&p);
         for (((summary, _), choice), scores) in found.iter_mut().zip(&choices).zip(&scores) {
             let of = |id: &HeadId| scores.on_false.iter().find(|s| s.id == *id).cloned();
             summary.inside = Some(InsideSummary {
@@ -198,7 +172,7 @@ impl Run<'_> {
             detail.mitigations.extend(measured);
             inside.effects.extend(plan.evidence(detail));
         }
-        self.end(p);
+        self.end(&p);
         Ok(())
     }
 
@@ -245,7 +219,7 @@ impl Run<'_> {
             let tick = |n, s| p.tick(n, s);
             inside.maps.push(causal_map(o, self.model, both, [&even, &odd], Some((&store, &name)), tick)?);
         }
-        self.end(p);
+        self.end(&p);
         Ok(())
     }
 }

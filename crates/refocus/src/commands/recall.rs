@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use indicatif::ProgressBar;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::{Checkpoint, Model, ModelSpec, Tokenizer};
 use refocus_results::{ModelInfo, RunFolder, RunInfo, StoredRun};
@@ -25,6 +24,7 @@ use super::recall_facts::relations;
 use super::recall_inside::{Found, check, plain_text};
 use super::{Ended, recall_tables, recall_view};
 use crate::cli::{Global, Recall, RecallStage};
+use crate::commands::staged::Progress;
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::{backend, model_arg};
@@ -217,47 +217,23 @@ pub(super) struct Run<'a> {
     stages: Vec<Stage>,
 }
 
-/// How far a stage is.
-struct Progress {
-    bar: ProgressBar,
-    there: usize,
-}
-
-impl Progress {
-    fn tick(&mut self, n: usize, stored: bool) {
-        self.bar.inc(n as u64);
-        if stored {
-            self.there += n;
-            // Time left is judged by what is run.
-            self.bar.reset_eta();
-        }
-    }
-}
-
 impl Run<'_> {
-    fn begin(&self, prompts: usize) -> Progress {
-        Progress { bar: self.printer.count_bar(prompts as u64), there: 0 }
-    }
-
-    fn end(&mut self, name: &'static str, prompts: usize, p: &Progress) {
-        p.bar.finish_and_clear();
-        if p.there > 0 {
-            self.printer.note(&format!("{name}: {} of {prompts} prompts were answered before", p.there));
-        }
-        self.stages.push(Stage { name, prompts });
+    fn end(&mut self, p: &Progress) {
+        p.end(self.printer);
+        self.stages.push(Stage { name: p.name, prompts: p.all });
     }
 
     /// Finds the facts that are known, in the cases that have enough to ask for.
     fn facts(&mut self, o: &mut Eager<Cpu>, cases: &mut [Case], store: &Store) -> Outcome<()> {
         let enough = |c: &&mut Case| c.has_enough_to_ask();
         let all = cases.iter_mut().filter(enough).map(|c| c.asked.len()).sum();
-        let mut p = self.begin(all);
+        let mut p = Progress::begin(self.printer, "facts", all);
         for case in cases.iter_mut().filter(enough) {
-            p.bar.set_message(format!("facts: {}", case.relation.key));
+            p.on(&case.relation.key);
             let how = (self.tokenizer, self.settings);
             know_stored(o, self.model, case, how, store, |n, stored| p.tick(n, stored))?;
         }
-        self.end("facts", all, &p);
+        self.end(&p);
         Ok(())
     }
 
@@ -275,16 +251,16 @@ impl Run<'_> {
             }
         }
         let all = todo.iter().map(|t| t.2.len()).sum();
-        let mut p = self.begin(all);
+        let mut p = Progress::begin(self.printer, "trace", all);
         let mut out = Vec::new();
         for (case, condition, items) in todo {
             let key = &cases[case].relation.key;
-            p.bar.set_message(format!("trace: {key}, {} shots", condition.shots));
+            p.on(&format!("{key}, {} shots", condition.shots));
             let tick = |n, stored| p.tick(n, stored);
             let traced = trace_stored(o, (self.model, self.lens), &items, (key, condition), store, tick)?;
             out.push(Done { case, condition, items, traced });
         }
-        self.end("trace", all, &p);
+        self.end(&p);
         Ok(out)
     }
 }
