@@ -300,10 +300,13 @@ pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> J
     )
 }
 
+/// log₁₀ of a rank: an interval below excludes a lift of the answer.
+const NO_LIFT: f64 = 0.1;
+
 /// C2: some of the heads that carry the argument already turn it into the answer, others do not. It holds where among
 /// the chosen heads that carry one lifts the answer above that to another fact and above random heads, and another
-/// lifts the argument into the first hundred without either; it holds conditionally where one lifts the answer and
-/// none only moves the argument; it does not hold where all intervals exclude a lift by a factor of 1.26 (0.1 in
+/// lifts the argument into the first hundred and its interval excludes a lift of the answer; it holds conditionally
+/// where one lifts the answer and none only moves the argument; it does not hold where all intervals exclude a lift by a factor of 1.26 (0.1 in
 /// log₁₀).
 pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
     let n = facts(prompts) / 2;
@@ -321,7 +324,10 @@ pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
     let applies: Vec<String> = carrying.iter().filter(|(_, ov)| lifts(ov)).map(|(p, _)| name(p)).collect();
     let moves: Vec<String> = carrying
         .iter()
-        .filter(|(_, ov)| !lifts(ov) && ov.argument.as_ref().is_some_and(|a| a.high < 2.0))
+        // Not only that no lift was shown: fewer facts would make more movers.
+        .filter(|(_, ov)| {
+            ov.over_shuffled.high < NO_LIFT && ov.argument.as_ref().is_some_and(|a| a.high < 2.0)
+        })
         .map(|(p, _)| name(p))
         .collect();
     match (applies.is_empty(), moves.is_empty()) {
@@ -333,7 +339,7 @@ pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
             Verdict::Conditional,
             format!("{} apply the function, no carrying head only moves the argument", applies.join(" ")),
         ),
-        _ if carrying.iter().all(|(_, ov)| ov.over_shuffled.high < 0.1) => judged(
+        _ if carrying.iter().all(|(_, ov)| ov.over_shuffled.high < NO_LIFT) => judged(
             Verdict::DoesNotHold,
             "no carrying head lifts the answer over that to another fact".to_owned(),
         ),

@@ -370,7 +370,7 @@ impl Inside {
 
 /// The block of the second half, but the last, whose MLP's replacement lowers π(Y) most on some prompts.
 fn function(paths: &Effects, spec: &ModelSpec, which: &[usize]) -> usize {
-    let blocks = spec.n_layers.saturating_sub(1) / 2..spec.n_layers.saturating_sub(1);
+    let blocks = (spec.n_layers / 2).min(spec.n_layers.saturating_sub(2))..spec.n_layers.saturating_sub(1);
     let change = |(s, changed): (&Sender, &Vec<refocus_measure::recall::Score>)| {
         let Sender::Mlp(layer) = *s else { return None };
         let sum: f64 = which.iter().map(|&i| changed[i].pi() - paths.base[i].pi()).sum();

@@ -20,6 +20,28 @@ pub const ALPHAS: [f32; 4] = [0.25, 0.5, 0.75, 1.0];
 const BETAS: [f32; 2] = [0.25, 0.5];
 /// A gated repair acts where the lens is at least this sure.
 pub const SURE: f32 = 0.5;
+/// Controls with other heads, and draws of which they are the first that differ.
+const CONTROLS: usize = 2;
+const DRAWS: u32 = 16;
+
+/// Draws of as many heads of the last block that are none of these, no two of which are the same; of the block before
+/// it, where the last has too few others.
+fn other_heads(heads: &[HeadId], spec: &ModelSpec, seed: u64) -> (Vec<Vec<HeadId>>, &'static str) {
+    let few = 2 * heads.len() > spec.n_heads;
+    let (like, place) = match heads.iter().all(|h| h.layer > 0) {
+        true if few => (heads.iter().map(|h| HeadId { layer: h.layer - 1, ..*h }).collect(), "last but one"),
+        _ => (heads.to_vec(), "last"),
+    };
+    let mut out: Vec<Vec<HeadId>> = Vec::new();
+    for mut drawn in random_heads(&like, spec.n_heads, DRAWS, seed) {
+        drawn.sort();
+        if out.len() < CONTROLS && !out.contains(&drawn) && drawn.iter().all(|h| !heads.contains(h)) {
+            out.push(drawn);
+        }
+    }
+    (out, place)
+}
+
 /// Something that is done to the model, or to its logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repair {
@@ -183,8 +205,9 @@ pub fn repairs(spec: &ModelSpec, parts: &Parts<'_>, seed: u64) -> Vec<Repair> {
         };
         let blind = parts.heads.iter().map(edge).collect();
         add("heads_first", format!("Hides the first token from {what}."), false, blind, vec![]);
-        for (draw, heads) in random_heads(parts.heads, spec.n_heads, 2, seed).iter().enumerate() {
-            let what = format!("Sets to zero {n} other heads of the last block.");
+        let (drawn, place) = other_heads(parts.heads, spec, seed);
+        for (draw, heads) in drawn.iter().enumerate() {
+            let what = format!("Sets to zero {n} other heads of the {place} block.");
             add(&format!("random_heads_{draw}"), what, true, zero(heads), vec![]);
         }
     }

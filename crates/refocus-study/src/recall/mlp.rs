@@ -446,7 +446,9 @@ pub fn judge_intercept(found: &Intercept) -> Judged {
         found.own.others.value,
         found.random.answer.value
     );
-    let comes = found.own.answer.high < 0.0 && found.p_answer < SIGNIFICANT;
+    // The test is two-sided: a random vector that brings the answer nearer is no support.
+    let over_random = found.own.answer.value < found.random.answer.value && found.p_answer < SIGNIFICANT;
+    let comes = found.own.answer.high < 0.0 && over_random;
     let verdict = match comes {
         _ if n < FEWEST => Verdict::CannotBeTested,
         true if found.specific.high < 0.0 => Verdict::Holds,
@@ -594,6 +596,9 @@ mod tests {
         assert_eq!(judge_intercept(&found).verdict, Verdict::Conditional);
         found.specific = about(-0.3, 0.1);
         assert_eq!(judge_intercept(&found).verdict, Verdict::Holds);
+        found.random = promotes(about(-0.9, 0.1));
+        assert_eq!(judge_intercept(&found).verdict, Verdict::CannotBeTested);
+        found.random = promotes(about(0.0, 0.1));
         found.p_answer = 0.3;
         assert_eq!(judge_intercept(&found).verdict, Verdict::CannotBeTested);
         found.own = promotes(about(0.5, 0.1));

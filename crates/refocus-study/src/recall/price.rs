@@ -389,7 +389,8 @@ pub fn best(all: &[Priced]) -> Option<&Priced> {
 /// gain, so all of them count in Holm's correction). It holds where its gain's interval is above 0 and it gains more,
 /// fact by fact, than every control: other heads, a random vector, the mean over plain text, a temperature of the same
 /// entropy, and the unigram prior. It holds conditionally where it beats all but the mean over text, the temperature
-/// and the prior: then it is a known effect. It does not hold where no repair's interval exceeds a gain of 0.01.
+/// and the prior: then it is a known effect. It does not hold where no repair's interval exceeds a gain of 0.01, or where
+/// the interval of what it gains over other heads or a random vector lies at or below 0.
 pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
     let n = facts(prompts);
     let judged = |verdict, why| C9.fared(verdict, why, n);
@@ -417,6 +418,8 @@ pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
         .collect();
     let not: Vec<&str> = beaten.iter().filter(|(_, won)| !**won).map(|(name, _)| *name).collect();
     let known = |name: &&str| ["temperature_", "unigram_", "generic_"].iter().any(|k| name.starts_with(k));
+    let surpassed =
+        rivals.iter().zip(&over).any(|(r, d)| !known(&r.name.as_str()) && Estimate::of(d, seed).high <= 0.0);
     let told = format!(
         "{} gains {:+.3} [{:+.3}, {:+.3}] at perplexity {:.1} (of {:.1}); not better than: {}",
         best.name,
@@ -433,7 +436,8 @@ pub fn judge(prompts: &[Prompt], all: &[Priced], seed: u64) -> Judged {
     match (not.is_empty(), not.iter().all(known)) {
         (true, _) => judged(Verdict::Holds, told),
         (false, true) => judged(Verdict::Conditional, told),
-        _ => judged(Verdict::DoesNotHold, told),
+        _ if surpassed => judged(Verdict::DoesNotHold, told),
+        _ => judged(Verdict::CannotBeTested, told),
     }
 }
 

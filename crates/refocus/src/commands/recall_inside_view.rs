@@ -1,6 +1,7 @@
 //! The tables of what `recall` finds inside.
 
 use refocus_study::overthinking::Estimate;
+use refocus_study::recall::FEWEST_KNOWN;
 use refocus_study::recall::heads::SenderEffect;
 use refocus_study::recall::inside::{HeadsFound, LastFound, MitigateFound, MlpFound};
 
@@ -179,9 +180,9 @@ fn last(f: &LastFound, colours: bool) -> String {
             b.prompts.to_string(),
             b.facts.to_string(),
             nodes.join(" → "),
-            within(&b.change),
-            b.by_attention.as_ref().map_or_else(dash, within),
-            b.by_mlp.as_ref().map_or_else(dash, within),
+            of_enough(&b.change),
+            b.by_attention.as_ref().map_or_else(dash, of_enough),
+            b.by_mlp.as_ref().map_or_else(dash, of_enough),
         ]);
     }
     t.render(colours)
@@ -234,7 +235,7 @@ fn repairs(f: &MitigateFound, colours: bool) -> String {
     for r in &f.repairs {
         let control = if r.is_control { "control" } else { "" };
         let [low, middle, high] =
-            r.gain_by_confidence.each_ref().map(|g| g.as_ref().map_or_else(dash, within));
+            r.gain_by_confidence.each_ref().map(|g| g.as_ref().map_or_else(dash, of_enough));
         t.row([
             r.name.clone(),
             control.to_owned(),
@@ -258,6 +259,11 @@ fn repairs(f: &MitigateFound, colours: bool) -> String {
 
 fn dash() -> String {
     "-".to_owned()
+}
+
+/// With its interval, where there are facts enough for one.
+fn of_enough(e: &Estimate) -> String {
+    if e.n < FEWEST_KNOWN { format!("{:+.1} (n {})", 100.0 * e.value, e.n) } else { within(e) }
 }
 
 fn number(e: &Estimate) -> String {
