@@ -256,3 +256,26 @@ pub fn repairs(spec: &ModelSpec, parts: &Parts<'_>, seed: u64) -> Vec<Repair> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_heads_differ_from_the_heads_and_from_each_other() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gpt2");
+        let spec = refocus_model::Checkpoint::open(folder).expect("a fixture").spec().clone();
+        let layer = spec.n_layers - 1;
+        let heads = |n: usize| (0..n).map(|head| HeadId { layer, head }).collect::<Vec<_>>();
+        for n in 1..=spec.n_heads {
+            for seed in 0..5 {
+                let (drawn, place) = other_heads(&heads(n), &spec, seed);
+                let here = 2 * n <= spec.n_heads;
+                assert_eq!(place, if here { "last" } else { "last but one" });
+                assert!(!drawn.is_empty() && drawn.len() <= CONTROLS, "{n}: {drawn:?}");
+                assert!(drawn.iter().all(|d| d.len() == n && d.iter().all(|h| !heads(n).contains(h))));
+                assert!(drawn.len() < 2 || drawn[0] != drawn[1]);
+            }
+        }
+    }
+}
