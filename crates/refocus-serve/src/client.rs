@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const PAUSES: Purpose = Purpose::new("pause before another try");
 
 /// A server and how to ask it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Upstream {
     /// What clients call the base URL, such as `https://api.openai.com/v1`.
     pub url: String,
@@ -52,13 +52,28 @@ impl Upstream {
     }
 }
 
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, model, key, deadline, tries } = self;
+        let mut all = f.debug_struct("Upstream");
+        all.field("url", &shown(url)).field("model", model).field("key", key);
+        all.field("deadline", deadline).field("tries", tries).finish()
+    }
+}
+
+/// A URL without what may be a password or a key: whatever stands before an @ or behind a ?.
+fn shown(url: &str) -> &str {
+    let url = url.rsplit_once('@').map_or(url, |(_, after)| after);
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
 /// Why a server cannot be asked at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
     #[error("{url:?} is no base URL: {why}")]
     Url {
-        /// As given.
+        /// As given, without what could be a password.
         url: String,
         /// What is wrong.
         why: &'static str,
@@ -103,9 +118,12 @@ impl HttpChat {
     /// # Errors
     /// The URL is none, or this machine cannot check the server's certificate.
     pub fn new(upstream: Upstream) -> Result<Self, ClientError> {
-        let wrong = |why| ClientError::Url { url: upstream.url.clone(), why };
+        let wrong = |why| ClientError::Url { url: shown(&upstream.url).to_owned(), why };
         let whole = format!("{}/chat/completions", upstream.url.trim_end_matches('/'));
         let target: Uri = whole.parse().map_err(|_| wrong("it cannot be read"))?;
+        if target.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(wrong("a key does not belong into it; give it in a file or in the environment"));
+        }
         let secure = match target.scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -219,4 +237,27 @@ fn innermost(error: &dyn Error) -> String {
 fn connector(secure: bool) -> Result<HttpsConnector<HttpConnector>, TlsError> {
     let tls = tls::client(None, secure)?;
     Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_neither_used_nor_shown() {
+        for url in [
+            "http://me:hunter2@h/v1",
+            "me:hunter2@h",
+            "ftp://me:hunter2@h",
+            "http://me:hunter2@",
+            "x://h?hunter2",
+        ] {
+            let upstream = Upstream::new(url, "m");
+            assert!(!format!("{upstream:?}").contains("hunter2"), "{upstream:?}");
+            let error = HttpChat::new(upstream).expect_err(url);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+        let chat = HttpChat::new(Upstream::new("http://h/v1?hunter2", "m")).expect("a client");
+        assert!(!format!("{chat:?}").contains("hunter2"), "{chat:?}");
+    }
 }

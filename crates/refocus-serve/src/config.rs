@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::keys::{Keys, KeysError, Secret};
 use crate::proxy::ProxyConfig;
@@ -118,6 +119,14 @@ pub enum ConfigError {
         /// Its name in the file.
         name: &'static str,
     },
+    /// A number that nothing here can count to.
+    #[error("{name} is above {most}")]
+    TooMany {
+        /// Its name in the file.
+        name: &'static str,
+        /// The largest that can be used.
+        most: usize,
+    },
     /// The API keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -135,7 +144,7 @@ impl Config {
             return Err(broken("too large for settings".to_owned()));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let mut config: Self = toml::from_str(&text).map_err(|e| broken(e.to_string().trim().to_owned()))?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| broken(told(&e, &text)))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.api_keys_file = config.api_keys_file.map(|file| folder.join(file));
         if let Some(proxy) = &mut config.proxy {
@@ -214,11 +223,48 @@ impl Config {
             ("local.cache_bytes", self.local.cache_bytes),
             ("local.chunk", self.local.chunk),
         ];
-        match numbers.into_iter().find(|(_, n)| *n == 0) {
-            Some((name, _)) => Err(ConfigError::Zero { name }),
+        if let Some((name, _)) = numbers.into_iter().find(|(_, n)| *n == 0) {
+            return Err(ConfigError::Zero { name });
+        }
+        // A semaphore with more places panics when it is made.
+        let most = Semaphore::MAX_PERMITS;
+        let at_once = self.proxy.as_ref().map_or(0, |proxy| proxy.system2.at_once);
+        match [("connections", self.connections), ("proxy.system2.at_once", at_once)]
+            .iter()
+            .find(|(_, n)| *n > most)
+        {
+            Some((name, _)) => Err(ConfigError::TooMany { name, most }),
             None => Ok(()),
         }
     }
+}
+
+/// What is wrong with a settings file and on which line. The line itself is not shown: whoever put a key into it
+/// would find the key in a log.
+fn told(error: &toml::de::Error, text: &str) -> String {
+    let line =
+        error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let what = without_value(error.message().trim());
+    match line {
+        Some(line) => format!("line {line}: {what}"),
+        None => what,
+    }
+}
+
+/// A message without the value that it blames: a text in the wrong place may be a key. Names of keys stay.
+fn without_value(message: &str) -> String {
+    for (begin, end, shown) in [
+        ("invalid type: string \"", "\", expected ", "invalid type: a string, expected "),
+        ("invalid value: string \"", "\", expected ", "invalid value: a string, expected "),
+        ("unknown variant `", "`, expected ", "unknown value, expected "),
+    ] {
+        if let Some(rest) = message.strip_prefix(begin) {
+            // The value may hold the same words; what the reader wants is behind the last of them.
+            let expected = rest.rfind(end).map_or("something else", |at| &rest[at + end.len()..]);
+            return format!("{shown}{expected}");
+        }
+    }
+    message.to_owned()
 }
 
 #[cfg(test)]
@@ -252,7 +298,35 @@ mod tests {
         assert_eq!(error, "local.chunk is 0, it must be 1 or above");
         // A key in the file would be read by whoever reads the file.
         let error = loaded("secret", "api_keys = [\"sk-1\"]\n").expect_err("refused").to_string();
-        assert!(error.contains("`api_keys_file`"), "{error}");
+        assert!(error.contains("`api_keys_file`") && error.contains("line 1"), "{error}");
+        assert!(!error.contains("sk-1"), "{error}");
+        for text in [
+            "[proxy]\nupstream_key = \"sk-1\"\n",
+            "[proxy]\nsystem2 = \"sk-1\"\n",
+            "[proxy.system2]\nmode = \"sk-1\"\n",
+            "body_limit = \"sk-1\"\n",
+            "listen = \"sk-1\"\n",
+            "api_keys_file = [\"sk-1\"]\n",
+            "body_limit = \"sk-1\", expected \"\n",
+            "api_keys_file = sk-1\n",
+            "api_keys_file = \"sk-1\n",
+        ] {
+            let error = loaded("secrets", text).expect_err(text).to_string();
+            assert!(!error.contains("sk-1") && error.contains(": line "), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_what_can_be_counted_are_refused() {
+        let most = Semaphore::MAX_PERMITS;
+        for (name, text) in [
+            ("connections", format!("connections = {}\n", most + 1)),
+            ("proxy.system2.at_once", format!("[proxy.system2]\nat_once = {}\n", most + 1)),
+        ] {
+            let error = loaded("much", &text).expect_err(name).to_string();
+            assert_eq!(error, format!("{name} is above {most}"));
+        }
+        loaded("most", &format!("connections = {most}\n")).expect("loads");
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Server {
     /// Answers until `stop` is notified; then no new request is accepted. Answers under way have the time of the
     /// settings to end, unless `stop` is notified again; then `cut` is called, which ends them.
     pub async fn run(self, router: Router, stop: &Notify, cut: impl FnOnce()) {
-        let places = Arc::new(Semaphore::new(self.connections));
+        let places = Arc::new(Semaphore::new(self.connections.min(Semaphore::MAX_PERMITS)));
         let graceful = GracefulShutdown::new();
         let mut http = self.http;
         http.timer(TokioTimer::new()).header_read_timeout(self.read_limit);

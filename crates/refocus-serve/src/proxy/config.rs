@@ -7,6 +7,7 @@ use axum::http::uri::{PathAndQuery, Scheme};
 use axum::http::{HeaderValue, Uri};
 use refocus_system2::Variant;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::keys::Secret;
 use crate::tls::TlsError;
@@ -235,6 +236,8 @@ impl Base {
         let bad = |why| {
             // What stands before an @ may be a password.
             let shown = url.rsplit_once('@').map_or(url, |(_, after)| after);
+            // And what is asked for behind a ? may be a key.
+            let shown = shown.split(['?', '#']).next().unwrap_or_default();
             ConfigError::BadUrl { url: shown.to_owned(), why }
         };
         let uri: Uri = url.parse().map_err(|_| bad("it cannot be read as a URL"))?;
@@ -303,6 +306,10 @@ impl ProxyConfig {
         if !two.prefix.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\') {
             return wrong("system2.prefix", "printable ASCII without quotes and backslashes");
         }
+        // A semaphore with more places panics when it is made.
+        if two.at_once > Semaphore::MAX_PERMITS {
+            return wrong("system2.at_once", "more than can be counted");
+        }
         for (setting, value) in [
             ("connect_ms", self.connect_ms),
             ("answer_ms", self.answer_ms),
@@ -356,6 +363,7 @@ mod tests {
             ("http://", "read"),
             ("http://h/?a=b", "query"),
             ("http://me:hunter2@h", "key"),
+            ("http://h/v1?api-key=hunter2", "query"),
         ] {
             let error = Base::parse(url).expect_err(url).to_string();
             assert!(error.contains(part), "{url}: {error}");
@@ -377,5 +385,8 @@ mod tests {
         let mut config = ProxyConfig::new("http://h");
         config.system2.canary_percent = f64::NAN;
         assert!(config.check().expect_err("no share").to_string().contains("canary_percent"));
+        let mut config = ProxyConfig::new("http://h");
+        config.system2.at_once = usize::MAX;
+        assert!(config.check().expect_err("too many").to_string().contains("at_once"));
     }
 }
