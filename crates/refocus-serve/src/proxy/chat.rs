@@ -55,6 +55,8 @@ impl Proxy {
         let wish = if config.header { Wish::read(&head.headers)? } else { Wish::default() };
         let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
         let may_be = wanted || !config.prefix.is_empty() || !config.route.is_empty();
+        // Where the body cannot be read, neither can the name of its model, and the request may be one that is meant.
+        let meant = wish.mode.map_or(may_be, |mode| mode != Mode::Off);
         let length = body.size_hint().exact();
         let idle = self.config.idle();
         let seen = if !may_be {
@@ -68,7 +70,7 @@ impl Proxy {
                 Ok(Read::Whole(held)) => return self.looked_into(head, held, length, wish).await,
                 Ok(Read::Beyond(held, rest)) => {
                     let source = Source::new(held, Some(rest), length, idle);
-                    let skip = wanted.then_some(Skip::Large);
+                    let skip = meant.then_some(Skip::Large);
                     return self.straight(head, source, skip).await;
                 }
                 Err(error) => {
@@ -82,7 +84,7 @@ impl Proxy {
             }
         };
         let source = Source::new(Held::default(), Some(body), length, idle);
-        self.straight(head, source, seen.filter(|_| wanted)).await
+        self.straight(head, source, seen.filter(|_| meant)).await
     }
 
     async fn looked_into(
@@ -97,19 +99,33 @@ impl Proxy {
         let plan = text
             .and_then(|text| select::plan(&self.config.system2, self.variant, head.uri.path(), &wish, text));
         let (Some(plan), Some(text)) = (plan, text) else {
-            let wanted = wish.mode.unwrap_or(self.config.system2.mode) != Mode::Off;
-            let skip = wanted.then_some(Skip::NotChat);
+            let config = &self.config.system2;
+            let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
+            // In bytes that are no text a model's name may still stand, and it keeps its prefix.
+            let prefix = config.prefix.as_bytes();
+            let named = text.is_none()
+                && wish.mode != Some(Mode::Off)
+                && !prefix.is_empty()
+                && bytes.windows(prefix.len()).any(|part| part == prefix);
+            let skip = (wanted || named).then_some(Skip::NotChat);
             return self.straight(head, Source::new(held, None, length, self.config.idle()), skip).await;
         };
         let chat = Chat { text: text.to_owned(), head, held, plan, begun: false };
         match (chat.plan.mode, chat.plan.targets.clone()) {
-            (_, Err(skip)) => self.answered(chat, Report::skipped(skip)).await,
+            (_, Err(skip)) => {
+                let report = Report::skipped(skip);
+                // Whoever said that nothing is to be done has selected nothing.
+                if skip != Skip::Off {
+                    report.count(&self.metrics);
+                }
+                self.answered(chat, report).await
+            }
             (Mode::Audit, Ok(targets)) => {
                 let (this, plan, credentials) =
                     (self.clone(), chat.plan.clone(), self.credentials(&chat.head.headers));
                 // Beside the request, which does not wait for it.
                 tokio::spawn(async move {
-                    this.rewrites("audit", &plan, targets, credentials).await.count(&this.metrics)
+                    this.rewrites("audit", &plan, targets, credentials).await.count_audit(&this.metrics)
                 });
                 self.answered(chat, Report { what: "audit", ..Report::default() }).await
             }

@@ -12,6 +12,9 @@ use super::config::System2Config;
 use super::rewriter::{Cancel, Job, Rewriter, Rewritten};
 use super::select::Skip;
 
+/// Bytes of all rewrites that are remembered; beyond, those go that were not used for the longest time.
+const MOST_BYTES: usize = 64 << 20;
+
 type Key = [u8; 32];
 
 /// Where a rewrite comes from.
@@ -46,12 +49,15 @@ struct Done {
     rewritten: Arc<Rewritten>,
     since: Instant,
     used: u64,
+    bytes: usize,
 }
 
 #[derive(Default)]
 struct Known {
     under_way: HashMap<Key, Weak<Flight>>,
     done: HashMap<Key, Done>,
+    /// Of all that is done.
+    bytes: usize,
     clock: u64,
 }
 
@@ -122,7 +128,7 @@ impl Flights {
                 done.used = now;
                 return Ok(Found::Done(done.rewritten.clone()));
             }
-            known.done.remove(&key);
+            known.forget(&key);
         }
         if let Some(flight) = known.under_way.get(&key).and_then(Weak::upgrade) {
             return Ok(Found::UnderWay(flight, Origin::Shared));
@@ -134,21 +140,22 @@ impl Flights {
         let flight = Arc::new(Flight { result, _waiting: waiting });
         let this = Arc::downgrade(&flight);
         known.under_way.insert(key, this.clone());
-        let (rewriter, all, breaker, most) =
-            (self.rewriter.clone(), self.known.clone(), self.breaker.clone(), self.most);
+        let (rewriter, all, breaker) = (self.rewriter.clone(), self.known.clone(), self.breaker.clone());
+        let bounds = Bounds { entries: self.most, bytes: MOST_BYTES, keep: self.keep };
         tokio::task::spawn_blocking(move || {
             let cancel = Cancel(cancel);
             let rewritten = Arc::new(rewriter.rewrite(&job, cancel.clone()));
             drop(place);
-            // Nobody's patience says nothing about the server.
-            if !cancel.is_cancelled() {
+            // Nobody's patience says nothing about the server, and neither does what one client did wrong: the
+            // breaker is everybody's.
+            if !cancel.is_cancelled() && !rewritten.own_fault {
                 if rewritten.failed {
                     breaker.failed();
                 } else {
                     breaker.went_well();
                 }
             }
-            lock(&all).finish(key, &this, &rewritten, most);
+            lock(&all).finish(key, &this, &rewritten, bounds);
             // Whoever waited may have gone.
             let _ = tell.send(Some(rewritten));
         });
@@ -161,25 +168,59 @@ enum Found {
     UnderWay(Arc<Flight>, Origin),
 }
 
+/// What is remembered at most.
+#[derive(Clone, Copy)]
+struct Bounds {
+    entries: usize,
+    bytes: usize,
+    keep: Duration,
+}
+
 impl Known {
-    fn finish(&mut self, key: Key, flight: &Weak<Flight>, rewritten: &Arc<Rewritten>, most: usize) {
+    fn finish(&mut self, key: Key, flight: &Weak<Flight>, rewritten: &Arc<Rewritten>, bounds: Bounds) {
         // Another may have begun after all who waited for this one had gone.
         if self.under_way.get(&key).is_some_and(|known| known.ptr_eq(flight)) {
             self.under_way.remove(&key);
         }
-        if rewritten.failed || most == 0 {
+        self.done.retain(|_, done| {
+            let stays = done.since.elapsed() < bounds.keep;
+            self.bytes -= if stays { 0 } else { done.bytes };
+            stays
+        });
+        let bytes = size(rewritten);
+        if rewritten.failed || rewritten.own_fault || bounds.entries == 0 || bytes > bounds.bytes {
             return;
         }
-        while self.done.len() >= most {
+        // Somebody else may have made the same meanwhile.
+        self.forget(&key);
+        while self.done.len() >= bounds.entries || self.bytes + bytes > bounds.bytes {
             let Some(oldest) = self.done.iter().min_by_key(|(_, done)| done.used).map(|(key, _)| *key) else {
                 break;
             };
-            self.done.remove(&oldest);
+            self.forget(&oldest);
         }
+        self.bytes += bytes;
         self.clock += 1;
         let used = self.clock;
-        self.done.insert(key, Done { rewritten: rewritten.clone(), since: Instant::now(), used });
+        self.done.insert(key, Done { rewritten: rewritten.clone(), since: Instant::now(), used, bytes });
     }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(done) = self.done.remove(key) {
+            self.bytes -= done.bytes;
+        }
+    }
+}
+
+/// What a rewrite takes in memory: its texts and lists, and itself with its place in the table.
+fn size(rewritten: &Rewritten) -> usize {
+    let Rewritten { text, reason, kept, removed, .. } = rewritten;
+    let texts = text.as_ref().map_or(0, String::len) + reason.as_ref().map_or(0, |(_, why)| why.len());
+    texts
+        + size_of_val(kept.as_slice())
+        + size_of_val(removed.as_slice())
+        + size_of::<Rewritten>()
+        + size_of::<(Key, Done)>()
 }
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
@@ -205,4 +246,57 @@ fn key(job: &Job) -> Key {
         hash.update(part);
     }
     hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use refocus_system2::Usage;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { entries: 100, bytes: 10_000, keep: Duration::from_secs(3600) };
+
+    fn of(length: usize) -> Arc<Rewritten> {
+        Arc::new(Rewritten {
+            text: Some("x".repeat(length)),
+            reason: None,
+            failed: false,
+            own_fault: false,
+            kept: Vec::new(),
+            removed: Vec::new(),
+            usage: Usage::default(),
+            elapsed: Duration::ZERO,
+        })
+    }
+
+    fn add(known: &mut Known, name: u8, what: &Arc<Rewritten>, bounds: Bounds) {
+        known.finish([name; 32], &Weak::new(), what, bounds);
+    }
+
+    fn names(known: &Known) -> Vec<u8> {
+        let mut names: Vec<u8> = known.done.keys().map(|key| key[0]).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound_in_bytes() {
+        let mut known = Known::default();
+        (1..=3).for_each(|name| add(&mut known, name, &of(4_000), BOUNDS));
+        assert_eq!(names(&known), [2, 3], "the oldest went");
+        add(&mut known, 4, &of(10_000), BOUNDS);
+        assert_eq!(names(&known), [2, 3], "what is larger than all that may be throws nothing out");
+        add(&mut known, 3, &of(1), BOUNDS);
+        assert_eq!((names(&known), known.bytes), (vec![2, 3], size(&of(4_000)) + size(&of(1))));
+        add(&mut known, 5, &of(1), Bounds { entries: 1, ..BOUNDS });
+        assert_eq!((names(&known), known.bytes), (vec![5], size(&of(1))));
+    }
+
+    #[test]
+    fn what_is_too_old_goes_when_something_comes() {
+        let mut known = Known::default();
+        (1..=3).for_each(|name| add(&mut known, name, &of(9), BOUNDS));
+        add(&mut known, 4, &of(9), Bounds { keep: Duration::ZERO, ..BOUNDS });
+        assert_eq!((names(&known), known.bytes), (vec![4], size(&of(9))));
+    }
 }

@@ -97,9 +97,20 @@ impl Report {
 
     /// Counts it.
     pub(crate) fn count(&self, metrics: &Metrics) {
-        metrics.add(&REWRITES, &[("outcome", self.reason.unwrap_or(self.what))], 1.0);
         if self.origin.is_some() {
             metrics.observe(&SECONDS, &[], self.elapsed.as_secs_f64());
+        }
+        self.count_as(self.reason.unwrap_or(self.what), metrics);
+    }
+
+    /// Counts a rewriting that was made beside its request: nothing was applied, and nobody waited for it.
+    pub(crate) fn count_audit(&self, metrics: &Metrics) {
+        self.count_as("audit", metrics);
+    }
+
+    fn count_as(&self, outcome: &str, metrics: &Metrics) {
+        metrics.add(&REWRITES, &[("outcome", outcome)], 1.0);
+        if self.origin.is_some() {
             metrics.add(&TOKENS, &[("kind", "prompt")], self.usage.prompt as f64);
             metrics.add(&TOKENS, &[("kind", "completion")], self.usage.completion as f64);
         }
@@ -184,6 +195,7 @@ mod tests {
             text: None,
             reason: Some(("clean", String::new())),
             failed: false,
+            own_fault: false,
             kept: Vec::new(),
             removed: Vec::new(),
             usage: Usage::default(),

@@ -33,6 +33,9 @@ pub struct Rewritten {
     pub reason: Option<(&'static str, String)>,
     /// It failed for a reason that may pass: the server, or the time.
     pub failed: bool,
+    /// It failed because of what this client sent, its credentials or the name of its model for example. That says
+    /// nothing about anybody else's rewriting.
+    pub own_fault: bool,
     /// Bytes of the original that are kept.
     pub kept: Vec<Range<usize>>,
     /// Bytes of the original that are gone.
@@ -106,5 +109,5 @@ fn told(done: Rewrite, document: Option<&str>, began: Instant) -> Rewritten {
         }
     }
     let usage = done.usage;
-    Rewritten { text, reason, failed, kept, removed, usage, elapsed: began.elapsed() }
+    Rewritten { text, reason, failed, own_fault: false, kept, removed, usage, elapsed: began.elapsed() }
 }

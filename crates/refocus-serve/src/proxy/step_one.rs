@@ -41,7 +41,10 @@ impl Rewriter for StepOne {
 
     fn rewrite(&self, job: &Job, cancel: Cancel) -> Rewritten {
         let until = Instant::now() + job.deadline;
-        rewritten(&mut Call { one: self, job, cancel, until, limit: exchange::OLD_LIMIT }, job)
+        let mut call = Call { one: self, job, cancel, until, limit: exchange::OLD_LIMIT, own_fault: false };
+        let mut done = rewritten(&mut call, job);
+        done.own_fault = done.failed && call.own_fault;
+        done
     }
 }
 
@@ -53,6 +56,8 @@ struct Call<'a> {
     until: Instant,
     /// What the server calls the limit on new tokens.
     limit: &'static str,
+    /// The server's last answer blames the request.
+    own_fault: bool,
 }
 
 /// Why there is no answer.
@@ -65,7 +70,10 @@ enum No {
 impl Call<'_> {
     fn ask(&mut self, mut body: Value) -> Result<Value, No> {
         loop {
-            match self.asked(&body) {
+            let outcome = self.asked(&body);
+            self.own_fault =
+                matches!(&outcome, Err(No::Refused(refused)) if refused.status.is_some_and(blames));
+            match outcome {
                 Err(No::Refused(refused))
                     if refused.param.as_deref() == Some(exchange::OLD_LIMIT)
                         && self.limit == exchange::OLD_LIMIT =>
@@ -94,6 +102,12 @@ impl Call<'_> {
             Err(_) => Err(No::failed(job, "a rewriting runs on a thread of the server only")),
         }
     }
+}
+
+/// Whether a status says that the request is at fault, and not the server, its load or the time.
+fn blames(status: StatusCode) -> bool {
+    let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !passing.contains(&status)
 }
 
 impl No {

@@ -27,6 +27,7 @@ fn applied(text: &str) -> Rewritten {
         text: Some(text.to_owned()),
         reason: None,
         failed: false,
+        own_fault: false,
         kept: Vec::new(),
         removed: Vec::new(),
         usage: STEP_ONE,
@@ -222,13 +223,47 @@ fn what_is_skipped_goes_on_as_it_is_and_the_client_is_told_why() {
     // Not selected at all: nothing is said either.
     let got = server.post("/v1/chat/completions", "", &body("m", ASK, ""));
     assert_eq!(got.field("x-refocus-s2a"), None);
+    // What cannot be read may be meant: its model's name stays, and the client is told.
+    let large = body("s2a/m", &ASK.repeat(40), "");
+    for (fields, body, reason) in [
+        ("", large.as_bytes(), Some("large_body")),
+        ("content-encoding: gzip\r\n", &b"\x1f\x8b"[..], Some("encoded_body")),
+        ("", &b"{\"model\":\"s2a/m\",\"x\":\"\xff\"}"[..], Some("not_chat")),
+        ("", &b"{\"model\":\"m\",\"x\":\"\xff\"}"[..], None),
+        ("x-refocus-s2a: off\r\n", large.as_bytes(), None),
+    ] {
+        let mut client = server.connect();
+        let length = body.len();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\n{fields}content-length: {length}\r\n\r\n"
+        );
+        client.send(&[head.as_bytes(), body].concat());
+        let got = client.receive("POST");
+        assert_eq!(got.field("x-refocus-reason"), reason, "{fields}");
+        assert_eq!(upstream.last().body, body);
+    }
     let got = server.post("/v1/chat/completions", "x-refocus-s2a: off\r\n", &body("s2a/m", ASK, ""));
     assert_eq!(
         (got.field("x-refocus-reason"), upstream.last().body),
         (Some("off"), body("m", ASK, "").into_bytes())
     );
+    let text = numbers(&server);
+    for (reason, n) in
+        [("short", 1), ("schema", 1), ("media", 1), ("tool_turn", 1), ("large_body", 2), ("encoded_body", 2)]
+    {
+        let line = format!("refocus_rewrites_total{{outcome=\"{reason}\"}} {n}\n");
+        assert!(text.contains(&line), "{reason}: {text}");
+    }
+    assert!(!text.contains("outcome=\"off\""), "{text}");
     let got = server.post("/v1/chat/completions", "x-refocus-s2a: maybe\r\n", &body("m", ASK, ""));
     assert_eq!((got.status(), got.error_code().as_str()), (400, "invalid_value"));
+}
+
+/// What the server counted.
+fn numbers(server: &Server) -> String {
+    let mut client = server.connect();
+    client.send(b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n");
+    client.receive("GET").text()
 }
 
 #[test]
@@ -260,6 +295,11 @@ fn an_audit_touches_nothing_and_writes_a_line_without_the_words() {
         (&line["mode"], &line["outcome"], &line["bytes_before"]),
         (&json!("audit"), &json!("applied"), &json!(ASK.len()))
     );
+    let text =
+        until(|| Some(numbers(&server)).filter(|text| text.contains("refocus_rewrites_total{outcome=")));
+    assert!(text.contains("refocus_rewrites_total{outcome=\"audit\"} 1\n"), "{text}");
+    assert!(text.contains("refocus_rewrite_tokens_total{kind=\"prompt\"} 100\n"), "{text}");
+    assert!(!text.contains("\"applied\"") && !text.contains("refocus_rewrite_seconds_count 1"), "{text}");
     assert_eq!(fake.calls(), 1);
 }
 
@@ -600,5 +640,31 @@ fn a_step_1_that_fails_costs_the_rewrite_and_not_the_answer() {
         let got = server.post("/v1/chat/completions", "", &body("s2a/m", ASK, ""));
         assert_eq!((got.status(), got.field("x-refocus-s2a")), (200, Some("skipped")), "{status}");
         assert_eq!(upstream.last().body, body("m", ASK, "").into_bytes(), "{status}");
+    }
+}
+
+/// A wrong key, a model that there is not: that client's own, and nobody else's rewriting ends for it.
+#[test]
+fn what_one_client_does_wrong_does_not_end_the_rewriting_of_others() {
+    for (status, wanted) in [
+        ("401 No", ["failed"; 4]),
+        ("404 No", ["failed"; 4]),
+        ("422 No", ["failed"; 4]),
+        ("408 Slow", ["failed", "failed", "down", "down"]),
+        ("500 Oh", ["failed", "failed", "down", "down"]),
+    ] {
+        let upstream = model_and_answer(move |_, out| {
+            out.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").as_bytes())?;
+            Ok(false)
+        });
+        let server = before(&upstream, |config| config.system2.breaker_failures = 2);
+        let reasons: Vec<_> = (0..4)
+            .map(|_| {
+                let got = server.post("/v1/chat/completions", "", &body("s2a/m", ASK, ""));
+                assert_eq!(got.field("x-refocus-cache").unwrap_or("miss"), "miss", "{status}");
+                got.field("x-refocus-reason").unwrap_or_default().to_owned()
+            })
+            .collect();
+        assert_eq!(reasons, wanted, "{status}");
     }
 }
