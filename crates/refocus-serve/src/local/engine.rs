@@ -15,6 +15,7 @@ use refocus_model::{Checkpoint, LoadError, Model, Tokenizer};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::counts::Counts;
+use crate::error::ApiError;
 
 /// How long an idle engine sleeps before it looks whether it is still needed.
 const LOOK: Duration = Duration::from_millis(200);
@@ -107,9 +108,36 @@ impl Handle {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Whether it was told to end, for whoever has to say why it did.
+    pub(super) fn stop(&self) -> Stop {
+        Stop(Arc::clone(&self.cut))
+    }
+
     /// Ends everything under way, and the engine.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether the engine was told to end. Keeps nothing of it alive.
+#[derive(Clone, Debug)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// One that does not change.
+    #[cfg(test)]
+    pub(super) fn asked(asked: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(asked)))
+    }
+
+    /// What a client is told where nothing more comes from the engine: a stop that was asked for is no fault, and an
+    /// engine that failed is one, after which another try helps nobody.
+    pub(super) fn why(&self) -> ApiError {
+        if self.0.load(Ordering::Relaxed) {
+            ApiError::stopping()
+        } else {
+            ApiError::internal("the engine has ended")
+        }
     }
 }
 
@@ -315,5 +343,32 @@ impl Loop<'_> {
         if left == 0 {
             self.live.remove(&event.request);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A way to an engine that has ended.
+    fn ended() -> Handle {
+        Handle {
+            submissions: channel().0,
+            taken: Arc::default(),
+            most: 1,
+            alive: Arc::default(),
+            cut: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn an_engine_that_ended_unasked_is_a_fault_and_a_stop_is_none() {
+        let handle = ended();
+        let place = handle.enter().expect("a place");
+        assert_eq!(handle.submit(place, Vec::new()).map(drop), Err(NotTaken::Gone));
+        let stop = handle.stop();
+        assert_eq!(stop.why(), ApiError::internal("the engine has ended"));
+        handle.cut();
+        assert_eq!(stop.why(), ApiError::stopping());
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Local;
 use super::answer::Writer;
-use super::engine::{NotTaken, Update};
+use super::engine::{NotTaken, Stop, Update};
 use super::prepare::{Prepared, refused_by_engine};
 use super::stream::Events;
 use crate::body;
@@ -77,11 +77,12 @@ async fn answer(
     id: String,
     prepare: impl FnOnce(&Local, &str) -> ApiResult<Prepared> + Send + 'static,
 ) -> ApiResult<Response> {
+    let stop = local.engine.stop();
     let not_taken = |why| match why {
         NotTaken::Full(most) => {
             ApiError::busy(format!("{most} requests run or wait already, try again later"))
         }
-        NotTaken::Gone => ApiError::stopping(),
+        NotTaken::Gone => stop.why(),
     };
     let place = local.engine.enter().map_err(not_taken)?;
     // Templates, tokenizers and schemas take their time, and do not stop where the client goes away meanwhile: the
@@ -102,7 +103,8 @@ async fn answer(
             return Err(refused_by_engine(&why, &field));
         }
         Some(Update::Choice { .. }) => return Err(ApiError::internal("the engine spoke out of turn")),
-        Some(Update::Cut) | None => return Err(ApiError::stopping()),
+        Some(Update::Cut) => return Err(ApiError::stopping()),
+        None => return Err(stop.why()),
     }
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let prefix = match shape {
@@ -119,10 +121,10 @@ async fn answer(
         usage: shared.include_usage,
     };
     if !shared.stream {
-        let (choices, completion) = whole(updates, writers, &echoes).await?;
+        let (choices, completion) = whole(updates, writers, &echoes, &stop).await?;
         return Ok(document(&reply.whole(choices, UsageCount { prompt, completion })));
     }
-    let mut response = Response::new(Body::new(Events::new(updates, reply, writers, &echoes, prompt)));
+    let mut response = Response::new(Body::new(Events::new(updates, reply, writers, &echoes, prompt, stop)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -136,6 +138,7 @@ async fn whole(
     mut updates: UnboundedReceiver<Update>,
     mut writers: Vec<Writer>,
     echoes: &[String],
+    stop: &Stop,
 ) -> ApiResult<(Vec<Choice>, usize)> {
     let begun = |i: usize| Choice::after(echoes.get(i).map_or("", String::as_str));
     let mut choices: Vec<Choice> = (0..writers.len()).map(begun).collect();
@@ -153,7 +156,8 @@ async fn whole(
             }
             Some(Update::Accepted) => {}
             Some(Update::Refused { why, .. }) => return Err(ApiError::internal(why.to_string())),
-            Some(Update::Cut) | None => return Err(ApiError::stopping()),
+            Some(Update::Cut) => return Err(ApiError::stopping()),
+            None => return Err(stop.why()),
         }
     }
     Ok((choices, writers.iter().map(Writer::tokens).sum()))

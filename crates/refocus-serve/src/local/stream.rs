@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::answer::Writer;
-use super::engine::Update;
+use super::engine::{Stop, Update};
 use crate::error::ApiError;
 use crate::openai::{Piece, Reply, UsageCount};
 
@@ -30,6 +30,7 @@ pub(super) struct Events {
     out: BytesMut,
     over: bool,
     quiet: Interval,
+    stop: Stop,
 }
 
 impl Events {
@@ -40,6 +41,7 @@ impl Events {
         writers: Vec<Writer>,
         echoes: &[String],
         prompt: usize,
+        stop: Stop,
     ) -> Self {
         let mut quiet = interval_at(Instant::now() + QUIET, QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,7 +51,7 @@ impl Events {
             out.extend_from_slice(reply.begin(index, echo).unwrap_or_default().as_bytes());
         }
         let left = writers.len();
-        Self { updates, reply, writers, left, prompt, out, over: false, quiet }
+        Self { updates, reply, writers, left, prompt, out, over: false, quiet, stop }
     }
 
     fn take(&mut self, update: Option<Update>) {
@@ -74,7 +76,8 @@ impl Events {
                 }
             }
             Some(Update::Refused { why, .. }) => self.fail(&ApiError::internal(why.to_string())),
-            Some(Update::Cut) | None => self.fail(&ApiError::stopping()),
+            Some(Update::Cut) => self.fail(&ApiError::stopping()),
+            None => self.fail(&self.stop.why()),
         }
     }
 
@@ -110,5 +113,37 @@ impl Body for Events {
             return Poll::Ready(None);
         }
         this.quiet.poll_tick(cx).map(|_| Some(Ok(Frame::data(Bytes::from_static(b": still at work\n\n")))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::Shape;
+
+    /// What a client reads at the end of a stream whose engine says no more.
+    async fn cut_off(stop: Stop) -> String {
+        let (updates, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let reply = Reply {
+            shape: Shape::Chat,
+            id: "a".to_owned(),
+            created: 1,
+            model: "m".to_owned(),
+            fingerprint: "f".to_owned(),
+            logprobs: false,
+            usage: false,
+        };
+        let events = Events::new(receiver, reply, Vec::new(), &[], 0, stop);
+        drop(updates);
+        let whole = axum::body::to_bytes(axum::body::Body::new(events), 1 << 20).await.expect("a body");
+        String::from_utf8_lossy(&whole).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_stream_tells_a_failed_engine_from_a_stopped_one() {
+        let failed = cut_off(Stop::asked(false)).await;
+        assert!(failed.contains("internal_error") && failed.contains("the engine has ended"), "{failed}");
+        let stopped = cut_off(Stop::asked(true)).await;
+        assert!(stopped.contains("server_stopping"), "{stopped}");
     }
 }
