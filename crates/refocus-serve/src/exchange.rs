@@ -10,6 +10,8 @@ pub(crate) const OLD_LIMIT: &str = "max_tokens";
 const NEW_LIMIT: &str = "max_completion_tokens";
 /// Log-probabilities of so many tokens are asked for, the most that the interface allows.
 const TOP: usize = 20;
+/// More tokens than any answer takes.
+const MOST_TOKENS: u64 = 1 << 40;
 /// Most characters of an error that are repeated.
 const MOST_TOLD: usize = 500;
 
@@ -108,8 +110,9 @@ pub(crate) fn scores(model: &str, answer: &Value, answers: &[&str]) -> Result<(V
     Ok((scores.ok_or_else(|| cannot(what))?, usage(answer)))
 }
 
-/// Tokens that an answer took, 0 where it does not say.
+/// Tokens that an answer took, 0 where it does not say. No answer takes more than [`MOST_TOKENS`]; without a bound, a
+/// server that counts nonsense would make sums overflow.
 fn usage(answer: &Value) -> Usage {
-    let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0);
+    let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0).min(MOST_TOKENS);
     Usage { prompt: count("/usage/prompt_tokens"), completion: count("/usage/completion_tokens") }
 }

@@ -1,4 +1,7 @@
 //! Server-sent events as lines: whole lines go on byte for byte, and a line with usage may be changed in passing.
+//!
+//! A line ends with LF, CR LF, or CR alone. A CR at the end of what came is not held until it is known whether an LF
+//! follows: an event would wait for the next one. An LF that does follow then counts as an empty line.
 
 use bytes::{Bytes, BytesMut};
 
@@ -34,7 +37,7 @@ impl Lines {
 
     /// What may go on now that more came.
     pub(crate) fn push(&mut self, data: Bytes) -> impl Iterator<Item = Bytes> {
-        let cut = data.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1);
+        let cut = data.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
         let (whole, rest) = (data.slice(..cut), data.slice(cut..));
         let mut out = None;
         if !whole.is_empty() {
@@ -71,7 +74,7 @@ impl Lines {
         let mut out = String::new();
         let mut done = 0;
         let mut at = 0;
-        for line in text.split_inclusive('\n') {
+        for line in lines_of(text) {
             if let Some(new) = change(line) {
                 out.push_str(&text[done..at]);
                 out.push_str(&new);
@@ -84,6 +87,20 @@ impl Lines {
             *lines = Bytes::from(out);
         }
     }
+}
+
+/// The lines of a text with their ends; the last may have none.
+fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    let mut left = text;
+    std::iter::from_fn(move || {
+        let end = match left.find(['\n', '\r']) {
+            Some(at) => at + if left[at..].starts_with("\r\n") { 2 } else { 1 },
+            None => left.len(),
+        };
+        let (line, rest) = left.split_at(end);
+        left = rest;
+        (!line.is_empty()).then_some(line)
+    })
 }
 
 #[cfg(test)]
@@ -124,13 +141,23 @@ mod tests {
 
     #[test]
     fn single_lines_are_changed_however_they_are_cut() {
-        let text = b"data: 1\r\ndata: 2\r\n\xc3\xa9\ndata: 1\n";
+        let text = b"data: 1\r\ndata: 2\r\n\xc3\xa9\ndata: 1\rdata: 1\r\rdata: 1\n";
         for cut in 0..text.len() {
             let mut lines =
-                Lines::changed(Box::new(|line| line.starts_with("data: 1").then(|| "X\n".to_owned())));
+                Lines::changed(Box::new(|line| line.strip_prefix("data: 1").map(|end| format!("X{end}"))));
             let out = through(&mut lines, &[&text[..cut], &text[cut..]]);
-            assert_eq!(out, b"X\ndata: 2\r\n\xc3\xa9\nX\n", "cut at {cut}");
+            assert_eq!(out, b"X\r\ndata: 2\r\n\xc3\xa9\nX\rX\r\rX\n", "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn an_event_whose_lines_end_with_cr_alone_is_not_held() {
+        let mut lines = Lines::new();
+        assert_eq!(through(&mut lines, &[b"data: a\r\r"]), b"data: a\r\r");
+        assert!(lines.at_line_start());
+        assert_eq!(through(&mut lines, &[b"data: b\r"]), b"data: b\r");
+        assert_eq!(through(&mut lines, &[b"\n\r\ndata"]), b"\n\r\n");
+        assert_eq!(lines.end().as_deref(), Some(&b"data"[..]));
     }
 
     proptest! {

@@ -14,13 +14,14 @@ pub(crate) fn summed(body: &str, step_one: Usage) -> Option<String> {
     let start = json::place(body, usage);
     let mut splices = Vec::new();
     let mut numbers = [0; 3];
-    let more = [step_one.prompt, step_one.completion, step_one.prompt + step_one.completion];
+    let more = [step_one.prompt, step_one.completion, step_one.prompt.checked_add(step_one.completion)?];
     for ((name, more), number) in
         ["prompt_tokens", "completion_tokens", "total_tokens"].iter().zip(more).zip(&mut numbers)
     {
         let Some(value) = json::only(&own, name).ok()? else { continue };
-        *number = value.parse().ok()?;
-        splices.push(Splice { at: json::place(body, value), with: (*number + more).to_string() });
+        *number = value.parse::<u64>().ok()?;
+        let sum = number.checked_add(more)?;
+        splices.push(Splice { at: json::place(body, value), with: sum.to_string() });
     }
     if splices.is_empty() {
         return None;
@@ -73,6 +74,7 @@ mod tests {
             "{\"usage\":{}}",
             "{\"usage\":{\"prompt_tokens\":\"many\"}}",
             "{\"usage\":1}",
+            "{\"usage\":{\"prompt_tokens\":18446744073709551615}}",
         ] {
             assert_eq!(summed(body, STEP_ONE), None, "{body}");
         }
