@@ -2,6 +2,7 @@
 //! way in which it cannot be read has a name.
 
 use crate::outcome::Reason;
+use crate::split::{is_choice, is_heading};
 
 /// How refusals begin.
 const REFUSALS: &[&str] = &[
@@ -99,7 +100,7 @@ pub(crate) fn sections(reply: &str) -> Result<Written, Reason> {
     let context = context.ok_or(Reason::NoSection("context"))?;
     let question = question.ok_or(Reason::NoSection("question"))?;
     let question = question.trim_start();
-    let asked = question.split("\n\n").next().unwrap_or_default();
+    let asked = asked(question);
     let ended = current == Some(Section::Context) || asked.len() < question.len();
     let context = unwrapped(&context);
     let question = unwrapped(asked);
@@ -111,6 +112,32 @@ pub(crate) fn sections(reply: &str) -> Result<Written, Reason> {
     }
     let context = if is_nothing(&context) { String::new() } else { context };
     Ok(Written { context, question, ended })
+}
+
+/// The question without remarks behind it: its first paragraph, and those that hold its choices, with or without a
+/// line that announces them.
+fn asked(question: &str) -> &str {
+    let paragraph = |from: usize| question[from..].find("\n\n").map_or(question.len(), |at| from + at);
+    let next = |end: usize| end + (question[end..].len() - question[end..].trim_start().len());
+    let mut end = paragraph(0);
+    loop {
+        let start = next(end);
+        if start >= question.len() {
+            return &question[..end];
+        }
+        let first = paragraph(start);
+        // The choices may stand in a paragraph of their own behind their heading.
+        let last = if is_heading(&question[start..first]) { paragraph(next(first)) } else { first };
+        let lines: Vec<&str> = question[start..last].lines().filter(|l| !l.trim().is_empty()).collect();
+        let choices = match lines.split_first() {
+            Some((first, rest)) if is_heading(first) => rest,
+            _ => lines.as_slice(),
+        };
+        if choices.is_empty() || !choices.iter().all(|l| is_choice(l)) {
+            return &question[..end];
+        }
+        end = last;
+    }
 }
 
 /// A reply that is the text itself.
@@ -328,6 +355,19 @@ mod tests {
         );
         assert!(w.ended);
         assert!(!sections("Context: One.\nQuestion: Whi").expect("read").ended);
+    }
+
+    #[test]
+    fn choices_in_paragraphs_of_their_own_are_part_of_the_question() {
+        let choices = "Answer choices:\n(A) If so, it rained.\n(B) It did not.";
+        for (gap, after) in [("\n\n", "\n\nNote: I left out the opinion."), ("\n\n", ""), ("\n", "\n\nDone.")]
+        {
+            let reply = format!("Context: none\nQuestion: Did it?{gap}{choices}{after}");
+            assert_eq!(read(&reply), both("", &format!("Did it?{gap}{choices}")), "{reply}");
+        }
+        let apart = "Did it?\n\nChoices:\n\nA) yes\nB) no";
+        assert_eq!(read(&format!("Context: none\nQuestion: {apart}\n\nNote:\nNothing.")), both("", apart));
+        assert_eq!(read("Context: none\nQuestion: Did it?\n\nNote:"), both("", "Did it?"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod task;
 
 use std::ops::Range;
 
+pub(crate) use self::task::{is_choice, is_heading};
 pub use self::task::{is_instruction, is_opinion};
 
 /// What a piece is.
@@ -208,6 +209,17 @@ mod tests {
         ] {
             assert_eq!(asked(text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn choices_behind_a_heading_belong_to_the_question() {
+        let asked_with = "Who is it?\n\nAnswer choices:\n(A) If you ask, it is Ann.\n(B) Bob.\n";
+        let text = format!("I think A.\n{asked_with}\nIt rained yesterday in Paris.");
+        let pieces = split(&text, None);
+        assert_eq!(question(&text, &pieces).map(|r| text[r].trim()), Some(asked_with.trim()));
+        assert_eq!(pieces.last().map(|p| p.part), Some(Part::Context));
+        // A heading of something else is none of the question's.
+        assert_eq!(asked("Who is it?\nMy notes:\nIt rained."), Some("Who is it?"));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::ops::Range;
 use super::{Kind, Part, Piece};
 use crate::holds::Holds;
 
+/// Bytes of a line that announces choices, at most.
+const LONGEST_HEADING: usize = 60;
 /// First words of a question.
 const ASKING: &[&str] = &[
     "what", "what's", "who", "who's", "whom", "whose", "where", "where's", "when", "why", "how", "which",
@@ -362,7 +364,11 @@ pub(super) fn mark(text: &str, pieces: &mut [Piece], question: Option<&Range<usi
     while levels.get(end).is_some_and(|&l| l >= 2) {
         end += 1;
     }
-    // The choices that a question offers belong to it.
+    // The choices that a question offers belong to it, and so does the line that announces them.
+    let heads = pieces.get(end).is_some_and(|p| is_heading(&text[p.range.clone()]));
+    if heads && pieces.get(end + 1).is_some_and(|p| is_choice(&text[p.range.clone()])) {
+        end += 1;
+    }
     while pieces.get(end).is_some_and(|p| p.kind == Kind::Line && is_choice(&text[p.range.clone()])) {
         end += 1;
     }
@@ -420,8 +426,14 @@ fn asks(piece: &str) -> Asks {
     Asks::No
 }
 
+/// A short line that announces something, such as `Answer choices:`.
+pub(crate) fn is_heading(line: &str) -> bool {
+    let bare = line.trim();
+    bare.ends_with([':', '：']) && bare.len() <= LONGEST_HEADING && !bare.contains('\n')
+}
+
 /// `A) red`, `(b) blue`, `2. green`.
-fn is_choice(piece: &str) -> bool {
+pub(crate) fn is_choice(piece: &str) -> bool {
     let bare = piece.trim_start().trim_start_matches(['-', '*', '(', ' ']);
     let label: String = bare.chars().take_while(char::is_ascii_alphanumeric).collect();
     let short = label.len() == 1 || (label.len() == 2 && label.chars().all(|c| c.is_ascii_digit()));
