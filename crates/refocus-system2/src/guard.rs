@@ -54,6 +54,11 @@ pub(crate) fn anew(
                 return Err(lost("instruction", body.trim()));
             }
         }
+        // What may be a second question is as much asked as the first; code, links and tables are seen to below.
+        let second = piece.part == Part::Fixed && !matches!(piece.kind, Kind::Code | Kind::Table);
+        if second && !had.is_fixed() {
+            survives(body, whole)?;
+        }
         if piece.kind == Kind::Table && !content(body).is_subset(&words) {
             return Err(lost("table", body.trim()));
         }

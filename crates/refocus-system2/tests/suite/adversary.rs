@@ -37,6 +37,8 @@ enum Plant {
     Link(String),
     Quotation(String),
     Instruction(String),
+    /// A second question, by a word that only it has.
+    Question(String),
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +100,11 @@ fn sentence(d: &mut Dice, kind: usize) -> Sentence {
             s.text = format!("My cousin in Leeds owns {b} cats.");
             s.plants = vec![number(b)];
         }
+        8 => {
+            let city = d.one(&["Bergen", "Tartu", "Porto"]);
+            s.text = format!("Where in {city} does {other} live?");
+            s.plants = vec![Plant::Question(city.to_owned())];
+        }
         _ => {
             s.text = format!("How many {thing} does {name} have after {a} days?");
             s.plants = vec![number(a)];
@@ -119,7 +126,12 @@ fn prompt(d: &mut Dice) -> Vec<Sentence> {
         out.swap(i, j);
     }
     let at = if d.below(2) == 0 { out.len() } else { d.below(out.len() + 1) };
-    out.insert(at, sentence(d, 8));
+    out.insert(at, sentence(d, 9));
+    // A second question before the one that is found, with something between them.
+    if at > 1 && d.below(3) == 0 {
+        let before = d.below(at - 1);
+        out.insert(before, sentence(d, 8));
+    }
     out
 }
 
@@ -165,6 +177,7 @@ fn has_number(text: &str, number: &str) -> bool {
 fn has(text: &str, plant: &Plant) -> bool {
     match plant {
         Plant::Number(n) => has_number(text, n),
+        Plant::Question(x) => text.contains(x),
         Plant::Code(x) | Plant::Link(x) | Plant::Quotation(x) => text.contains(x),
         // Words may stand elsewhere in the sentence, but all of them are there.
         Plant::Instruction(x) => x.split(' ').all(|w| text.contains(w)),
