@@ -146,6 +146,18 @@ impl Item {
         out
     }
 
+    /// Whether a text that was written anew still says a piece. What several pieces are told by alike, such as one
+    /// number, has to be there for each of them.
+    pub fn is_said(&self, at: usize, text: &str) -> bool {
+        let Some(piece) = self.pieces.get(at) else { return false };
+        let before =
+            self.pieces[..at].iter().filter(|p| p.part == piece.part && p.marks == piece.marks).count();
+        match piece.marks.as_slice() {
+            [] => piece.is_in(text),
+            marks => marks.iter().all(|m| times_said(text, m) > before),
+        }
+    }
+
     /// Its pieces of one kind.
     pub fn parts(&self, part: Part) -> impl Iterator<Item = &Piece> {
         self.pieces.iter().filter(move |p| p.part == part)
@@ -165,15 +177,21 @@ fn join<'a>(pieces: impl Iterator<Item = &'a Piece>) -> String {
 
 /// Whether a text has these words as whole words, in any case.
 pub fn says(text: &str, words: &str) -> bool {
+    times_said(text, words) > 0
+}
+
+/// How often it has them.
+fn times_said(text: &str, words: &str) -> usize {
     let (text, words) = (text.to_lowercase(), words.to_lowercase());
     if words.is_empty() {
-        return false;
+        return 0;
     }
-    text.match_indices(&words).any(|(at, found)| {
-        let (before, after) = (&text[..at], &text[at + found.len()..]);
+    let whole = |(at, found): &(usize, &str)| {
+        let (before, after) = (&text[..*at], &text[at + found.len()..]);
         let free = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
         free(before.chars().next_back()) && free(after.chars().next()) && !cut_number(before, after, found)
-    })
+    };
+    text.match_indices(&words).filter(whole).count()
 }
 
 /// Whether digits were found that are part of a longer number: `5` in `1.5` or `5,000`.
@@ -287,6 +305,21 @@ mod tests {
         assert!(p.is_in("Maybe rome?") && !p.is_in("Romeo"));
         let code = Piece::verbatim("{\"a\": 1}");
         assert!(code.is_in("x {\"a\": 1} y") && !code.is_in("{\"a\":1}"));
+    }
+
+    #[test]
+    fn a_number_that_two_pieces_share_is_wanted_twice() {
+        let item = Item {
+            key: "k".into(),
+            cell: "c".into(),
+            before: Vec::new(),
+            pieces: vec![Piece::needed("Ada has 5 books.", ["5"]), Piece::needed("Ada gets 5 more.", ["5"])],
+            judge: Judge::Kept,
+        };
+        let said = |text: &str| [item.is_said(0, text), item.is_said(1, text)];
+        assert_eq!(said("5, then 5"), [true, true]);
+        assert_eq!(said("Ada has 5 books."), [true, false]);
+        assert_eq!(said("Ada"), [false, false]);
     }
 
     #[test]

@@ -11,16 +11,17 @@ const DRAW: Purpose = Purpose::new("spurious: facts");
 /// How often the other answer is named.
 pub const TIMES: [usize; 5] = [0, 1, 2, 4, 8];
 
-/// Sentences that answer nothing; `{}` is a city.
-const SENTENCES: [&str; 8] = [
-    "Last summer a colleague spent a week in {}.",
-    "The calendar in our kitchen has a picture of {} on it.",
-    "A novel set in {} lies on the table.",
-    "Two students of my class were born in {}.",
-    "On the radio somebody talked about the weather in {}.",
-    "The cheese that we had for lunch came from {}.",
-    "There is a small hotel by the lake that is named after {}.",
-    "My brother collects stamps from {}.",
+/// Sentences that answer nothing, `{}` a city, each with a word that no other of them has: the city alone does not
+/// tell which of them are there.
+const SENTENCES: [(&str, &str); 8] = [
+    ("Last summer a colleague spent a week in {}.", "colleague"),
+    ("The calendar in our kitchen has a picture of {} on it.", "calendar"),
+    ("A novel set in {} lies on the table.", "novel"),
+    ("Two students of my class were born in {}.", "students"),
+    ("On the radio somebody talked about the weather in {}.", "radio"),
+    ("The cheese that we had for lunch came from {}.", "cheese"),
+    ("There is a small hotel by the lake that is named after {}.", "hotel"),
+    ("My brother collects stamps from {}.", "stamps"),
 ];
 
 /// The item of a fact in which the other answer is named so often. `cell` of items is `0`, `1`, `2`, `4`, `8`.
@@ -47,8 +48,11 @@ pub fn spurious(seed: u64, n: usize) -> Result<Vec<Item>, FactError> {
             if out.len() == n {
                 return Ok(out);
             }
-            let sentence = |k: usize| SENTENCES[order[(from + k) % SENTENCES.len()]].replace("{}", other);
-            let mut pieces: Vec<Piece> = (0..times).map(|k| Piece::planted(sentence(k), [other])).collect();
+            let planted = |k: usize| {
+                let (text, word) = SENTENCES[order[(from + k) % SENTENCES.len()]];
+                Piece::planted(text.replace("{}", other), [other, word])
+            };
+            let mut pieces: Vec<Piece> = (0..times).map(planted).collect();
             pieces.push(Piece::needed(
                 question(&relation, &fact.argument),
                 [fact.argument.as_str(), "capital"],
@@ -69,6 +73,17 @@ pub fn spurious(seed: u64, n: usize) -> Result<Vec<Item>, FactError> {
 mod tests {
     use super::*;
     use crate::planted::Part;
+
+    #[test]
+    fn each_sentence_is_told_from_the_others() {
+        let items = spurious(1, 5).expect("items");
+        let last = &items[4];
+        for (at, p) in last.pieces.iter().enumerate().filter(|(_, p)| p.part == Part::Planted) {
+            let others = last.pieces.iter().enumerate().filter(|(i, _)| *i != at);
+            let without: String = others.map(|(_, p)| format!("{} ", p.text)).collect();
+            assert!(p.is_in(&last.prompt()) && !p.is_in(&without), "{}", p.text);
+        }
+    }
 
     #[test]
     fn the_other_answer_is_named_as_often_as_it_says() {

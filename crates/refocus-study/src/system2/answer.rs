@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use refocus_system2::{
     Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Template, Templates, Usage,
-    rewrite,
+    Variant, rewrite,
 };
 use refocus_tasks::planted::{Item, Judge, last_number};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,10 @@ pub struct Rewriting {
     /// What the model wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
+    /// Start and end of what was removed, in bytes of the prompt, where all else is the prompt to the byte; nothing
+    /// where the text was written anew.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub removed: Option<Vec<(usize, usize)>>,
     /// Start, end and score of each piece that was judged, in bytes of the prompt and nats.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub judged: Vec<(usize, usize, f64)>,
@@ -102,12 +106,15 @@ pub struct Rewriting {
 }
 
 impl Rewriting {
-    fn of(r: Rewrite, prompt: &str) -> Self {
+    fn of(r: Rewrite, prompt: &str, variant: Variant) -> Self {
         let applied = r.outcome == Outcome::Applied;
         let reason = r.reason();
         let left =
             if applied { [r.context.as_str(), r.question.as_str()].join("\n") } else { prompt.to_owned() };
+        let keeps_bytes = matches!(variant, Variant::Extractive | Variant::Scored);
+        let cut = || r.removed.iter().filter(|_| applied).map(|x| (x.range.start, x.range.end)).collect();
         Self {
+            removed: keeps_bytes.then(cut),
             applied,
             reason: reason.map(|x| x.name().to_owned()),
             why: reason.map(ToString::to_string),
@@ -148,7 +155,7 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
 fn rewritten(chat: &mut Memo<'_>, item: &Item, options: &Options) -> Rewriting {
     let prompt = item.prompt();
     let request = Request::new(prompt.clone());
-    Rewriting::of(rewrite(chat, &request, options), &prompt)
+    Rewriting::of(rewrite(chat, &request, options), &prompt, options.variant)
 }
 
 fn answer(

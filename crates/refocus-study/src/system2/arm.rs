@@ -4,7 +4,7 @@ use refocus_model::patch::Variant;
 use refocus_system2::{Judge, Options};
 
 /// Name and version of the study in run folders; the version grows when an item or a prompt changes.
-pub const STUDY: &str = "system2/1";
+pub const STUDY: &str = "system2/2";
 
 /// A way to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +82,5 @@ impl Arm {
             }
             _ => None,
         }
-    }
-
-    /// Whether the model writes the context anew.
-    pub fn is_generative(self) -> bool {
-        matches!(self, Self::Rewrite(v) if !matches!(v, Variant::Extractive | Variant::Scored))
     }
 }

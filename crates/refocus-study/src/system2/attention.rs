@@ -68,6 +68,7 @@ pub struct Looked {
 }
 
 /// One question in one way.
+#[derive(Clone)]
 struct Seen {
     margin: f64,
     /// `[layers · heads]`.
@@ -104,19 +105,24 @@ pub fn look<O: Ops>(
                 None => rows.push((item.cell.clone(), way.to_owned(), vec![s])),
             }
         };
-        let asked = ask(&prompt, planted.clone())?;
-        seen("as it is", asked.seen(o, m)?);
+        let Some(asked) = ask(&prompt, planted.clone())? else { continue };
+        let plain = asked.seen(o, m)?;
+        seen("as it is", plain.clone());
         if planted.is_some() {
             seen("block_edge", asked.blocked(o, m)?);
             let name = other.trim_start_matches(frame.as_str()).trim().trim_end_matches('.');
             for arm in &rewriting {
                 let Some(r) = kept.of(*arm).and_then(|r| r.rewriting.as_ref()) else { continue };
-                let left = match r.text.find(name) {
-                    // The prompt itself went through.
-                    _ if !r.applied => planted.clone(),
-                    first => first.map(|start| start..r.text.rfind(name).unwrap_or(start) + name.len()),
-                };
-                seen(arm.name(), ask(&r.text, left)?.seen(o, m)?);
+                if !r.applied {
+                    // The prompt itself went through, and has been asked.
+                    seen(arm.name(), plain.clone());
+                    continue;
+                }
+                let first = r.text.find(name);
+                let left = first.map(|start| start..r.text.rfind(name).unwrap_or(start) + name.len());
+                if let Some(asked) = ask(&r.text, left)? {
+                    seen(arm.name(), asked.seen(o, m)?);
+                }
             }
         }
     }
@@ -152,6 +158,12 @@ fn span(item: &refocus_tasks::planted::Item) -> Option<Range<usize>> {
     Some(first.start..planted.next_back().map_or(first.end, |r| r.end))
 }
 
+/// Bytes of a text, found again in what a template makes of it; nothing where the template changes the text.
+fn placed(whole: &str, text: &str, span: Range<usize>) -> Option<Range<usize>> {
+    let before = whole.find(text)?;
+    Some(before + span.start..before + span.end)
+}
+
 /// A question as tokens.
 struct Asked {
     prompt: Vec<u32>,
@@ -162,14 +174,14 @@ struct Asked {
 }
 
 impl Asked {
-    /// `span` are bytes of the text.
+    /// `span` are bytes of the text. Nothing where the template changes the text: its bytes are not found again.
     fn new(
         local: Local<'_>,
         text: &str,
         frame: &str,
         answers: [&String; 2],
         span: Option<Range<usize>>,
-    ) -> Result<Self, System2Error> {
+    ) -> Result<Option<Self>, System2Error> {
         let (mut whole, special) = match local.template {
             None => (format!("User: {text}\n\nAssistant: "), true),
             Some(template) => {
@@ -182,8 +194,13 @@ impl Asked {
                 (template.render(&chat)?, false)
             }
         };
-        // Where the text stands in what the template makes of it; one that changes it cannot be looked at.
-        let before = whole.find(text).unwrap_or(0);
+        let span = match span {
+            None => None,
+            Some(span) => match placed(&whole, text, span) {
+                None => return Ok(None),
+                found => found,
+            },
+        };
         whole.push_str(frame);
         let both = |answer: &String| {
             let rest = answer.strip_prefix(frame).unwrap_or(answer);
@@ -192,12 +209,13 @@ impl Asked {
         let ((first, offsets), (second, _)) = (both(answers[0])?, both(answers[1])?);
         let n = first.iter().zip(&second).take_while(|(a, b)| a == b).count();
         let span = span.and_then(|s| {
-            let holds = |b: &Range<usize>| b.start < before + s.end && before + s.start < b.end;
+            let holds = |b: &Range<usize>| b.start < s.end && s.start < b.end;
             let from = offsets[..n].iter().position(holds)?;
             let to = offsets[..n].iter().rposition(holds)?;
             Some(from as u32..to as u32 + 1)
         });
-        Ok(Self { prompt: first[..n].to_vec(), answers: [first[n..].to_vec(), second[n..].to_vec()], span })
+        let answers = [first[n..].to_vec(), second[n..].to_vec()];
+        Ok(Some(Self { prompt: first[..n].to_vec(), answers, span }))
     }
 
     fn seen<O: Ops>(&self, o: &mut O, m: &Model<O::K>) -> Result<Seen, System2Error> {
@@ -237,5 +255,17 @@ impl Asked {
         let scores = score(o, m, &self.prompt, &self.answers, &changes)?;
         let p = |i: usize| scores.get(i).map_or(0.0, |s| s.sum().exp());
         Ok(p(0) - p(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_found_again_or_not_looked_at() {
+        assert_eq!(placed("User: Ah. So?", "Ah. So?", 4..7), Some(10..13));
+        // As by a template that trims.
+        assert_eq!(placed("User: Ah.", "Ah. ", 0..2), None);
     }
 }

@@ -117,7 +117,7 @@ fn suite(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
             a.value.n,
             number(&a.value),
             a.gain.as_ref().map_or_else(String::new, number),
-            a.p_holm.or(a.p).map_or_else(String::new, |p| format!("{p:.4}")),
+            a.p_holm.map_or_else(String::new, |p| format!("{p:.4}")),
             a.gap_closed.map_or_else(String::new, |g| format!("{:.0} %", 100.0 * g)),
             a.verdict.map_or("", |v| v.name()),
             a.cost.prompt_tokens,

@@ -40,16 +40,46 @@ pub struct Removal {
     pub lost: Option<Share>,
 }
 
+/// Whether a piece of an item is still there after its rewriting. Where the rewriting keeps the bytes of the prompt,
+/// it is looked for in what is left of its own bytes: other pieces may say the same words.
+pub(super) fn is_there(item: &Item, at: usize, r: &Rewriting) -> bool {
+    let Some(removed) = &r.removed else { return item.is_said(at, &r.left) };
+    let (Some(piece), Some((range, _))) = (item.pieces.get(at), item.places().into_iter().nth(at)) else {
+        return false;
+    };
+    let prompt = item.prompt();
+    let (mut left, mut from) = (String::new(), range.start);
+    for &(start, end) in removed {
+        let (start, end) = (start.clamp(from, range.end.max(from)), end.clamp(from, range.end.max(from)));
+        if start < end {
+            left.push_str(prompt.get(from..start).unwrap_or_default());
+            left.push(' ');
+            from = end;
+        }
+    }
+    left.push_str(prompt.get(from..range.end).unwrap_or_default());
+    piece.is_in(&left)
+}
+
+/// Whether a rewriting lost no needed piece of an item.
+pub(super) fn is_whole(item: &Item, r: &Rewriting) -> bool {
+    missing(item, Part::Needed, r) == 0
+}
+
+fn missing(item: &Item, part: Part, r: &Rewriting) -> u64 {
+    let of = item.pieces.iter().enumerate().filter(|(_, p)| p.part == part);
+    of.filter(|(at, _)| !is_there(item, *at, r)).count() as u64
+}
+
 impl Removal {
     /// Counts over items.
     pub(super) fn of<'a>(pairs: impl Iterator<Item = (&'a Item, &'a Rewriting)>) -> Self {
         let (mut planted, mut gone, mut needed, mut lost) = (0, 0, 0, 0);
         for (item, r) in pairs {
-            let missing = |part| item.parts(part).filter(|p| !p.is_in(&r.left)).count() as u64;
             planted += item.parts(Part::Planted).count() as u64;
-            gone += missing(Part::Planted);
+            gone += missing(item, Part::Planted, r);
             needed += item.parts(Part::Needed).count() as u64;
-            lost += missing(Part::Needed);
+            lost += missing(item, Part::Needed, r);
         }
         Self {
             recall: Share::of(gone, planted),
@@ -59,8 +89,8 @@ impl Removal {
     }
 }
 
-/// How well a score tells planted pieces from needed ones. The threshold is chosen on the items with even numbers
-/// and judged on the others.
+/// How well a score tells planted pieces from needed ones. The threshold is chosen on the groups of items with
+/// even numbers and judged on the others: what is asked several times, such as a fact, is never on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Roc {
     /// Planted and needed pieces of the development split.
@@ -92,11 +122,12 @@ pub struct RocPoint {
 const POINTS: usize = 25;
 
 impl Roc {
-    /// Of the scores of some items; nothing where a split lacks one kind of piece.
+    /// Of the scores of some items with the numbers of their groups; nothing where the development split lacks one
+    /// kind of piece.
     pub(super) fn of<'a>(pairs: impl Iterator<Item = (usize, &'a Item, &'a Rewriting)>) -> Option<Self> {
         // Planted, needed; by split.
         let mut scores = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-        for (at, item, r) in pairs {
+        for (group, item, r) in pairs {
             let places = item.places();
             for &(start, end, score) in &r.judged {
                 let overlap = |range: &std::ops::Range<usize>| {
@@ -104,8 +135,8 @@ impl Roc {
                 };
                 let most = places.iter().max_by_key(|(range, _)| overlap(range));
                 match most.map(|(_, part)| part) {
-                    Some(Part::Planted) => scores[at % 2][0].push(score),
-                    Some(Part::Needed) => scores[at % 2][1].push(score),
+                    Some(Part::Planted) => scores[group % 2][0].push(score),
+                    Some(Part::Needed) => scores[group % 2][1].push(score),
                     _ => {}
                 }
             }
@@ -186,6 +217,7 @@ mod tests {
             left: text.to_owned(),
             text: text.to_owned(),
             reply: None,
+            removed: None,
             judged,
             usage: refocus_system2::Usage::default(),
         }
@@ -202,6 +234,26 @@ mod tests {
         assert_eq!(counts(r.precision), Some((2, 4)));
         assert_eq!(counts(r.lost), Some((2, 4)));
         assert_eq!(Removal::of(std::iter::empty()), Removal { recall: None, precision: None, lost: None });
+    }
+
+    #[test]
+    fn pieces_with_the_same_mark_are_told_by_their_bytes() {
+        let mut item = item();
+        item.pieces.insert(0, Piece::planted("Spain is warm.", ["Spain"]));
+        let at = item.places();
+        // One of two sentences about Spain goes with the space behind it.
+        let one = Rewriting { removed: Some(vec![(0, at[1].0.start)]), ..left("", Vec::new()) };
+        assert_eq!([0, 1, 2].map(|i| is_there(&item, i, &one)), [false, true, true]);
+        let r = Removal::of(std::iter::once((&item, &one)));
+        assert_eq!(r.recall.map(|s| (s.hits, s.n)), Some((1, 2)));
+        assert_eq!(r.lost.map(|s| (s.hits, s.n)), Some((0, 1)));
+        // Half of a piece is enough where it takes the mark, and two cuts are both seen.
+        let spain = item.prompt().rfind("Spain").expect("named");
+        let cuts = vec![(0, 5), (spain, spain + 5)];
+        let two = Rewriting { removed: Some(cuts), ..left("", Vec::new()) };
+        assert_eq!([0, 1, 2].map(|i| is_there(&item, i, &two)), [false, true, false]);
+        let none = Rewriting { removed: Some(Vec::new()), ..left("", Vec::new()) };
+        assert!(is_whole(&item, &none));
     }
 
     #[test]

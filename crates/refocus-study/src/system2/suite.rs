@@ -1,5 +1,6 @@
 //! What is asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use refocus_tasks::planted::{Item, Judge};
@@ -161,6 +162,37 @@ impl Suite {
     }
 }
 
+/// The number of each item's group: items that share their fact or argument depend on each other and are one group.
+pub(super) fn groups(suite: Suite, items: &[Item]) -> Vec<usize> {
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut out = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        out.push(match suite {
+            Suite::Arguments => at / arguments::Comment::ALL.len(),
+            Suite::Spurious => at / spurious::TIMES.len(),
+            Suite::Facts => {
+                let fact = item.key.rsplit_once(", ").map_or(item.key.as_str(), |(fact, _)| fact);
+                let next = known.len();
+                *known.entry(fact).or_insert(next)
+            }
+            _ => at,
+        });
+    }
+    out
+}
+
+/// The number by which items are shared between development and test. Where kinds of items come in turn, each side
+/// gets all of them.
+pub(super) fn halves(suite: Suite, items: &[Item]) -> Vec<usize> {
+    let cells = arithmetic::Cell::all().len();
+    let cycle = match suite {
+        Suite::Ladder => arithmetic::RUNGS.len() * cells,
+        Suite::Gsm8k => cells,
+        _ => return groups(suite, items),
+    };
+    (0..items.len()).map(|at| at / cycle).collect()
+}
+
 /// What guessing gets: the mean of one over the number of options.
 pub(super) fn chance(items: &[&Item]) -> Option<f64> {
     let one = |i: &&Item| match &i.judge {
@@ -173,6 +205,25 @@ pub(super) fn chance(items: &[&Item]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_several_times_is_one_group() {
+        let of = |s: Suite, n| groups(s, &s.draw(4, n, None).expect("items"));
+        assert_eq!(of(Suite::Spurious, 11), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2]);
+        assert_eq!(of(Suite::Arguments, 6), [0, 0, 0, 0, 0, 1]);
+        assert_eq!(of(Suite::Ladder, 3), [0, 1, 2]);
+        // Facts come again in later rounds, each three times in all.
+        let facts = of(Suite::Facts, 10_000);
+        let known = facts.iter().max().expect("facts") + 1;
+        assert_eq!((facts.len(), facts[known]), (3 * known, 0));
+        // Every rung and cell of the ladder is on both sides.
+        let items = Suite::Ladder.draw(4, 64, None).expect("items");
+        let cells = |side: usize| {
+            let of = items.iter().zip(halves(Suite::Ladder, &items)).filter(|(_, h)| h % 2 == side);
+            of.map(|(i, _)| i.cell.clone()).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!((cells(0).len(), cells(0)), (32, cells(1)));
+    }
 
     #[test]
     fn names_are_read_back_and_fewer_items_are_the_first_of_more() {

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::answer::Record;
 use super::arm::Arm;
-use super::removal::{Removal, Roc, Share};
+use super::removal::{Removal, Roc, Share, is_whole};
 use super::run::{SuiteRun, is_right};
-use super::suite::{Measure, Suite, chance};
+use super::suite::{Measure, Suite, chance, groups, halves};
 use super::verdict::{Judged, floor, no_base, verdict};
 use crate::Verdict;
 use crate::overthinking::{Estimate, Stratum, sign_flip};
@@ -121,6 +121,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
     let measure = run.suite.measure();
     let headline: Vec<usize> =
         (0..run.items.len()).filter(|&i| run.suite.is_headline(&run.items[i])).collect();
+    let groups = groups(run.suite, &run.items);
     let values: Vec<Vec<Option<f64>>> = run.arms.iter().map(|&a| values(run, a)).collect();
     let of = |arm: Arm| run.arms.iter().position(|a| *a == arm).map(|at| &values[at]);
     let baseline = of(Arm::Baseline);
@@ -130,7 +131,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
         .zip(&values)
         .map(|(arm, mine)| {
             let base = baseline.filter(|_| *arm != Arm::Baseline)?;
-            gain(measure, &paired(mine, base, &headline), seed)
+            gain(measure, &paired(mine, base, &headline, &groups), seed)
         })
         .collect();
     let at_oracle = run.arms.iter().position(|a| *a == Arm::Oracle);
@@ -143,7 +144,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
 
     let asked: Vec<&Item> = headline.iter().map(|&i| &run.items[i]).collect();
     let chance = (measure == Measure::Right).then(|| chance(&asked)).flatten();
-    let oracle = of(Arm::Oracle).map(|v| value(measure, &taken(v, &headline), seed));
+    let oracle = of(Arm::Oracle).map(|v| value(measure, &taken(v, &headline, &groups), seed));
     let why = match measure {
         Measure::Kept => None,
         _ if at_oracle.is_none() || baseline.is_none() => {
@@ -159,7 +160,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
         },
     };
     let arms = run.arms.iter().enumerate().map(|(i, &arm)| {
-        let value = value(measure, &taken(&values[i], &headline), seed);
+        let value = value(measure, &taken(&values[i], &headline, &groups), seed);
         let (gain, p) = gains[i].map_or((None, None), |(g, p)| (Some(g), Some(p)));
         let p_holm = holm.get(&i).copied().filter(|p| !p.is_nan());
         let oracle = oracle_gain.map(|g| g.0.value);
@@ -191,7 +192,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
             cost: cost(run, arm),
             failed: records(run, arm).filter(|r| r.1.failed.is_some()).count(),
             rewriting: rewriting(run, arm),
-            cells: cells(run, &values[i], baseline.filter(|_| arm != Arm::Baseline), arm, seed),
+            cells: cells(run, &values[i], baseline.filter(|_| arm != Arm::Baseline), (arm, &groups), seed),
         }
     });
     SuiteSummary {
@@ -224,24 +225,28 @@ fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
                 Some(a.probability(0)? - a.probability(1)?)
             }
             Measure::Steadiness => sway(run, i, arm).map(|s| -s.abs()),
-            Measure::Kept => Some(f64::from(u8::from(is_whole(item, record)))),
+            Measure::Kept => Some(f64::from(u8::from(keeps_needed(item, record)))),
         }
     };
     run.items.iter().zip(&run.kept).enumerate().map(number).collect()
 }
 
-fn is_whole(item: &Item, record: &Record) -> bool {
-    record.rewriting.as_ref().is_none_or(|r| item.parts(Part::Needed).all(|p| p.is_in(&r.left)))
+fn keeps_needed(item: &Item, record: &Record) -> bool {
+    record.rewriting.as_ref().is_none_or(|r| is_whole(item, r))
 }
 
-/// By how many nats logit(good) − logit(bad) of an argument moves with its comment.
+/// By how many nats logit(good) − logit(bad) of an argument moves with its comment. That of the baseline where the
+/// arm lost something needed: an argument that is not there is not swayed, and nothing is won by that.
 fn sway(run: &SuiteRun, i: usize, arm: Arm) -> Option<f64> {
+    let first = i - i % Comment::ALL.len();
+    let whole = |i: usize| Some(keeps_needed(run.items.get(i)?, run.kept.get(i)?.of(arm)?));
+    let arm = if whole(i)? && whole(first)? { arm } else { Arm::Baseline };
     let margin = |i: usize| {
         let scores = &run.kept.get(i)?.of(arm)?.answered.as_ref()?.scores;
         Some(scores.first()? - scores.get(1)?)
     };
     // Those of one argument stand together, the one without a comment first.
-    Some(margin(i)? - margin(i - i % Comment::ALL.len())?)
+    Some(margin(i)? - margin(first)?)
 }
 
 /// Why no comment moves the baseline's answers, if none does.
@@ -262,41 +267,58 @@ fn one(values: Vec<f64>) -> Vec<Stratum> {
     vec![Stratum { weight: 1.0, values }]
 }
 
-fn taken(values: &[Option<f64>], at: &[usize]) -> Vec<f64> {
-    at.iter().filter_map(|&i| values[i]).collect()
+/// Numbers with those of their groups.
+type Grouped = Vec<(usize, f64)>;
+
+fn taken(values: &[Option<f64>], at: &[usize], groups: &[usize]) -> Grouped {
+    at.iter().filter_map(|&i| Some((groups[i], values[i]?))).collect()
+}
+
+/// The mean of each group: its items depend on each other, so only whole groups are drawn or flipped.
+fn by_group(values: &[(usize, f64)]) -> Vec<f64> {
+    let mut all: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    values.iter().for_each(|(group, v)| all.entry(*group).or_default().push(*v));
+    all.into_values().map(|v| v.iter().sum::<f64>() / v.len() as f64).collect()
 }
 
 /// The numbers of two arms on the items that both have.
-fn paired(mine: &[Option<f64>], base: &[Option<f64>], at: &[usize]) -> Vec<(f64, f64)> {
-    at.iter().filter_map(|&i| Some((mine[i]?, base[i]?))).collect()
+fn paired(
+    mine: &[Option<f64>],
+    base: &[Option<f64>],
+    at: &[usize],
+    groups: &[usize],
+) -> Vec<(usize, (f64, f64))> {
+    at.iter().filter_map(|&i| Some((groups[i], (mine[i]?, base[i]?)))).collect()
 }
 
-/// A mean, or a share of whole numbers.
-fn value(measure: Measure, values: &[f64], seed: u64) -> Estimate {
+/// A mean over groups, or a share of items.
+fn value(measure: Measure, values: &[(usize, f64)], seed: u64) -> Estimate {
     let n = values.len();
     if n == 0 {
         return Estimate { value: 0.0, low: 0.0, high: 0.0, n };
     }
     match measure {
         Measure::Right | Measure::Kept => {
-            let hits = values.iter().filter(|v| **v > 0.5).count();
+            let hits = values.iter().filter(|v| v.1 > 0.5).count();
             let i = wilson(hits as u64, n as u64);
             let (low, high) = i.map_or((0.0, 1.0), |i| (i.low, i.high));
             Estimate { value: hits as f64 / n as f64, low, high, n }
         }
-        Measure::Margin | Measure::Steadiness => Estimate::of(values, seed),
+        Measure::Margin | Measure::Steadiness => Estimate::of(&by_group(values), seed),
     }
 }
 
 /// By how much the first of a pair is better, and how likely that is by chance.
-fn gain(measure: Measure, pairs: &[(f64, f64)], seed: u64) -> Option<(Estimate, f64)> {
+fn gain(measure: Measure, pairs: &[(usize, (f64, f64))], seed: u64) -> Option<(Estimate, f64)> {
     if pairs.is_empty() {
         return None;
     }
-    let diffs: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
+    let diffs: Grouped = pairs.iter().map(|(group, (a, b))| (*group, a - b)).collect();
+    let diffs = by_group(&diffs);
     let mut e = Estimate::of(&diffs, seed);
     let of_shares = matches!(measure, Measure::Right | Measure::Kept);
-    let p = if of_shares {
+    // McNemar's test counts pairs that do not depend on each other.
+    let p = if of_shares && diffs.len() == pairs.len() {
         let only = |sign: f64| diffs.iter().filter(|d| **d * sign > 0.5).count() as u64;
         mcnemar(only(1.0), only(-1.0))
     } else {
@@ -358,7 +380,7 @@ fn cells(
     run: &SuiteRun,
     mine: &[Option<f64>],
     base: Option<&Vec<Option<f64>>>,
-    arm: Arm,
+    (arm, groups): (Arm, &[usize]),
     seed: u64,
 ) -> Vec<CellSummary> {
     let parts = |i: &Item| i.cell.split([':', ',']).map(|s| s.trim().to_owned()).collect::<Vec<_>>();
@@ -371,21 +393,22 @@ fn cells(
     let measure = run.suite.measure();
     let cell = |name: String| {
         let at: Vec<usize> = (0..run.items.len()).filter(|&i| parts(&run.items[i]).contains(&name)).collect();
-        let signed: Vec<f64> = match measure {
-            Measure::Steadiness => at.iter().filter_map(|&i| sway(run, i, arm)).collect(),
-            _ => taken(mine, &at),
+        let signed: Grouped = match measure {
+            Measure::Steadiness => at.iter().filter_map(|&i| Some((groups[i], sway(run, i, arm)?))).collect(),
+            _ => taken(mine, &at, groups),
         };
         let value = value(measure, &signed, seed);
-        let gain = base.and_then(|b| gain(measure, &paired(mine, b, &at), seed)).map(|g| g.0);
+        let gain = base.and_then(|b| gain(measure, &paired(mine, b, &at, groups), seed)).map(|g| g.0);
         (value.n > 0).then_some(CellSummary { cell: name, value, gain })
     };
     names.into_iter().filter_map(cell).collect()
 }
 
 fn rocs(run: &SuiteRun) -> BTreeMap<&'static str, Roc> {
+    let halves = halves(run.suite, &run.items);
     let one = |&arm: &Arm| {
-        let judged = run.items.iter().zip(&run.kept).enumerate();
-        let of = judged.filter_map(|(at, (i, k))| Some((at, i, k.of(arm)?.rewriting.as_ref()?)));
+        let judged = halves.iter().zip(run.items.iter().zip(&run.kept));
+        let of = judged.filter_map(|(half, (i, k))| Some((*half, i, k.of(arm)?.rewriting.as_ref()?)));
         // On what must not be lost nothing but an injected order is planted: too few for a curve.
         let roc = Roc::of(of).filter(|_| run.suite != Suite::Harm)?;
         Some((arm.name(), roc))

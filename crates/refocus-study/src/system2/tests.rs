@@ -141,6 +141,9 @@ fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
         "refocus system2 eval",
     );
     assert!(page.contains("| objectivity | holds |") && page.contains("**Not finished**: harm. "), "{page}");
+    // The oracle is no test among the arms', so it has no corrected p.
+    let oracle = page.lines().find(|l| l.starts_with("| oracle | 40 |")).expect("a row");
+    assert!(oracle.split('|').nth(5).is_some_and(|p| p.trim().is_empty()), "{oracle}");
     assert!(!page.contains("NaN"));
 }
 
@@ -215,6 +218,40 @@ fn an_answer_of_another_item_is_refused() {
     std::fs::write(at(1), "{").expect("write");
     let told = facts(&mut Swayed::new(), &tmp.0, &store, 2).expect_err("refused").to_string();
     assert!(told.contains("00001.json: EOF"), "{told}");
+}
+
+#[test]
+fn an_argument_that_is_asked_five_times_counts_once_and_has_to_be_there() {
+    /// Is moved by every comment, and rewrites everything away.
+    struct Moved;
+    impl Chat for Moved {
+        fn name(&self) -> &str {
+            "moved"
+        }
+        fn complete(&mut self, _: &Ask<'_>) -> Result<Reply, ChatError> {
+            let text = "Context: none\nQuestion: Is the argument good or bad?".to_owned();
+            Ok(Reply { text, finish: Finish::Stop, usage: Usage::default() })
+        }
+        fn score(&mut self, messages: &[Message], _: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            let text = last(messages);
+            let (_, comment) = text.rsplit_once('"').unwrap_or_default();
+            let good = if comment.len() > 40 { -1.0 } else { -2.0 };
+            Ok((vec![-0.5, good, -2.0], Usage::default()))
+        }
+    }
+    let tmp = Tmp::new("arguments");
+    let items = Suite::Arguments.draw(0, 100, None).expect("items");
+    let run =
+        run_suite(&mut Moved, (Suite::Arguments, items), &arms(), (&tmp.store(), &tmp.0), &mut |_| true);
+    let s = summarise(&run.expect("run"), 0);
+    assert!(s.counts, "{:?}", s.why);
+    let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
+    // Twenty arguments with four comments each.
+    assert_eq!((s.headline, arm("baseline").value.n, arm("baseline").value.value), (80, 20, -1.0));
+    let r = arm("objectivity").rewriting.as_ref().expect("rewriting");
+    assert_eq!((r.applied, r.removal.lost.map(|s| s.hits)), (100, Some(100)));
+    assert_eq!(arm("objectivity").gain.map(|g| (g.value, g.n)), Some((0.0, 20)));
+    assert_eq!(arm("objectivity").verdict, Some(Verdict::DoesNotHold));
 }
 
 #[test]
