@@ -116,3 +116,14 @@ fn usage(answer: &Value) -> Usage {
     let count = |name: &str| answer.pointer(name).and_then(Value::as_u64).unwrap_or(0).min(MOST_TOKENS);
     Usage { prompt: count("/usage/prompt_tokens"), completion: count("/usage/completion_tokens") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_beyond_all_sense_can_still_be_added_up() {
+        let answer = json!({"usage": {"prompt_tokens": u64::MAX, "completion_tokens": 3}});
+        assert_eq!(usage(&answer), Usage { prompt: MOST_TOKENS, completion: 3 });
+    }
+}

@@ -242,7 +242,7 @@ impl<B> Relay<B> {
         match &mut self.events {
             Some(events) if events.at_line_start() => {
                 let told = ApiError::upstream(format!("the upstream broke off its answer: {error}"));
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from(format!("\n{}", told.event()))))))
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from(format!("{}{}", events.gap(), told.event()))))))
             }
             _ => {
                 // An error makes the connection drop what it has not written yet, so it comes a moment later.

@@ -16,13 +16,15 @@ pub(crate) struct Lines {
     held: BytesMut,
     /// Part of the line was already let go because it is too long.
     inside: bool,
+    /// What went on last ended with a CR, whose LF may be missing.
+    cr: bool,
     change: Option<Change>,
 }
 
 impl Lines {
     /// Lines that stay.
     pub(crate) fn new() -> Self {
-        Self { held: BytesMut::new(), inside: false, change: None }
+        Self { held: BytesMut::new(), inside: false, cr: false, change: None }
     }
 
     /// Lines that may be changed.
@@ -35,12 +37,19 @@ impl Lines {
         !self.inside
     }
 
+    /// What ends an event that broke off after a whole line.
+    pub(crate) fn gap(&self) -> &'static str {
+        // The first LF would only be the rest of that line's end.
+        if self.cr { "\n\n" } else { "\n" }
+    }
+
     /// What may go on now that more came.
     pub(crate) fn push(&mut self, data: Bytes) -> impl Iterator<Item = Bytes> {
         let cut = data.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |last| last + 1);
         let (whole, rest) = (data.slice(..cut), data.slice(cut..));
         let mut out = None;
         if !whole.is_empty() {
+            self.cr = whole.ends_with(b"\r");
             let began = !std::mem::take(&mut self.inside);
             out = Some(if self.held.is_empty() {
                 whole
@@ -156,7 +165,9 @@ mod tests {
         assert_eq!(through(&mut lines, &[b"data: a\r\r"]), b"data: a\r\r");
         assert!(lines.at_line_start());
         assert_eq!(through(&mut lines, &[b"data: b\r"]), b"data: b\r");
+        assert_eq!(lines.gap(), "\n\n");
         assert_eq!(through(&mut lines, &[b"\n\r\ndata"]), b"\n\r\n");
+        assert_eq!(lines.gap(), "\n");
         assert_eq!(lines.end().as_deref(), Some(&b"data"[..]));
     }
 
