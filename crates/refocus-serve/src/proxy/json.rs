@@ -207,6 +207,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_replaced_string_is_the_only_change(before in ".{0,30}", old in any::<String>(), new in any::<String>(), after in ".{0,30}") {
+            // Of a key that occurs twice, the reader below sees the last.
+            prop_assume!(after != "x");
             let text = format!("{{{}:{} , \"x\" : {}, {}:[1]}}", quoted(&before), 7, quoted(&old), quoted(&after));
             let all = members(&text).expect("an object");
             let at = place(&text, all[1].1);
