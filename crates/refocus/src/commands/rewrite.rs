@@ -30,8 +30,14 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         deadline: args.deadline,
         ..Options::new(args.variant.into())
     };
-    if args.threshold.is_some() && options.variant != Variant::Scored {
-        return Err(Failure::new("--threshold is for --variant scored").hint("add --variant scored"));
+    // What only one variant reads is refused elsewhere, not passed over. `need` is what it is without the flag.
+    let scored = [
+        ("--threshold", args.threshold.is_some()),
+        ("--score-by", options.judge != Judge::Need),
+        ("--answer", !args.answer.is_empty()),
+    ];
+    if let Some((flag, _)) = scored.iter().find(|(_, given)| *given && options.variant != Variant::Scored) {
+        return Err(Failure::new(format!("{flag} is for --variant scored")).hint("add --variant scored"));
     }
     if args.threshold.is_none() && options.variant == Variant::Scored && options.judge == Judge::Need {
         printer

@@ -125,16 +125,20 @@ fn configuration(fingerprint: &str, seed: u64) -> Configuration {
     Configuration(out)
 }
 
+/// The folder of data: that of the flag, else that of the environment.
+fn data(args: &System2Eval) -> Option<PathBuf> {
+    args.data.clone().or_else(|| std::env::var_os(DATA).filter(|v| !v.is_empty()).map(PathBuf::from))
+}
+
 fn wanted(args: &System2Eval, seed: u64) -> Outcome<Wanted> {
-    let data =
-        args.data.clone().or_else(|| std::env::var_os(DATA).filter(|v| !v.is_empty()).map(PathBuf::from));
+    let data = data(args);
     let mut arms = args.arms.iter().map(|a| Arm::parse(a)).collect::<Result<Vec<Arm>, _>>()?;
     if arms.is_empty() {
         arms.extend(Arm::all());
     }
     let mut names = args.suites.iter().map(|s| Suite::parse(s)).collect::<Result<Vec<Suite>, _>>()?;
     if names.is_empty() {
-        names.extend(Suite::ALL.into_iter().filter(|s| s.file().is_none() || args.data.is_some()));
+        names.extend(Suite::ALL.into_iter().filter(|s| s.file().is_none() || data.is_some()));
     }
     // In the order in which they run, each once.
     let arms = Arm::all().into_iter().filter(|a| arms.contains(a)).collect();
@@ -231,7 +235,7 @@ fn command(args: &System2Eval) -> String {
         }
     }
     text.push_str(&format!(" --items {} --look {} --out DIR", args.items, args.look));
-    if args.data.is_some() {
+    if data(args).is_some() {
         text.push_str(" --data DATA");
     }
     if let Some(table) = &args.table {

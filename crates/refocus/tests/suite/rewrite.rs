@@ -244,6 +244,11 @@ error: --threshold is for --variant scored
 hint: add --variant scored
 
 "#]]);
+    for (flag, value) in [("--score-by", "answer-change"), ("--answer", "Paris")] {
+        let told = refused(rewrite(&[TEXT, flag, value])).get_output().stderr.clone();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.starts_with(&format!("error: {flag} is for --variant scored\n")), "{told}");
+    }
     refused(rewrite(&[TEXT, "--variant", "scored", "--threshold", "inf"])).stderr_eq(str![[r#"
 error: invalid value 'inf' for '--threshold <NATS>': not a number
 

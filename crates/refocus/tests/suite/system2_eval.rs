@@ -68,6 +68,11 @@ error: suite gsm8k: [TMP]/data/math/gsm8k_test.jsonl is not there, only its .gz
 hint: unpack it: gzip -dk [TMP]/data/math/gsm8k_test.jsonl.gz
 
 "#]]);
+    // The default suites read the folder of the environment too.
+    let mut by_environment = tmp.refocus("system2 eval fixtures/overthinking --out [TMP]/run");
+    let told = refused(by_environment.env("REFOCUS_DATA", tmp.path("data"))).get_output().stderr.clone();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.starts_with("error: suite questions: "), "{told}");
     refused(tmp.refocus("system2 eval fixtures/qwen2 --out [TMP]/run"));
     assert!(!tmp.path("run").exists());
     refused(refocus("system2 eval fixtures/overthinking"));
