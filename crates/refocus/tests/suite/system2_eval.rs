@@ -69,7 +69,7 @@ hint: unpack it: gzip -dk [TMP]/data/math/gsm8k_test.jsonl.gz
 
 "#]]);
     // The default suites read the folder of the environment too.
-    let mut by_environment = tmp.refocus("system2 eval fixtures/overthinking --out [TMP]/run");
+    let by_environment = tmp.refocus("system2 eval fixtures/overthinking --out [TMP]/run");
     let told = refused(by_environment.env("REFOCUS_DATA", tmp.path("data"))).get_output().stderr.clone();
     let told = String::from_utf8_lossy(&told).into_owned();
     assert!(told.starts_with("error: suite questions: "), "{told}");
