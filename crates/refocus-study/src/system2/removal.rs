@@ -257,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn what_nothing_is_taken_from_has_every_piece() {
+        let untouched = Rewriting { removed: Some(Vec::new()), ..left("", Vec::new()) };
+        for s in crate::system2::Suite::ALL.into_iter().filter(|s| s.file().is_none()) {
+            for item in s.draw(3, 100, None).expect("items") {
+                // Written anew, or with its bytes: both find all of it.
+                let same = left(&item.prompt(), Vec::new());
+                let all = |r| (0..item.pieces.len()).all(|at| is_there(&item, at, r));
+                assert!(all(&untouched) && all(&same), "{}: {}", s.name(), item.prompt());
+            }
+        }
+    }
+
+    #[test]
     fn a_score_that_tells_pieces_apart_has_an_area_of_one() {
         let item = item();
         let at = item.places();
