@@ -48,6 +48,11 @@ struct Chat {
     begun: bool,
 }
 
+/// Whether a model's prefix stands somewhere in bytes that cannot be read as a request.
+fn names(prefix: &str, bytes: &[u8]) -> bool {
+    !prefix.is_empty() && bytes.windows(prefix.len()).any(|part| part == prefix.as_bytes())
+}
+
 impl Proxy {
     /// A request to a path of chats.
     pub(super) async fn chat(self: &Arc<Self>, head: Parts, body: Body) -> ApiResult<Response<Body>> {
@@ -55,8 +60,6 @@ impl Proxy {
         let wish = if config.header { Wish::read(&head.headers)? } else { Wish::default() };
         let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
         let may_be = wanted || !config.prefix.is_empty() || !config.route.is_empty();
-        // Where the body cannot be read, neither can the name of its model, and the request may be one that is meant.
-        let meant = wish.mode.map_or(may_be, |mode| mode != Mode::Off);
         let length = body.size_hint().exact();
         let idle = self.config.idle();
         let seen = if !may_be {
@@ -69,8 +72,9 @@ impl Proxy {
             match Held::read(body, config.body_bytes, idle).await {
                 Ok(Read::Whole(held)) => return self.looked_into(head, held, length, wish).await,
                 Ok(Read::Beyond(held, rest)) => {
+                    let named = wish.mode != Some(Mode::Off) && names(&config.prefix, &held.bytes());
                     let source = Source::new(held, Some(rest), length, idle);
-                    let skip = meant.then_some(Skip::Large);
+                    let skip = (wanted || named).then_some(Skip::Large);
                     return self.straight(head, source, skip).await;
                 }
                 Err(error) => {
@@ -84,7 +88,8 @@ impl Proxy {
             }
         };
         let source = Source::new(Held::default(), Some(body), length, idle);
-        self.straight(head, source, seen.filter(|_| meant)).await
+        // What nobody selected passes as it is, its answer too: in a body that is not looked at a name may stand.
+        self.straight(head, source, seen.filter(|_| wanted)).await
     }
 
     async fn looked_into(
@@ -102,11 +107,7 @@ impl Proxy {
             let config = &self.config.system2;
             let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
             // In bytes that are no text a model's name may still stand, and it keeps its prefix.
-            let prefix = config.prefix.as_bytes();
-            let named = text.is_none()
-                && wish.mode != Some(Mode::Off)
-                && !prefix.is_empty()
-                && bytes.windows(prefix.len()).any(|part| part == prefix);
+            let named = text.is_none() && wish.mode != Some(Mode::Off) && names(&config.prefix, &bytes);
             let skip = (wanted || named).then_some(Skip::NotChat);
             return self.straight(head, Source::new(held, None, length, self.config.idle()), skip).await;
         };
