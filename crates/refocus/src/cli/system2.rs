@@ -38,7 +38,7 @@ pub(crate) enum System2Command {
 pub(crate) struct System2Eval {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// Suites, separated by commas [default: all; those that read a file only with --data].
+    /// Suites, separated by commas [default: all; those that read a file only where there is a data folder].
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     pub(crate) suites: Vec<String>,
     /// Arms, separated by commas [default: all].
