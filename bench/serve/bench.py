@@ -1,4 +1,5 @@
-"""See README.md beside the folder. Both sides are servers of their own; the client speaks HTTP and reads events."""
+"""See README.md beside the folder. refocus is a server asked over HTTP, its events read by a client that counts as its own
+time; llama.cpp and transformers are called in process, which is the most that a server of theirs could reach."""
 
 import contextlib
 import http.client
@@ -11,9 +12,11 @@ import time
 import urllib.request
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent))
+sys.path += [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "forward")]
 
-from gated import PIDS, Bench, commit, median, options, refocus
+import torch
+from gated import PIDS, Bench, Peer, commit, median, options, refocus, timed
+from models import batch, gflop, load, versions
 
 THREADS = 2
 PROMPT, NEW, LONG = 32, 64, 1000
@@ -28,10 +31,10 @@ FILES = {
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, command, url, model):
+    def __init__(self, command, model):
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         PIDS.append(self.process.pid)
-        self.model, self.url = model, url or self.said()["url"]
+        self.model, self.url = model, self.said()["url"]
         for _ in range(600):
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(self.url.removesuffix("/v1") + "/health")
@@ -87,47 +90,54 @@ class Server:
         return out[0][0] - begun, max(o[1] for o in out) - max(o[0] for o in out)
 
 
-def servers(file):
-    """Both sides on one file, by name."""
-    program = os.environ["REFOCUS_BENCH_PROGRAM"]
-    path = str(MODELS / file)
-    ours = [program, "serve", "--model", path, "--listen", "127.0.0.1:0", "--threads", str(THREADS), "--json", "-q"]
-    sides = {"refocus": Server(ours, None, Path(file).stem)}
-    llama = os.environ.get("REFOCUS_BENCH_LLAMA_SERVER")
-    if llama:
-        room = str(16 * (LONG + NEW))
-        flags = ["-m", path, "-t", str(THREADS), "-np", "16", "-c", room, "--port", "18111", "--no-webui"]
-        sides["llama.cpp"] = Server([llama, *flags], "http://127.0.0.1:18111/v1", "any")
-    else:
-        print("REFOCUS_BENCH_LLAMA_SERVER names no llama-server: its side is left out", file=sys.stderr)
-    return sides
-
-
 def main():
     o = options()
     bench = Bench(refocus(), o)
     new = 8 if o.quick else NEW
+    long = 100 if o.quick else LONG
+    torch.set_num_threads(THREADS)
+    llama = Peer(sys.executable, str(Path(__file__).parent.parent / "forward" / "llama.py"))
+    program = os.environ["REFOCUS_BENCH_PROGRAM"]
+    notes = [f"refocus {commit()}, exact f32 arithmetic", *versions()]
     for name, (file, bias, aims) in FILES.items():
-        if not (MODELS / file).exists():
-            print(f"{MODELS / file} is not there: its rows are left out", file=sys.stderr)
+        path = MODELS / file
+        if not path.exists():
+            print(f"{path} is not there: its rows are left out", file=sys.stderr)
             continue
-        sides = servers(file)
-        for streams, aim in aims.items():
-            decode = lambda side: lambda reps: median([side.together(streams, PROMPT, new, bias)[1] for _ in range(reps)])  # noqa: B023, E731
-            bench.compare(
-                f"{name}, {streams} stream{'s' * (streams > 1)}", THREADS,
-                {n: decode(side) for n, side in sides.items()},
-                tokens=streams * (new - 1), targets={"llama.cpp": ("≥", aim, "")},
-            )  # fmt: skip
-        first = lambda side: lambda reps: median([side.together(1, LONG, 2, bias)[0] for _ in range(reps)])  # noqa: E731
-        bench.compare(
-            f"{name}, first token after {LONG}", THREADS, {n: first(side) for n, side in sides.items()}
+        info = " ".join(llama.ask("load", path, THREADS))
+        server = Server(
+            [program, "serve", "--model", str(path), "--listen", "127.0.0.1:0", "--threads", str(THREADS), "--json", "-q"],
+            path.stem,
         )
-        for side in sides.values():
-            side.stop()
-    versions = [f"refocus {commit()}", f"llama.cpp: {os.environ.get('REFOCUS_BENCH_LLAMA_SERVER', 'left out')}"]
-    bench.finish("Serving over HTTP", versions, Path(__file__).parent / "ledger.md")
+        model = load(path)
+        for streams, aim in aims.items():
+            sides = {
+                "refocus serve": lambda reps: median([server.together(streams, PROMPT, new, bias)[1] for _ in range(reps)]),  # noqa: B023
+                "llama.cpp in process": lambda reps: float(llama.ask("decode", streams, PROMPT, new - 1, reps)[1]),  # noqa: B023
+            }
+            # Two operations a weight and token: the logits are the embedding's second use.
+            flop = gflop(model.config, streams, 1, streams) * (new - 1)
+            bench.compare(
+                f"{name}, {streams} stream{'s' * (streams > 1)}", THREADS, sides, base="refocus serve",
+                tokens=streams * (new - 1), work={"refocus serve": flop},
+                targets={"llama.cpp in process": ("≥", aim, "")},
+            )  # fmt: skip
+        x = batch(1, long, model.config.vocab_size)
+        sides = {
+            "refocus serve": lambda reps: median([server.together(1, long, 2, bias)[0] for _ in range(reps)]),  # noqa: B023
+            "transformers, f32": lambda reps: timed(reps, lambda: model(x, use_cache=True, logits_to_keep=1)),  # noqa: B023
+            "llama.cpp in process": lambda reps: float(llama.ask("decode", 1, long, 0, reps)[0]),
+        }
+        bench.compare(
+            f"{name}, first token after {long:,}", THREADS, sides, base="refocus serve",
+            targets={"transformers, f32": ("≥", 1.25, "")},
+            work=dict.fromkeys(list(sides)[:2], gflop(model.config, 1, long, 1)),
+        )  # fmt: skip
+        server.stop()
+    notes.append(f"{os.environ['REFOCUS_BENCH_LLAMA']}; {info}; int8 activations")
+    bench.finish("Serving over HTTP", notes, Path(__file__).parent / "ledger.md")
 
 
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        main()

@@ -4,9 +4,11 @@
 pub mod diagnose;
 pub mod flipflop;
 pub mod overthinking;
+mod proposed;
 pub mod recall;
 pub mod system2;
 pub mod tuned_lens;
 mod verdict;
 
+pub use proposed::Proposed;
 pub use verdict::Verdict;

@@ -50,7 +50,7 @@ pub use self::inside::{
 pub use self::means::{ALL_TASKS, GapClosed, GroupMeans, KNOWING_TASKS, MeanMitigation, SettingMeans, means};
 pub use self::measures::{Curves, Outcome, Pairs, curves};
 pub use self::method::{AblationRules, Defect, Defects, Method, Mode, heads_as_released};
-pub use self::patches::{Proposed, patches};
+pub use self::patches::patches;
 pub use self::predictions::{Agreement, Behaviour, Predictions, Shares, predictions};
 pub use self::published::{Compared, Comparison, Published, published};
 pub use self::resample::{Estimate, Stratum, sign_flip};

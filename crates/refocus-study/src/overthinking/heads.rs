@@ -136,6 +136,11 @@ impl Means {
     pub(super) fn at(&self, site: usize, slot: usize, layer: usize) -> &[f32] {
         &self.values[site][(slot * self.layers + layer) * self.widths[site]..][..self.widths[site]]
     }
+
+    /// What a head writes before the last label, `[d_head]`.
+    pub fn before_last_label(&self, id: HeadId, d_head: usize) -> Arc<[f32]> {
+        head_mean(self, self.slots.saturating_sub(1), id, d_head)
+    }
 }
 
 /// What some prompts gave, added up.

@@ -476,6 +476,7 @@ mod tests {
             zero_shot: vec![1.0; 4],
             shown: vec![0.0; 4],
             mitigations: Vec::new(),
+            head_means: Vec::new(),
             parting: Parting {
                 critical: critical.into_iter().collect(),
                 sharpness: None,

@@ -1,6 +1,8 @@
 //! Means over tasks. Formats of one task (`sst2`, `sst2.1`, …) count as one task together, controls not at
 //! all; pairs are resampled within each task.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use refocus_measure::intervals::holm;
 use serde::Serialize;
 
@@ -118,12 +120,10 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn new(name: &'static str, members: Vec<&'a Detail>) -> Option<Self> {
-        let stem = |d: &Detail| d.task.split('.').next().unwrap_or(&d.task).to_owned();
-        let mut stems: Vec<String> = members.iter().map(|d| stem(d)).collect();
-        stems.sort();
-        let of = |name: &str| stems.iter().filter(|s| *s == name).count();
-        let many = stems.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let weigh = |d: &'a Detail| (1.0 / (many * of(&stem(d))) as f64, d);
+        let stems: Vec<&str> = members.iter().map(|d| stem(&d.task)).collect();
+        let of = |name: &str| stems.iter().filter(|s| **s == name).count();
+        let many = stems.iter().collect::<BTreeSet<_>>().len();
+        let weigh = |d: &'a Detail| (1.0 / (many * of(stem(&d.task))) as f64, d);
         (!members.is_empty()).then(|| Self { name, members: members.into_iter().map(weigh).collect() })
     }
 
@@ -138,6 +138,18 @@ impl<'a> Group<'a> {
         self.members.iter().map(one).collect()
     }
 
+    /// The group without a task and its other formats; `None` where nothing is left.
+    fn without(&self, task: &str) -> Option<Self> {
+        let others = self.members.iter().map(|m| m.1).filter(|d| stem(&d.task) != stem(task)).collect();
+        Group::new(self.name, others)
+    }
+
+    /// The exit layer of each task that all others choose together.
+    fn exits_of_others(&self, by: impl Fn(&Outcome) -> Vec<f64>) -> Option<BTreeMap<&'a str, usize>> {
+        let one = |(_, d): &(f64, &'a Detail)| Some((&d.task[..], self.without(&d.task)?.joint_exit(&by)?));
+        self.members.iter().map(one).collect()
+    }
+
     /// One exit layer for all tasks, as in the paper: the best mean on the pairs that choose.
     pub(super) fn joint_exit(&self, by: impl Fn(&Outcome) -> Vec<f64>) -> Option<usize> {
         let last = self.members.iter().map(|m| m.1.all.len()).min()? - 1;
@@ -146,6 +158,11 @@ impl<'a> Group<'a> {
         }
         best((0..last).map(|l| weighted(&self.strata(|d| by(&d.choose[l])))))
     }
+}
+
+/// The task of which this is a format: `sst2` of `sst2.1`.
+fn stem(task: &str) -> &str {
+    task.split('.').next().unwrap_or(task)
 }
 
 /// The groups of a setting.
@@ -242,6 +259,17 @@ fn mitigations(group: &Group<'_>, seed: u64) -> Vec<MeanMitigation> {
         let gain = group.strata(|d| minus(&at(d, layer), &at(d, d.choose.len() - 1)));
         let found = over(group, (name, what), Some(chosen), of, seed);
         out.extend(found.map(|m| MeanMitigation { chosen_gain: weighted(&gain), ..m }));
+    }
+    if let Some(layers) = group.exits_of_others(Outcome::balanced) {
+        let of = |d: &Detail| Some((d.measure.last()?.clone(), d.measure[*layers.get(&d.task[..])?].clone()));
+        let (first, last) = (layers.values().min(), layers.values().max());
+        let span = first.zip(last).map_or_else(String::new, |(a, b)| {
+            if a == b { format!(" ({a})") } else { format!(" ({a} to {b})") }
+        });
+        let what = format!(
+            "for each task the earlier layer{span} that is best over all others, by the balanced score"
+        );
+        out.extend(over(group, ("early_exit_others_balanced", &what), None, of, seed));
     }
     out
 }

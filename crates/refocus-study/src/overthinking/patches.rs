@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::Proposed;
+
 use super::ablate::How;
 use super::heads::HeadId;
 use super::inside::HeadChoice;
@@ -9,15 +11,6 @@ use super::means::{GroupMeans, MeanMitigation, SettingMeans};
 use super::resample::Estimate;
 use super::rivals::{Chosen, Mitigation};
 use super::summary::{Detail, SettingSummary};
-
-/// A patch file that a run proposes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Proposed {
-    /// Name without its ending.
-    pub name: String,
-    /// Contents.
-    pub text: String,
-}
 
 /// What a patch file says of its measurement.
 struct Told<'a> {
@@ -50,7 +43,7 @@ pub fn patches(
 ) -> Vec<Proposed> {
     let mut out: Vec<Proposed> = Vec::new();
     let mut add = |name: String, told: Told<'_>| {
-        out.push(Proposed { name, text: text(&told, fingerprint) });
+        out.push(Proposed { name, text: text(&told, fingerprint), vectors: Vec::new() });
     };
     for m in means {
         let Some(g) = m.groups.first() else { continue };
@@ -85,14 +78,24 @@ pub fn patches(
             let over = m.groups.first().and_then(|g| Some((g, g.mitigation(name)?)));
             if let (Some(choice), Some((g, mitigation))) = (one, over) {
                 together.push(&m.setting);
-                add(format!("{name}_{}", m.setting), heads(over_tasks(m, g, mitigation), choice, how));
+                let told = heads(over_tasks(m, g, mitigation), choice, how, "");
+                add(format!("{name}_{}", m.setting), told);
             }
         }
         for (summary, detail) in found.iter().filter(|(_, d)| !together.contains(&&d.setting[..])) {
             if let (Some(mitigation), Some(inside)) = (summary.mitigation(name), &summary.inside) {
-                let told = heads(of_task(detail, mitigation), &inside.chosen, how);
+                let told = heads(of_task(detail, mitigation), &inside.chosen, how, "");
                 add(format!("{name}_{}_{}", detail.task, detail.setting), told);
             }
+        }
+    }
+    // A mean is that of one task's prompts.
+    for (summary, detail) in found.iter().filter(|(_, d)| !d.head_means.is_empty()) {
+        if let (Some(mitigation), Some(inside)) = (summary.mitigation("heads_mean"), &summary.inside) {
+            let name = format!("heads_mean_{}_{}", detail.task, detail.setting);
+            let told = heads(of_task(detail, mitigation), &inside.chosen, How::Mean, &name);
+            let vectors = detail.head_means.iter().map(|(h, v)| (head(h), v.to_vec())).collect();
+            out.push(Proposed { name, text: text(&told, fingerprint), vectors });
         }
     }
     out
@@ -137,11 +140,20 @@ fn exit(got: Got<'_>, n_layers: usize) -> Option<Told<'_>> {
     Some(Told { does, measured_on: got.measured_on, numbers: got.numbers, body })
 }
 
-fn heads<'a>(got: Got<'a>, choice: &HeadChoice, how: How) -> Told<'a> {
-    let names: Vec<String> = choice.heads.iter().map(|h| format!("{}.{}", h.layer, h.head)).collect();
+/// As heads are written, and as the tensors of their means are called.
+fn head(h: &HeadId) -> String {
+    format!("{}.{}", h.layer, h.head)
+}
+
+/// `file` holds the means, without its ending.
+fn heads<'a>(got: Got<'a>, choice: &HeadChoice, how: How, file: &str) -> Told<'a> {
+    let names: Vec<String> = choice.heads.iter().map(head).collect();
     let (does, site, act) = match how {
         How::Uniform => ("Makes attention uniform in", "hook_pattern", "uniform_attention"),
-        _ => ("Sets to zero", "hook_z", "zero"),
+        How::Mean => {
+            ("Sets to their mean before the last label over the pairs that chose them", "hook_z", "mean")
+        }
+        How::Zero => ("Sets to zero", "hook_z", "zero"),
     };
     let does = format!(
         "# {does} heads {} at the last position: the highest prefix-matching scores on the\n# {} of {} ({}). \
@@ -154,8 +166,12 @@ fn heads<'a>(got: Got<'a>, choice: &HeadChoice, how: How) -> Told<'a> {
         got.setting
     );
     let entry = |h: &HeadId| {
+        let vector = match how {
+            How::Mean => format!("vector = \"{file}.safetensors#{}\"\n", head(h)),
+            How::Zero | How::Uniform => String::new(),
+        };
         format!(
-            "[[intervention]]\nat = \"blocks.{}.attn.{site}\"\nhead = {}\nposition = \"last\"\ndo = \"{act}\"\n",
+            "[[intervention]]\nat = \"blocks.{}.attn.{site}\"\nhead = {}\nposition = \"last\"\ndo = \"{act}\"\n{vector}",
             h.layer, h.head
         )
     };
@@ -222,17 +238,26 @@ mod tests {
         };
         let all = [
             exit(got(Some(&layer)), 12).expect("a layer"),
-            heads(got(None), &choice, How::Zero),
-            heads(got(None), &choice, How::Uniform),
+            heads(got(None), &choice, How::Zero, ""),
+            heads(got(None), &choice, How::Uniform, ""),
+            heads(got(None), &choice, How::Mean, "m"),
         ];
+        let dir = std::env::temp_dir().join(format!("refocus-proposed-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let vectors = choice.heads.iter().map(|h| (head(h), vec![0.5; 8])).collect();
+        let means = Proposed { name: "m".to_owned(), text: String::new(), vectors };
+        let bytes = means.tensors().expect("a file").expect("vectors");
+        std::fs::write(dir.join("m.safetensors"), bytes).expect("written");
         for told in all {
             let text = text(&told, &fingerprint);
             assert!(
                 text.contains("# true demonstrations    0.750  0.500  -0.250 [-0.350, -0.150]\n"),
                 "{text}"
             );
-            refocus_model::Patch::parse(&text, Path::new("p.toml"), checkpoint.spec()).expect("a patch file");
+            let path = dir.join("p.toml");
+            refocus_model::Patch::parse(&text, &path, checkpoint.spec()).expect("a patch file");
         }
+        std::fs::remove_dir_all(&dir).expect("the folder");
         let embeddings = Chosen { value: 0.0, ..layer };
         assert!(exit(got(Some(&embeddings)), 12).is_none());
     }

@@ -1,10 +1,13 @@
 //! What the study says of one task and setting.
 
+use std::sync::Arc;
+
 use refocus_measure::intervals::holm;
 use serde::Serialize;
 
 use super::critical::{Critical, LayerGaps, Parting, parting};
 use super::error::StudyError;
+use super::heads::HeadId;
 use super::inside::InsideSummary;
 use super::measures::{Credit, Curves, Outcome, Pairs, curves, mean};
 use super::predictions::{Behaviour, Predictions, predictions};
@@ -86,6 +89,9 @@ pub struct Detail {
     pub shown: Vec<f64>,
     /// Ways to answer, on the pairs that measure.
     pub mitigations: Vec<Measured>,
+    /// What the chosen heads write before the last label, mean over the pairs that choose, each `[d_head]`; empty
+    /// where nothing was ablated.
+    pub head_means: Vec<(HeadId, Arc<[f32]>)>,
     pub(super) parting: Parting,
     pub(super) gap: Estimate,
     /// `even pairs` or `all pairs`.
@@ -167,6 +173,7 @@ pub fn summarise(
         zero_shot,
         shown,
         mitigations,
+        head_means: Vec::new(),
         parting,
         gap,
         chosen_on: halves.chosen_on,

@@ -11,7 +11,6 @@ use refocus_measure::recall::{
 };
 use refocus_model::{Model, ModelSpec, Tokenizer};
 use refocus_tasks::recall::Form;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,8 +23,8 @@ use super::mlp::{Intercept, LayerFit};
 use super::price::{Priced, Text};
 use super::traced::{name_of, plain};
 use super::{FEWEST, Judged, halves, heads, last, mitigate, mlp, price};
-use crate::Verdict;
 use crate::overthinking::{HeadId, Store, StudyError, hex};
+use crate::{Proposed, Verdict};
 
 /// Tokens of plain text on which repairs are paid for.
 const PAID: usize = 512;
@@ -116,35 +115,9 @@ pub struct MitigateFound {
     /// Tokens of text that they were paid for on.
     pub tokens: usize,
     /// The best repair, where the claim holds or holds conditionally.
-    pub patch: Option<Written>,
+    pub patch: Option<Proposed>,
     /// C9.
     pub claims: Vec<Judged>,
-}
-
-/// A patch that is worth having.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Written {
-    /// Name of its files.
-    pub name: String,
-    /// TOML.
-    pub text: String,
-    /// Tensors beside it.
-    pub vectors: Vec<(String, Vec<f32>)>,
-}
-
-impl Written {
-    /// Its vectors as a safetensors file.
-    ///
-    /// # Errors
-    /// What the format does not allow.
-    pub fn tensors(&self) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-        let bytes = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        let all: Vec<(&String, usize, Vec<u8>)> =
-            self.vectors.iter().map(|(name, v)| (name, v.len(), bytes(v))).collect();
-        let views: Result<Vec<_>, safetensors::SafeTensorError> =
-            all.iter().map(|(name, n, b)| Ok((name, TensorView::new(Dtype::F32, vec![*n], b)?))).collect();
-        safetensors::serialize(views?, None)
-    }
 }
 
 /// The known facts of a relation in prompts of one form, with what every block does there, run when first needed.
@@ -360,7 +333,7 @@ impl Inside {
                 let name = format!("{begins}-{}", r.name);
                 let file = r.patch(fingerprint, &format!("{name}.safetensors"));
                 let vectors = file.vectors.into_iter().map(|(name, v)| (name, v.to_vec())).collect();
-                Written { name, text: file.text, vectors }
+                Proposed { name, text: file.text, vectors }
             });
             let tokens = repairs.first().map_or(0, |r| r.price.n);
             Ok(MitigateFound { repairs, tokens, patch, claims: vec![judged] })

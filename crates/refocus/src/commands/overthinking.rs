@@ -130,6 +130,10 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
     let (means, claims) = conclude(&mut found, &inside.effects, global.seed);
     let mut patches_of = Vec::new();
     for patch in patches(&found, &means, &fingerprint, model.spec.n_layers) {
+        let tensors = patch.tensors().map_err(|e| Failure::because("a patch cannot be written", e))?;
+        if let Some(tensors) = tensors {
+            store.write_bytes(&format!("patches/{}.safetensors", patch.name), &tensors)?;
+        }
         let name = format!("patches/{}.toml", patch.name);
         store.write(&name, &patch.text)?;
         patches_of.push(name);

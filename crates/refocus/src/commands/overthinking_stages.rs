@@ -170,6 +170,9 @@ impl Run<'_> {
             let scores = summary.inside.take().map_or_else(Vec::new, |s| s.scores);
             summary.inside = Some(InsideSummary { scores, ..told });
             detail.mitigations.extend(measured);
+            let d_head = self.model.spec.d_head;
+            detail.head_means =
+                choice.heads.iter().map(|h| (*h, means.before_last_label(*h, d_head))).collect();
             inside.effects.extend(plan.evidence(detail));
         }
         self.end(&p);

@@ -168,10 +168,9 @@ impl Run<'_> {
                     })?;
                     if let Some(patch) = &made.patch {
                         let at = |end: &str| format!("patches/{}.{end}", patch.name);
-                        if !patch.vectors.is_empty() {
-                            let tensors = patch.tensors();
-                            let tensors =
-                                tensors.map_err(|e| Failure::because("a patch cannot be written", e))?;
+                        let tensors =
+                            patch.tensors().map_err(|e| Failure::because("a patch cannot be written", e))?;
+                        if let Some(tensors) = tensors {
                             store.write_bytes(&at("safetensors"), &tensors)?;
                         }
                         let said: Vec<String> = made
