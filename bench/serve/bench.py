@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path += [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "forward")]
 
 import torch
+import transformers
 from gated import PIDS, Bench, Peer, commit, median, options, refocus, timed
-from models import batch, gflop, load, versions
+from models import batch, gflop, load
 
 THREADS = 2
 PROMPT, NEW, LONG = 32, 64, 1000
@@ -98,7 +99,10 @@ def main():
     torch.set_num_threads(THREADS)
     llama = Peer(sys.executable, str(Path(__file__).parent.parent / "forward" / "llama.py"))
     program = os.environ["REFOCUS_BENCH_PROGRAM"]
-    notes = [f"refocus {commit()}, exact f32 arithmetic", *versions()]
+    notes = [
+        f"refocus {commit()}, exact f32 arithmetic",
+        f"torch {torch.__version__}, transformers {transformers.__version__}",
+    ]
     for name, (file, bias, aims) in FILES.items():
         path = MODELS / file
         if not path.exists():
