@@ -18,9 +18,10 @@ use refocus_compute::{Philox, Purpose};
 use serde::{Deserialize, Serialize};
 
 use self::draw::Draw;
+use self::states::Strings;
 pub use self::vocabulary::{END, Vocabulary};
 use crate::classify::{Task, TaskError, builtin as builtin_task};
-use crate::flipflop::{Invalid, LanguageError, Split};
+use crate::flipflop::{LanguageError, Split};
 use crate::recall::{FactError, Relation, builtin as builtin_relation};
 
 /// A world that cannot be.
@@ -45,9 +46,6 @@ pub enum WorldError {
     /// Flip-flop strings.
     #[error(transparent)]
     Language(#[from] LanguageError),
-    /// A flip-flop string that is none.
-    #[error(transparent)]
-    String(#[from] Invalid),
 }
 
 /// What a world holds, how often.
@@ -169,6 +167,7 @@ pub struct World {
     toy: Task,
     /// Weight of each country.
     fame: Vec<f64>,
+    strings: Strings,
 }
 
 impl World {
@@ -187,33 +186,26 @@ impl World {
         for (rank, &i) in order.iter().enumerate() {
             fame[i] = ((rank + 1) as f64).powf(-mixture.fame);
         }
-        Ok(Self { mixture, capital, language, toy: builtin_task("unnatural")?, fame })
+        let toy = builtin_task("unnatural")?;
+        Ok(Self { mixture, capital, language, toy, fame, strings: Strings::new()? })
     }
 
     /// Document `number` of `step`: a pure function of its arguments.
-    ///
-    /// # Errors
-    /// None that a checked mixture leaves.
-    pub fn document(&self, seed: u64, split: Split, step: u32, number: u32) -> Result<String, WorldError> {
+    pub fn document(&self, seed: u64, split: Split, step: u32, number: u32) -> String {
         let mut draw = Draw::new(seed, purpose(split), step, number);
         let m = &self.mixture;
         let kind = Kind::ALL[draw.weighted(&[m.facts, m.episodes, m.states, m.reading, m.rewriting])];
         self.of_kind(kind, &mut draw, (seed, split, step, number))
     }
 
-    fn of_kind(
-        &self,
-        kind: Kind,
-        draw: &mut Draw,
-        at: (u64, Split, u32, u32),
-    ) -> Result<String, WorldError> {
-        Ok(match kind {
+    fn of_kind(&self, kind: Kind, draw: &mut Draw, at: (u64, Split, u32, u32)) -> String {
+        match kind {
             Kind::Facts => self.facts(draw),
             Kind::Episode => self.episode(draw),
-            Kind::States => self.states(draw, at)?,
+            Kind::States => self.states(draw, at),
             Kind::Reading => self.reading(draw),
             Kind::Rewriting => self.rewriting(draw),
-        })
+        }
     }
 
     /// A country, by fame.

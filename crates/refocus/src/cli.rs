@@ -33,7 +33,7 @@ pub(crate) use self::serve::Serve;
 pub(crate) use self::shell::{Completions, Man};
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
-pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
+pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens, TrainRun, TrainWorld};
 
 const AFTER: &str = "\
 Exit codes:

@@ -32,7 +32,7 @@ impl Vocabulary {
     /// The words of the world, whatever a mixture makes of them.
     ///
     /// # Errors
-    /// As [`World::document`].
+    /// As [`World::new`].
     pub fn new() -> Result<Self, WorldError> {
         // Every country alike, so that none is missed.
         let world = World::new(Mixture { fame: 0.0, ..Mixture::default() })?;
@@ -41,7 +41,7 @@ impl Vocabulary {
             for number in 0..DOCUMENTS {
                 let at = (0, Split::Demonstration, step as u32, number);
                 let mut draw = Draw::new(at.0, purpose(at.1), at.2, at.3);
-                for word in split(&world.of_kind(kind, &mut draw, at)?) {
+                for word in split(&world.of_kind(kind, &mut draw, at)) {
                     *counts.entry(word.to_owned()).or_default() += 1;
                 }
             }
