@@ -154,8 +154,7 @@ pub enum Kind {
 
 impl Kind {
     /// In the order of the weights.
-    pub const ALL: [Self; 5] =
-        [Self::Facts, Self::Episode, Self::States, Self::Reading, Self::Rewriting];
+    pub const ALL: [Self; 5] = [Self::Facts, Self::Episode, Self::States, Self::Reading, Self::Rewriting];
 }
 
 /// A world.

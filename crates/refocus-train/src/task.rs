@@ -344,7 +344,9 @@ mod tests {
         let bad = Mixture { forced: 2.0, ..Mixture::default() };
         assert!(told(&Task { world: Some(bad), ..t.clone() }).contains("forced = 2"));
         assert!(t.test_language(0.5).is_err());
-        assert!(told(&Task { mode: Mode::Clean, world: Some(Mixture::default()), ..t }).contains("task.world"));
+        assert!(
+            told(&Task { mode: Mode::Clean, world: Some(Mixture::default()), ..t }).contains("task.world")
+        );
     }
 
     #[test]

@@ -23,8 +23,26 @@ pub(super) const MENTIONS: [&str; 16] = [
 ];
 /// Things that are no places.
 const THINGS: [&str; 20] = [
-    "history", "bread", "trains", "the weather", "birds", "glass", "poems", "maps", "bees", "clocks", "rain",
-    "the theatre", "horses", "old ships", "tea", "the moon", "snow", "islands", "dancing", "gold",
+    "history",
+    "bread",
+    "trains",
+    "the weather",
+    "birds",
+    "glass",
+    "poems",
+    "maps",
+    "bees",
+    "clocks",
+    "rain",
+    "the theatre",
+    "horses",
+    "old ships",
+    "tea",
+    "the moon",
+    "snow",
+    "islands",
+    "dancing",
+    "gold",
 ];
 /// Syllables of words that nobody knows.
 const SYLLABLES: [&str; 24] = [
@@ -32,8 +50,8 @@ const SYLLABLES: [&str; 24] = [
     "ve", "wo", "xi", "yan", "zo", "st", "th",
 ];
 pub(super) const PEOPLE: [&str; 24] = [
-    "Anna", "Tom", "Maria", "Peter", "Lena", "Paul", "Sara", "David", "Nora", "Felix", "Clara", "Hugo", "Ida",
-    "Max", "Emma", "Leo", "Julia", "Oscar", "Rosa", "Victor", "Lucy", "Simon", "Eva", "Martin",
+    "Anna", "Tom", "Maria", "Peter", "Lena", "Paul", "Sara", "David", "Nora", "Felix", "Clara", "Hugo",
+    "Ida", "Max", "Emma", "Leo", "Julia", "Oscar", "Rosa", "Victor", "Lucy", "Simon", "Eva", "Martin",
 ];
 
 /// A word for a thing that is no place; one in four is new to every reader.

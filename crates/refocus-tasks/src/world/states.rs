@@ -1,8 +1,8 @@
 //! A thing with two states, told sentence by sentence: flip-flop strings in words. Mostly short, and mostly with
 //! few sentences that do not matter.
 
-use super::draw::Draw;
 use super::World;
+use super::draw::Draw;
 use crate::flipflop::{FlipFlop, LanguageError, Split, WORDINGS};
 
 /// Symbols of a string, two a sentence.

@@ -86,8 +86,7 @@ impl Vocabulary {
     pub fn tokenizer(&self) -> Value {
         let vocab: Map<String, Value> =
             self.spelled.iter().enumerate().map(|(id, word)| (word.clone(), id.into())).collect();
-        let byte_level =
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
+        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
         json!({
             "version": "1.0",
             "truncation": null,
@@ -172,7 +171,10 @@ mod tests {
     #[test]
     fn texts_are_split_as_by_the_pattern() {
         let told = |text: &str| split(text).join("|");
-        assert_eq!(told("Q: It's 12 o'clock.\n\n Then, go!?"), "Q|:| It|'s| 12| o|'|clock|.|\n|\n| Then|,| go|!?");
+        assert_eq!(
+            told("Q: It's 12 o'clock.\n\n Then, go!?"),
+            "Q|:| It|'s| 12| o|'|clock|.|\n|\n| Then|,| go|!?"
+        );
         assert_eq!(told("a  b \n"), "a| | b| \n");
         assert_eq!(told(""), "");
     }

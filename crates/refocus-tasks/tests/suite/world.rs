@@ -46,8 +46,21 @@ fn documents_are_words_and_fit_into_the_context() {
 fn no_text_names_a_failure() {
     let world = world();
     let banned = [
-        "wrong", "mistake", "error", "false", "fail", "distract", "mislead", "misled", "trick", "glitch",
-        "ignore", "irrelevant", "overthink", "permut", "attention",
+        "wrong",
+        "mistake",
+        "error",
+        "false",
+        "fail",
+        "distract",
+        "mislead",
+        "misled",
+        "trick",
+        "glitch",
+        "ignore",
+        "irrelevant",
+        "overthink",
+        "permut",
+        "attention",
     ];
     let mut seen = BTreeSet::new();
     for i in 0..3000 {
@@ -60,14 +73,22 @@ fn no_text_names_a_failure() {
 #[test]
 fn every_kind_of_document_is_drawn_by_its_weight() {
     let only = |change: fn(&mut Mixture)| {
-        let mut m =
-            Mixture { facts: 0.0, episodes: 0.0, states: 0.0, reading: 0.0, rewriting: 0.0, ..Mixture::default() };
+        let mut m = Mixture {
+            facts: 0.0,
+            episodes: 0.0,
+            states: 0.0,
+            reading: 0.0,
+            rewriting: 0.0,
+            ..Mixture::default()
+        };
         change(&mut m);
         let world = World::new(m).expect("a world");
         (0..60).map(|i| world.document(0, Split::Test, 0, i)).collect::<Vec<_>>()
     };
     assert!(only(|m| m.states = 1.0).iter().all(|d| d.contains("Now, the")));
-    assert!(only(|m| m.rewriting = 2.0).iter().all(|d| d.starts_with("Text: ") && d.contains("\nWhat matters: ")));
+    assert!(
+        only(|m| m.rewriting = 2.0).iter().all(|d| d.starts_with("Text: ") && d.contains("\nWhat matters: "))
+    );
     assert!(only(|m| m.reading = 1.0).iter().all(|d| d.contains("Q: ") && d.contains(" A: ")));
     assert!(only(|m| m.episodes = 1.0).iter().all(|d| d.contains(": ") && d.contains("\n\n")));
     assert!(only(|m| m.facts = 1.0).iter().all(|d| !d.contains('\n')));

@@ -1,7 +1,5 @@
 //! The model that the program brings.
 
-use std::process::Command;
-
 use sha2::{Digest, Sha256};
 use snapbox::{file, str};
 
@@ -37,7 +35,7 @@ fn a_cache_that_cannot_be_written_to_is_told() {
         .stdout_eq("")
         .stderr_eq(str![[r#"
 error: [TMP]/cache/refocus/builtin-[..]: the built-in model cannot be written
-caused by: Not a directory (os error 20)
+cause: Not a directory (os error 20)
 hint: set XDG_CACHE_HOME to a folder that can be written to
 
 "#]]);
