@@ -10,3 +10,4 @@ pub mod opinions;
 pub mod planted;
 pub mod recall;
 pub mod spurious;
+pub mod world;

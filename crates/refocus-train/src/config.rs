@@ -16,13 +16,13 @@ use crate::task::Task;
 use crate::trainer;
 use crate::weights::Weights;
 
-/// A training run of the flip-flop task. The same configuration gives the same bytes on every machine.
+/// A training run, of the flip-flop task or another. The same configuration gives the same bytes on every machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Seed of first parameters and dropout.
     pub seed: u64,
-    /// Seed of the strings.
+    /// Seed of the strings or documents.
     pub data_seed: u64,
     /// What is learned.
     pub task: Task,
@@ -139,16 +139,23 @@ pub enum Preset {
     Paper,
     /// One head on the automaton task (`spec/flip-flop.md` 4.2 and 7.2).
     Automaton,
+    /// The built-in model, on documents of a world.
+    World,
 }
+
+/// The recipe of [`Preset::World`].
+const WORLD: &str = include_str!("../../../models/world.toml");
 
 impl Preset {
     /// The configuration.
     ///
     /// # Errors
-    /// As [`Set::language`].
+    /// As [`Set::language`], or a damaged recipe.
     pub fn config(self) -> Result<RunConfig> {
-        if self == Preset::Automaton {
-            return Ok(automaton());
+        match self {
+            Preset::Automaton => return Ok(automaton()),
+            Preset::World => return RunConfig::parse(WORLD),
+            Preset::Lstm | Preset::Cpu | Preset::Paper => {}
         }
         let (sets, model, optimizer, every, save_every, sequences) = match self {
             Preset::Lstm => {
@@ -160,7 +167,7 @@ impl Preset {
                 let optimizer = Optimizer { steps: 2_000, lr: 1e-3, ..Optimizer::default() };
                 (Set::HALF, model, optimizer, 100, 250, [100, 200, 50])
             }
-            Preset::Paper | Preset::Automaton => {
+            Preset::Paper | Preset::Automaton | Preset::World => {
                 let model = ModelConfig::Transformer(Architecture::paper(6, 512, 8));
                 (Set::PAPER, model, Optimizer::default(), 1_000, 100, [1_000, 1_000, 100])
             }
@@ -182,6 +189,7 @@ impl Preset {
                 symbols: None,
                 registers: None,
                 family: None,
+                world: None,
             },
             model,
             dropout: DropoutRates::default(),
@@ -212,6 +220,7 @@ fn automaton() -> RunConfig {
             symbols: None,
             registers: None,
             family: None,
+            world: None,
         },
         model: ModelConfig::Transformer(architecture),
         dropout: DropoutRates::default(),
@@ -409,7 +418,7 @@ mod tests {
 
     #[test]
     fn presets_can_be_run_and_written() {
-        for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper, Preset::Automaton] {
+        for preset in [Preset::Lstm, Preset::Cpu, Preset::Paper, Preset::Automaton, Preset::World] {
             let c = preset.config().expect("a preset");
             c.check().expect("a configuration");
             let text = c.to_toml().expect("text");

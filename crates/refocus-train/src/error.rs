@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use refocus_model::export::ExportError;
 use refocus_model::{LoadError, RunError};
 use refocus_tasks::flipflop::LanguageError;
+use refocus_tasks::world::WorldError;
 
 /// A result of this crate.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -80,6 +81,9 @@ pub enum TrainError {
     /// No such strings.
     #[error(transparent)]
     Language(#[from] LanguageError),
+    /// No such world.
+    #[error(transparent)]
+    World(#[from] WorldError),
     /// A configuration has no such field.
     #[error("the configuration has no field '{field}'")]
     Field {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::config::{ModelConfig, RunConfig};
 use crate::error::Result;
 use crate::flipflop;
-use crate::trainer::Trainer;
+use crate::trainer::{Examples, Trainer};
 
 /// The work of a whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -44,7 +44,7 @@ impl Estimate {
         }
         let seconds_per_step = start.elapsed().as_secs_f64() / f64::from(steps);
         Ok(Self {
-            tokens: config.symbols(),
+            tokens: config.symbols()?,
             flops: config.flops()?,
             seconds_per_step,
             seconds: seconds_per_step * f64::from(config.optimizer.steps),
@@ -53,9 +53,14 @@ impl Estimate {
 }
 
 impl RunConfig {
-    /// Symbols that the run learns from.
-    fn symbols(&self) -> f64 {
-        self.task.batch as f64 * self.task.tokens as f64 * f64::from(self.optimizer.steps)
+    /// Symbols that the run learns from: each step as many as the first.
+    fn symbols(&self) -> Result<f64> {
+        Ok(self.first_step()?.ids.len() as f64 * f64::from(self.optimizer.steps))
+    }
+
+    fn first_step(&self) -> Result<Examples> {
+        let (language, task) = (self.task.language()?, &self.task);
+        Ok(flipflop::batch(&language, task.mode, self.data_seed, 0, task.batch))
     }
 
     /// Operations of the run: see [`Estimate::flops`].
@@ -63,15 +68,16 @@ impl RunConfig {
     /// # Errors
     /// Sizes that make no model.
     pub fn flops(&self) -> Result<f64> {
-        let (vocab, tokens) = (self.task.language()?.vocab(), self.task.tokens);
+        let first = self.first_step()?;
+        let (vocab, tokens) = (self.task.language()?.vocab(), first.ids.len() / first.lengths.len().max(1));
         let forward = match &self.model {
-            ModelConfig::Transformer(a) => forward(&a.spec(vocab, tokens)?, tokens),
+            ModelConfig::Transformer(a) => forward(&a.spec(vocab, self.task.tokens)?, tokens),
             ModelConfig::Lstm { hidden } => {
                 let h = *hidden as f64;
                 2.0 * (8.0 * h * h + h * vocab as f64)
             }
         };
-        Ok(3.0 * forward * self.symbols())
+        Ok(3.0 * forward * self.symbols()?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use refocus_compute::Ops;
 use refocus_model::RunError;
 use refocus_tasks::flipflop::{Alphabet, AutomatonString, Split, asked};
+use refocus_tasks::world::END;
 use serde::{Deserialize, Serialize};
 
 use crate::task::Language;
@@ -26,6 +27,8 @@ pub enum Mode {
     /// Another task: inputs that write or do nothing, and the state at every position
     /// ([`refocus_tasks::flipflop::Automaton`]).
     Automaton,
+    /// Another task: every token of a world's documents ([`refocus_tasks::world::World`]).
+    World,
 }
 
 /// The examples of some strings of the paper's language. In clean mode the last symbol of a string asks
@@ -66,10 +69,19 @@ fn states(strings: impl IntoIterator<Item = AutomatonString>) -> Examples {
 }
 
 impl Language {
-    /// The examples of some strings, by their numbers; the automaton is asked everywhere in every mode.
+    /// The examples of some strings, by their numbers; automaton and world are asked everywhere in every mode.
     fn examples(&self, mode: Mode, seed: u64, split: Split, step: u32, numbers: Range<u32>) -> Examples {
         match self {
             Language::Automaton(a) => states(numbers.map(|i| a.string(seed, split, step, i))),
+            Language::World(d) => {
+                let document = |i| {
+                    let mut ids = d.vocabulary.encode(&d.world.document(seed, split, step, i));
+                    ids.push(END);
+                    ids.truncate(d.longest);
+                    ids
+                };
+                ask(&Alphabet::BINARY, Mode::Generative, numbers.map(document))
+            }
             Language::Strings(l) => {
                 let string = |i| {
                     let mut ids = Vec::with_capacity(l.tokens());

@@ -2,7 +2,7 @@
 //! through the one forward pass, on a tape, so every readout and every patch works on it.
 //!
 //! [`Architecture`] says what the model is and draws its first parameters; [`Trainer`] takes steps of
-//! [`AdamW`] under a [`Schedule`]; [`flipflop`] makes the flip-flop task's examples and scores. A
+//! [`AdamW`] under a [`Schedule`]; [`flipflop`] makes examples and scores, of the flip-flop task and of others. A
 //! [`RunConfig`] is a whole run as data, and [`Run`] carries it out in a folder.
 //!
 //! A run is a pure function of its seeds and configuration: the same bits at any number of threads and
@@ -32,6 +32,6 @@ pub use lstm::{Lstm, LstmShape, LstmWeights};
 pub use run::{Progress, Run};
 pub use saved::{Saved, checkpoint_path, load};
 pub use sharpen::{Anneal, Penalty, Sharpen};
-pub use task::{Language, Strings, Symbols, Task};
+pub use task::{Documents, Language, Strings, Symbols, Task};
 pub use trainer::{Config, Examples, Report, Score, Trainer, choices};
 pub use weights::{Net, Tensor, Weights};

@@ -7,14 +7,15 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
-use refocus_model::export::Export;
+use refocus_model::export::{Beside, Export, Precision};
 use refocus_results::atomic::write_whole;
+use refocus_tasks::world::END;
 
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::flipflop;
 use crate::saved::{checkpoint_path, load, save};
-use crate::task::Language;
+use crate::task::{Documents, Language};
 use crate::trainer::{Report, Score, Trainer};
 
 /// One step of a run.
@@ -160,8 +161,18 @@ impl<K: Kernels> Run<K> {
     pub fn save_model(&self) -> Result<Option<PathBuf>> {
         let Some(params) = self.trainer.weights().params() else { return Ok(None) };
         let path = self.dir.join("model");
+        let mut spec = params.spec().clone();
+        let documents = if let Language::World(d) = &self.language { Some(d) } else { None };
+        if documents.is_some() {
+            spec.eos = vec![END];
+        }
+        let mut export = Export::new(&spec, params)?;
+        if let Some(d) = documents {
+            // It is meant to be handed on: small, and with its tokenizer.
+            export.precision(Precision::F16).beside(d.tokenizer_files(spec.n_ctx)?);
+        }
         // What stands there is an earlier state of the same run.
-        Export::new(params.spec(), params)?.write(&path, true, &mut |_, _| {})?;
+        export.write(&path, true, &mut |_, _| {})?;
         Ok(Some(path))
     }
 
@@ -174,6 +185,22 @@ impl<K: Kernels> Run<K> {
                 .map_err(|source| TrainError::Run { step, source })
         };
         self.tests.iter().zip(&self.config.watch.sets).map(one).collect()
+    }
+}
+
+impl Documents {
+    /// The files of the world's tokenizer, for texts of at most `tokens`.
+    fn tokenizer_files(&self, tokens: usize) -> Result<Vec<Beside>> {
+        let file = |name: &str, value: &serde_json::Value| {
+            let bytes = serde_json::to_vec_pretty(value).map_err(|e| TrainError::Write {
+                path: name.into(),
+                step: 0,
+                source: e.into(),
+            })?;
+            Ok::<_, TrainError>(Beside { name: name.to_owned(), bytes })
+        };
+        let v = &self.vocabulary;
+        Ok(vec![file("tokenizer.json", &v.tokenizer())?, file("tokenizer_config.json", &v.settings(tokens))?])
     }
 }
 

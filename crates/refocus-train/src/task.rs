@@ -1,6 +1,7 @@
-//! What is learned, as data: strings of the flip-flop language or the automaton task.
+//! What is learned, as data: strings of the flip-flop language, the automaton task, or documents of a world.
 
 use refocus_tasks::flipflop::{Alphabet, Automaton, Family, FlipFlop, LanguageError, Probabilities};
+use refocus_tasks::world::{Mixture, Vocabulary, World};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -10,14 +11,14 @@ use crate::flipflop::Mode;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// Symbols of a string.
+    /// Symbols of a string; of a document at most.
     pub tokens: usize,
     /// Probabilities to ignore; each string has one of them, all equally often. For the automaton one
-    /// probability to do nothing.
+    /// probability to do nothing; a world has none.
     pub ignore: Vec<f64>,
     /// Which positions are asked.
     pub mode: Mode,
-    /// Strings of a step.
+    /// Strings or documents of a step.
     pub batch: usize,
     /// What data are made of; absent: bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,6 +29,9 @@ pub struct Task {
     /// How strings deviate from `FFL(T, p)`; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Strings>,
+    /// What a world holds; absent: its usual mixture, where the mode is one of a world.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<Mixture>,
 }
 
 /// `M` symbols, or `"M*W"`: data of `W` symbols each.
@@ -161,6 +165,17 @@ pub enum Language {
     Strings(FlipFlop),
     /// Inputs of the automaton.
     Automaton(Automaton),
+    /// Documents.
+    World(Box<Documents>),
+}
+
+/// A world, and its documents as ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Documents {
+    pub(crate) world: World,
+    pub(crate) vocabulary: Vocabulary,
+    /// Longest document; longer ones are cut.
+    pub(crate) longest: usize,
 }
 
 impl From<FlipFlop> for Language {
@@ -175,6 +190,7 @@ impl Language {
         match self {
             Language::Strings(l) => l.alphabet().vocab(),
             Language::Automaton(_) => Automaton::VOCAB,
+            Language::World(d) => d.vocabulary.len(),
         }
     }
 
@@ -182,7 +198,7 @@ impl Language {
     pub(crate) fn width(&self) -> usize {
         match self {
             Language::Strings(l) => l.alphabet().width(),
-            Language::Automaton(_) => 1,
+            Language::Automaton(_) | Language::World(_) => 1,
         }
     }
 }
@@ -202,6 +218,12 @@ impl Task {
     /// # Errors
     /// There is none, or one that cannot be.
     pub fn language(&self) -> Result<Language> {
+        if self.mode == Mode::World {
+            return self.documents();
+        }
+        if self.world.is_some() {
+            return Err(bad("task.world", 1.0, "only the mode world has one"));
+        }
         let [first, more @ ..] = self.ignore.as_slice() else {
             return Err(bad("task.ignore", 0.0, "at least one probability is needed"));
         };
@@ -210,12 +232,7 @@ impl Task {
             if !more.is_empty() {
                 return Err(bad("task.ignore", several, "the automaton has one probability to do nothing"));
             }
-            let widened = [
-                ("task.symbols", self.symbols.map(|s| s.symbols as f64)),
-                ("task.registers", self.registers.map(|r| r as f64)),
-                ("task.family", self.family.map(|_| 1.0)),
-            ];
-            if let Some((what, Some(got))) = widened.into_iter().find(|(_, got)| got.is_some()) {
+            if let Some((what, got)) = self.widened() {
                 return Err(bad(what, got, "the automaton has one bit and no families"));
             }
             return Ok(Language::Automaton(Automaton::new(self.tokens, *first)?));
@@ -232,11 +249,42 @@ impl Task {
         Ok(FlipFlop::of(self.alphabet()?, self.tokens, p, family)?.into())
     }
 
+    /// The first field that widens strings of bits, with its value.
+    fn widened(&self) -> Option<(&'static str, f64)> {
+        let fields = [
+            ("task.symbols", self.symbols.map(|s| s.symbols as f64)),
+            ("task.registers", self.registers.map(|r| r as f64)),
+            ("task.family", self.family.map(|_| 1.0)),
+        ];
+        fields.into_iter().find_map(|(what, got)| Some((what, got?)))
+    }
+
+    fn documents(&self) -> Result<Language> {
+        if let Some(first) = self.ignore.first() {
+            return Err(bad("task.ignore", *first, "a world has no probability to ignore"));
+        }
+        if let Some((what, got)) = self.widened() {
+            return Err(bad(what, got, "a world has documents and no strings"));
+        }
+        if self.tokens < 2 {
+            return Err(bad("task.tokens", self.tokens as f64, "a document has at least two tokens"));
+        }
+        let world = World::new(self.world.unwrap_or_default())?;
+        Ok(Language::World(Box::new(Documents {
+            world,
+            vocabulary: Vocabulary::new()?,
+            longest: self.tokens,
+        })))
+    }
+
     /// What is tested on: the plain language of the same symbols, or the automaton.
     ///
     /// # Errors
-    /// The probability is none.
+    /// The probability is none, or the mode is one of a world, which has no sets of strings.
     pub fn test_language(&self, ignore: f64) -> Result<Language> {
+        if self.mode == Mode::World {
+            return Err(bad("watch.sets.ignore", ignore, "a world is tested by its loss alone"));
+        }
         if self.mode == Mode::Automaton {
             return Ok(Language::Automaton(Automaton::new(self.tokens, ignore)?));
         }
@@ -282,6 +330,23 @@ mod tests {
         assert_eq!(l.family(), &Family::mixture(&[0.1, 0.9]).expect("a mixture"));
         t.family = Some(Strings::ReadRun { run: 2 });
         assert!(t.language().is_err_and(|e| e.to_string().contains("task.ignore")));
+    }
+
+    #[test]
+    fn a_world_has_documents_and_no_strings() {
+        let mut t = task("").expect("a task");
+        (t.mode, t.ignore) = (Mode::World, Vec::new());
+        let Ok(Language::World(d)) = t.language() else { panic!("documents") };
+        assert_eq!(d.longest, 60);
+        let told = |t: &Task| t.language().err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(told(&Task { ignore: vec![0.5], ..t.clone() }).contains("task.ignore"));
+        assert!(told(&Task { registers: Some(2), ..t.clone() }).contains("task.registers"));
+        let bad = Mixture { forced: 2.0, ..Mixture::default() };
+        assert!(told(&Task { world: Some(bad), ..t.clone() }).contains("forced = 2"));
+        assert!(t.test_language(0.5).is_err());
+        assert!(
+            told(&Task { mode: Mode::Clean, world: Some(Mixture::default()), ..t }).contains("task.world")
+        );
     }
 
     #[test]

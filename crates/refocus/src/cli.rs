@@ -33,7 +33,7 @@ pub(crate) use self::serve::Serve;
 pub(crate) use self::shell::{Completions, Man};
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
-pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
+pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens, TrainRun, TrainWorld};
 
 const AFTER: &str = "\
 Exit codes:
@@ -259,9 +259,10 @@ pub(crate) enum PatchCommand {
 /// The model of a command.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArg {
-    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf].
+    /// A folder in Hugging Face layout, a .gguf file, a hub id org/name[@revision][:FILE.gguf], or builtin.
     ///
-    /// What is not found as a path is looked for in the folders of REFOCUS_MODELS, with and without the
+    /// builtin is a small model that the program brings (a folder of that name is ./builtin); its files are put
+    /// into refocus/ of XDG_CACHE_HOME [default: ~/.cache]. What is not found as a path is looked for in the folders of REFOCUS_MODELS, with and without the
     /// suffix .gguf, and then on the hub. A model from the hub is kept in the cache that Python uses too;
     /// at a full commit hash it is used from there without asking the hub again.
     pub(crate) model: Option<PathBuf>,

@@ -4,6 +4,7 @@
 //! [`command`] is the one definition of the flags; help, man pages and completions come from it.
 
 mod backend;
+mod builtin;
 mod cli;
 mod commands;
 mod failure;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use refocus_hub::HubError;
 use refocus_model::{Checkpoint, LoadError};
 
+use crate::builtin;
 use crate::failure::{Failure, Outcome};
 use crate::hub;
 use crate::printer::Printer;
@@ -13,8 +14,8 @@ use crate::printer::Printer;
 /// Folders in which models are looked for by name, as in `PATH`.
 const MODELS: &str = "REFOCUS_MODELS";
 
-const WHAT: &str = "a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id \
-                    org/name[@revision]";
+const WHAT: &str = "a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, a hub id \
+                    org/name[@revision], or builtin";
 
 /// Opens the model that an argument names; one on a hub is fetched first.
 pub(crate) fn open(arg: Option<&Path>, printer: &Printer) -> Outcome<Checkpoint> {
@@ -33,9 +34,17 @@ pub(crate) fn open_at(path: &Path) -> Outcome<Checkpoint> {
     })
 }
 
-/// A path as it is, else the name of something in a folder of `REFOCUS_MODELS`, else a hub id.
+/// How a document calls a model: by its path, or as the one that the program brings.
+pub(crate) fn shown(arg: &Path, checkpoint: &Checkpoint) -> String {
+    if builtin::is_meant(arg) { builtin::NAME.to_owned() } else { checkpoint.path().display().to_string() }
+}
+
+/// The model that the program brings, a path as it is, else the name of something in a folder of `REFOCUS_MODELS`, else a hub id.
 pub(crate) fn find(arg: Option<&Path>, printer: &Printer) -> Outcome<PathBuf> {
     let Some(arg) = arg else { return Err(Failure::new("no MODEL is given").hint(WHAT)) };
+    if builtin::is_meant(arg) {
+        return builtin::folder();
+    }
     if arg.exists() {
         return Ok(arg.to_owned());
     }

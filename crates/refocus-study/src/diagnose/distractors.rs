@@ -169,3 +169,26 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
         examples: lost.take(3).map(example).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use refocus_tasks::flipflop::Split;
+    use refocus_tasks::world::{Mixture, World};
+
+    use super::*;
+
+    /// The built-in model is asked in sentences, and about words, that it has not read.
+    #[test]
+    fn the_worlds_documents_hold_none_of_the_sentences() {
+        let world = World::new(Mixture::default()).expect("a world");
+        let text: Vec<String> = (0..4000).map(|i| world.document(0, Split::Train, 0, i)).collect();
+        let text = text.join("\n");
+        for sentence in SENTENCES {
+            let (before, after) = sentence.split_once("{}").expect("a place");
+            assert!(!text.contains(before) && !(after.len() > 1 && text.contains(after)), "{sentence}");
+        }
+        // One of them is a sport of the toy task as well.
+        let known: Vec<&str> = NEUTRAL.into_iter().filter(|w| text.contains(w)).collect();
+        assert_eq!(known, ["cycling"]);
+    }
+}

@@ -5,3 +5,4 @@ mod facts;
 mod families;
 mod flipflop;
 mod words;
+mod world;

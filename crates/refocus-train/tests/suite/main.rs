@@ -5,3 +5,4 @@ mod learning;
 mod lstm;
 mod options;
 mod runs;
+mod world;

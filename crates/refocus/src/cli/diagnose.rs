@@ -8,7 +8,11 @@ use refocus_study::diagnose::{Budget, Probe};
 use super::ModelArg;
 
 pub(super) const EXAMPLES: &str = "\
+Without MODEL it is builtin: a small model that the program brings.
+
 Examples:
+  See in seconds what a diagnosis is, on the built-in model:
+    refocus diagnose
   What slips in a model, in about two minutes:
     refocus diagnose MODEL --out run
   As a gate: exit code 1 where a bound is crossed:

@@ -20,6 +20,16 @@ pub(crate) enum TrainCommand {
         refocus train flipflop --preset cpu --out runs/decoy --set task.family=decoy --set task.family.burst=4\n  \
         refocus train flipflop --preset automaton --out runs/linear --set model.positions=linear --set model.norm=none")]
     Flipflop(TrainFlipflop),
+    /// Train the built-in model, or another on the same kind of texts.
+    ///
+    /// The texts are drawn from --seed: facts, lists of words with their classes, a light that is turned on and
+    /// off, questions after sentences that do or do not matter. The folder of the run is as that of `train
+    /// flipflop`; its folder model has a tokenizer and weights as f16, and loads in transformers. The recipe
+    /// is models/world.toml in the repository.
+    #[command(after_long_help = "Examples:\n  refocus train world --out runs/world\n  \
+        refocus train world --seed 1 --out runs/world-1 --set task.world.named_right=0.5\n  \
+        refocus diagnose runs/world/model --out runs/world/diagnosis")]
+    World(TrainWorld),
     /// Learn the tuned lens of a model from a text.
     ///
     /// One affine map a layer, after which the model's own final norm and unembedding say nearly what the whole
@@ -56,12 +66,8 @@ pub(crate) struct TrainFlipflop {
     /// The configuration to start from.
     #[arg(long, value_enum)]
     pub(crate) preset: PresetName,
-    /// Folder of the run.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["show", "estimate"])]
-    pub(crate) out: Option<PathBuf>,
-    /// Steps of the run; the learning rate falls to zero over them.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) steps: Option<u32>,
+    #[command(flatten)]
+    pub(crate) run: TrainRun,
     /// Change any field of the configuration, such as optimizer.lr=0.001; may be repeated.
     ///
     /// --show lists the fields. Those that a preset leaves out: task.symbols (M, or M*W), task.registers,
@@ -70,6 +76,26 @@ pub(crate) struct TrainFlipflop {
     /// together.
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainWorld {
+    #[command(flatten)]
+    pub(crate) run: TrainRun,
+    /// Change any field of the recipe, such as optimizer.lr=0.001; may be repeated. --show lists the fields.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// What every run in a folder is told.
+#[derive(Debug, Args)]
+pub(crate) struct TrainRun {
+    /// Folder of the run.
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["show", "estimate"])]
+    pub(crate) out: Option<PathBuf>,
+    /// Steps of the run; the learning rate falls to zero over them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: Option<u32>,
     /// Print the configuration as TOML and train nothing.
     #[arg(long)]
     pub(crate) show: bool,

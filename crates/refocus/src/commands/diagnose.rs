@@ -16,7 +16,7 @@ use crate::cli::{Diagnose, Global};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::table::{Side, Table};
-use crate::{backend, model_arg, output};
+use crate::{backend, builtin, model_arg, output};
 
 const SCHEMA: &str = "refocus.findings/1";
 
@@ -54,7 +54,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     }
     probes.sort();
     probes.dedup();
-    let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
+    let model = args.model.model.as_deref().unwrap_or(Path::new(builtin::NAME));
+    let checkpoint = model_arg::open(Some(model), printer)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
         Failure::from(e).hint("a diagnosis asks in text: it needs a model that brings its tokenizer")
     })?;
@@ -71,7 +72,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
     let mut document = Document {
         schema: SCHEMA.to_owned(),
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(model, &checkpoint),
         settings,
         findings,
         mitigation,

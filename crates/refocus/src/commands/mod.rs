@@ -100,6 +100,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Outcome<Ended> {
         Command::Flipflop(FlipflopCommand::Handset(args)) => flipflop_handset::run(args, printer),
         Command::System2(System2Command::Eval(args)) => system2_eval::run(args, global, printer),
         Command::Train(TrainCommand::Flipflop(args)) => train::flipflop(args, global, printer),
+        Command::Train(TrainCommand::World(args)) => train::world(args, global, printer),
         Command::Rewrite(args) => rewrite::run(args, global, printer),
         Command::Train(TrainCommand::Lens(args)) => train_lens::run(args, global, printer),
         Command::Report(args) => report::run(args, printer),

@@ -1,4 +1,4 @@
-//! `train flipflop`.
+//! `train flipflop` and `train world`.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Ended;
 use crate::backend;
-use crate::cli::{Global, PresetName, TrainFlipflop};
+use crate::cli::{Global, PresetName, TrainFlipflop, TrainRun, TrainWorld};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::table::{Table, grouped};
@@ -53,35 +53,56 @@ struct Set {
     errors: usize,
 }
 
-/// The configuration that the flags ask for.
-fn configure(args: &TrainFlipflop, global: &Global) -> Outcome<RunConfig> {
-    let mut config = match args.preset {
+/// A run as it is asked for.
+struct Asked<'a> {
+    preset: Preset,
+    args: &'a TrainRun,
+    set: &'a [String],
+    /// The command that lists the fields.
+    show: &'static str,
+}
+
+/// Runs `train flipflop`.
+pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let preset = match args.preset {
         PresetName::Lstm => Preset::Lstm,
         PresetName::Cpu => Preset::Cpu,
         PresetName::Paper => Preset::Paper,
         PresetName::Automaton => Preset::Automaton,
-    }
-    .config()?;
+    };
+    let show = "refocus train flipflop --preset NAME --show";
+    run(&Asked { preset, args: &args.run, set: &args.set, show }, global, printer)
+}
+
+/// Runs `train world`.
+pub(super) fn world(args: &TrainWorld, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let show = "refocus train world --show";
+    run(&Asked { preset: Preset::World, args: &args.run, set: &args.set, show }, global, printer)
+}
+
+/// The configuration that the flags ask for.
+fn configure(asked: &Asked<'_>, global: &Global) -> Outcome<RunConfig> {
+    let mut config = asked.preset.config()?;
     (config.seed, config.data_seed) = (global.seed, global.seed);
-    if let Some(steps) = args.steps {
+    if let Some(steps) = asked.args.steps {
         config.optimizer.steps = steps;
     }
-    for change in &args.set {
+    for change in asked.set {
         let Some((field, value)) = change.split_once('=') else {
             return Err(Failure::new(format!("--set {change}: a field and its value, joined by '='")));
         };
         config = config.with(field.trim(), value.trim()).map_err(|e| {
             Failure::because(format!("--set {change} cannot be used"), e)
-                .hint("`refocus train flipflop --preset NAME --show` lists the fields")
+                .hint(format!("`{}` lists the fields", asked.show))
         })?;
     }
     config.check()?;
     Ok(config)
 }
 
-/// Runs the command.
-pub(super) fn flipflop(args: &TrainFlipflop, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let config = configure(args, global)?;
+fn run(asked: &Asked<'_>, global: &Global, printer: &Printer) -> Outcome<Ended> {
+    let config = configure(asked, global)?;
+    let args = asked.args;
     if args.show {
         if printer.is_json() {
             printer.document(&config)?;

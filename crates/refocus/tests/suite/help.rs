@@ -18,6 +18,7 @@ fn long_help() {
     refocus("model doctor --help").assert().success().stdout_eq(file!["help/model-doctor.txt"]);
     refocus("model convert --help").assert().success().stdout_eq(file!["help/model-convert.txt"]);
     refocus("train flipflop --help").assert().success().stdout_eq(file!["help/train-flipflop.txt"]);
+    refocus("train world --help").assert().success().stdout_eq(file!["help/train-world.txt"]);
     refocus("overthinking --help").assert().success().stdout_eq(file!["help/overthinking.txt"]);
     refocus("recall --help").assert().success().stdout_eq(file!["help/recall.txt"]);
     refocus("train lens --help").assert().success().stdout_eq(file!["help/train-lens.txt"]);

@@ -110,7 +110,7 @@ hint: check the spelling, or fetch it once with HF_HUB_OFFLINE=0
 "#]]);
     refused(refocus("model inspect org/na--me")).stderr_eq(str![[r#"
 error: org/na--me: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id org/name[@revision]; it is no hub id either, since 'na--me' has '--' or '..' in it
+hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, a hub id org/name[@revision], or builtin; it is no hub id either, since 'na--me' has '--' or '..' in it
 
 "#]]);
     refused(inspect(&tmp, &url, "org/tiny@v2")).stderr_eq(str![[r#"

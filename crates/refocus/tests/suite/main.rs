@@ -2,6 +2,7 @@
 //!
 //! `SNAPSHOTS=overwrite cargo test -p refocus` writes what the program says now into these files.
 
+mod builtin;
 mod convert;
 mod diagnose;
 mod doctor;

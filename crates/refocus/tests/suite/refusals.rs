@@ -8,7 +8,7 @@ use crate::support::{Tmp, refocus, refocus_args, refused};
 fn no_model() {
     refused(refocus("model inspect")).stderr_eq(str![[r#"
 error: no MODEL is given
-hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id org/name[@revision]
+hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, a hub id org/name[@revision], or builtin
 
 "#]]);
 }
@@ -17,12 +17,12 @@ hint: a model is a folder in Hugging Face layout (config.json beside *.safetenso
 fn a_path_that_is_not_there() {
     refused(refocus("model inspect fixtures/gpt3")).stderr_eq(str![[r#"
 error: fixtures/gpt3: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id org/name[@revision]
+hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, a hub id org/name[@revision], or builtin
 
 "#]]);
     refused(refocus("model inspect nothing/there/model.gguf")).stderr_eq(str![[r#"
 error: nothing/there/model.gguf: there is no such file or folder
-hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, or a hub id org/name[@revision]
+hint: a model is a folder in Hugging Face layout (config.json beside *.safetensors or pytorch_model.bin), a .gguf file, a hub id org/name[@revision], or builtin
 
 "#]]);
 }
