@@ -79,11 +79,11 @@ fn a_regression_is_judged_on_facts_left_out() {
             assert_eq!((judged.id.as_ref(), judged.n), ("C4", FACTS), "{name}");
         }
         let found =
-            mlp::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
-        assert_eq!(mlp::judge_intercept(&found).verdict, Verdict::CannotBeTested, "{name}: seven facts");
+            intercept::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
+        assert_eq!(intercept::judge_intercept(&found).verdict, Verdict::CannotBeTested, "{name}: seven facts");
         let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
         let b = [3.0, -1.0, 2.0];
-        assert!((length(&mlp::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
+        assert!((length(&intercept::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
     }
 }
 
@@ -191,7 +191,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
     let frequencies = Frequencies::of(&text, spec.vocab).expect("counts");
     let generic = price::generic_mean(&mut s.o, &s.m, &text[..20]).expect("runs");
     let intercept: Arc<[f32]> =
-        mlp::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
+        intercept::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
     let parts = mitigate::Parts {
         heads: &chosen,
         head_means: &means,
