@@ -1,7 +1,10 @@
 //! The page of a study of factual recall.
 
+mod inside;
+mod inside_heads;
+
 use refocus_results::StoredRun;
-use refocus_results::recall::{Claim, Fall, Point as Row, Relation};
+use refocus_results::recall::{Claim, Fall, Number, Point as Row, Relation, Repair};
 
 use crate::chart::{Dot, DotChart, DotRow, Format, LineChart, Point, Series, Tone};
 use crate::overthinking::numbers;
@@ -15,6 +18,8 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
     let trace: Vec<Row> = run.rows()?.unwrap_or_default();
     let falls: Vec<Fall> = run.rows()?.unwrap_or_default();
     let claims: Vec<Claim> = run.rows()?.unwrap_or_default();
+    let found: Vec<Number> = run.rows()?.unwrap_or_default();
+    let repaired: Vec<Repair> = run.rows()?.unwrap_or_default();
     let mut all = Vec::new();
     if !relations.is_empty() {
         all.push(RunSection {
@@ -52,6 +57,7 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
             parts: vec![Part::Figures(by_shots(&falls)), Part::Grid(lost(&falls))],
         });
     }
+    all.extend(inside::sections(&found, &repaired));
     Ok(all)
 }
 
