@@ -83,12 +83,7 @@ impl MatrixMap {
     }
 
     /// Squared errors at the prompts `outside` of the fit on those `inside`.
-    fn errors(
-        &self,
-        inside: &[usize],
-        outside: &[usize],
-        ridge: f64,
-    ) -> Result<Vec<(usize, f64)>, FitError> {
+    fn errors(&self, inside: &[usize], outside: &[usize], ridge: f64) -> Result<Vec<(usize, f64)>, FitError> {
         let (n, k, d) = (self.of.len(), inside.len(), self.d);
         let mut clusters: Vec<usize> = inside.iter().map(|&i| self.of[i]).collect();
         clusters.sort_unstable();
@@ -100,8 +95,7 @@ impl MatrixMap {
         let with = |i: usize| inside.iter().map(|&j| self.products[i * n + j]).sum::<f64>() / k as f64;
         let own: Vec<f64> = inside.iter().map(|&i| with(i)).collect();
         let all = own.iter().sum::<f64>() / k as f64;
-        let centred =
-            |i: usize, mean: f64, b: usize| self.products[i * n + inside[b]] - mean - own[b] + all;
+        let centred = |i: usize, mean: f64, b: usize| self.products[i * n + inside[b]] - mean - own[b] + all;
         let mut a: Vec<f64> = (0..k * k).map(|x| centred(inside[x / k], own[x / k], x % k)).collect();
         let lambda = ridge * (0..k).map(|i| a[i * k + i]).sum::<f64>() / k as f64;
         (0..k).for_each(|i| a[i * k + i] += lambda);

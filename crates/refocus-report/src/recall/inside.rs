@@ -71,7 +71,8 @@ pub(super) fn chance(n: Option<&Number>) -> Cell {
 /// Sections for what was found.
 pub(super) fn sections(found: &[Number], repaired: &[Repair]) -> Vec<RunSection> {
     let cases = Case::all(found);
-    let all = [inside_heads::section(&cases), mlps(&cases), with_facts(&cases), last(&cases), repairs(repaired)];
+    let all =
+        [inside_heads::section(&cases), mlps(&cases), with_facts(&cases), last(&cases), repairs(repaired)];
     all.into_iter().flatten().collect()
 }
 
@@ -87,8 +88,7 @@ fn mlps(cases: &[Case<'_>]) -> Option<RunSection> {
     }
     figures.extend(cases.iter().filter_map(weights));
     let direct: Vec<Figure> = cases.iter().filter_map(direct).collect();
-    let mut parts =
-        vec![Part::Figures(figures), Part::Grid(fits(cases)), Part::Grid(intercepts(cases))];
+    let mut parts = vec![Part::Figures(figures), Part::Grid(fits(cases)), Part::Grid(intercepts(cases))];
     if !direct.is_empty() {
         let title = "What each MLP adds to the answer directly".to_owned();
         parts.push(Part::Fold(Fold { title, figures: direct, grids: Vec::new() }));
@@ -165,10 +165,8 @@ fn weights(case: &Case<'_>) -> Option<Figure> {
 
 /// What each MLP adds to π(Y) directly.
 fn direct(case: &Case<'_>) -> Option<Figure> {
-    let all: Vec<&Number> = case
-        .stage("heads")
-        .filter(|n| n.measure == "direct" && n.about.starts_with("mlp "))
-        .collect();
+    let all: Vec<&Number> =
+        case.stage("heads").filter(|n| n.measure == "direct" && n.about.starts_with("mlp ")).collect();
     if all.is_empty() {
         return None;
     }
@@ -229,7 +227,16 @@ fn intercepts(cases: &[Case<'_>]) -> Grid {
                 Cell::text(layer.map_or_else(String::new, |l| l.to_string())),
                 Cell::text(about),
             ];
-            let measures = ["answer", "argument", "others", "specific", "cosine", "without", "own_answer", "their_answer"];
+            let measures = [
+                "answer",
+                "argument",
+                "others",
+                "specific",
+                "cosine",
+                "without",
+                "own_answer",
+                "their_answer",
+            ];
             row.extend(measures.map(|m| cell(case.get("intercept", about, m))));
             rows.push(row);
         }
@@ -365,7 +372,8 @@ fn last(cases: &[Case<'_>]) -> Option<RunSection> {
         let own = |n: &&Number| n.about == "all" && n.measure == "to_first";
         for n in case.stage("last_heads").filter(own) {
             let of = |measure: &str| {
-                case.stage("last_heads").find(|m| m.about == "all" && m.head == n.head && m.measure == measure)
+                case.stage("last_heads")
+                    .find(|m| m.about == "all" && m.head == n.head && m.measure == measure)
             };
             let mut row = vec![Cell::text(case.title.clone())];
             row.push(Cell::text(n.head.unwrap_or(0).to_string()));
@@ -383,14 +391,16 @@ fn last(cases: &[Case<'_>]) -> Option<RunSection> {
             points_to.push(row);
         }
     }
-    let numbers = ["attention to the first token", "length", "of what the block writes", "correlation with frequency"];
+    let numbers =
+        ["attention to the first token", "length", "of what the block writes", "correlation with frequency"];
     let text = [Head::text("prompts"), Head::text("head")];
     let heads = Grid {
         caption: "Heads of the last block".to_owned(),
         head: text.into_iter().chain(numbers.map(Head::number)).collect(),
         rows: heads,
     };
-    let numbers = ["cosine with the average token", "without the shared direction", "correlation with frequency"];
+    let numbers =
+        ["cosine with the average token", "without the shared direction", "correlation with frequency"];
     let text = [Head::text("prompts"), Head::text("vector")];
     let points_to = Grid {
         caption: "Where the last MLP's vector points".to_owned(),
@@ -531,11 +541,7 @@ fn prices(title: &str, all: &[&Repair]) -> Grid {
     let text = ["repair", ""].map(Head::text);
     Grid {
         caption: format!("{title}: {facts} facts, {tokens} tokens of text"),
-        head: text
-            .into_iter()
-            .chain(numbers.map(Head::number))
-            .chain([Head::text("what is done")])
-            .collect(),
+        head: text.into_iter().chain(numbers.map(Head::number)).chain([Head::text("what is done")]).collect(),
         rows: rows.collect(),
     }
 }

@@ -80,7 +80,8 @@ fn is_head(n: &Number, measure: &str) -> bool {
 
 fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
     let scale = if share { 100.0 } else { 1.0 };
-    let most = |of: fn(&Number) -> Option<i64>| cells.iter().filter_map(|n| of(n)).max().unwrap_or(0) as usize + 1;
+    let most =
+        |of: fn(&Number) -> Option<i64>| cells.iter().filter_map(|n| of(n)).max().unwrap_or(0) as usize + 1;
     let mut order = cells.to_vec();
     order.sort_by(|a, b| a.value.total_cmp(&b.value));
     let named: Vec<String> = order
@@ -101,8 +102,10 @@ fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
 
 /// Effects of the MLPs.
 fn mlps(case: &Case<'_>) -> Option<Figure> {
-    let all: Vec<&Number> =
-        case.stage("heads").filter(|n| n.measure == "path" && n.head.is_none() && n.layer.is_some()).collect();
+    let all: Vec<&Number> = case
+        .stage("heads")
+        .filter(|n| n.measure == "path" && n.head.is_none() && n.layer.is_some())
+        .collect();
     if all.is_empty() {
         return None;
     }
@@ -119,10 +122,7 @@ fn mlps(case: &Case<'_>) -> Option<Figure> {
     let numbers = Grid {
         caption: caption.clone(),
         head: vec![Head::text("layer"), Head::number("change of π(Y), % [interval]")],
-        rows: all
-            .iter()
-            .map(|n| vec![Cell::text(n.layer.unwrap_or(0).to_string()), cell(Some(n))])
-            .collect(),
+        rows: all.iter().map(|n| vec![Cell::text(n.layer.unwrap_or(0).to_string()), cell(Some(n))]).collect(),
     };
     Some(Figure { caption, svg: chart.svg(), numbers: Some(numbers) })
 }
@@ -150,7 +150,9 @@ fn strongest(case: &Case<'_>) -> Option<Grid> {
     });
     Some(Grid {
         caption: format!("{}: the parts that matter most, in % of π(Y)", case.title),
-        head: std::iter::once(Head::text("replaced")).chain(columns.map(|(_, name)| Head::number(name))).collect(),
+        head: std::iter::once(Head::text("replaced"))
+            .chain(columns.map(|(_, name)| Head::number(name)))
+            .collect(),
         rows: rows.collect(),
     })
 }

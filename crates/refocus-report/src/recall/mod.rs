@@ -225,6 +225,18 @@ fn figure(title: String, series: Vec<Series>) -> Option<Figure> {
     Some(Figure { caption: title, numbers: Some(numbers(&chart)), svg: chart.svg() })
 }
 
+/// Names of the colours that are there.
+fn legend(rows: &[DotRow]) -> Vec<(Tone, String)> {
+    let named = [
+        (Tone::True, "all"),
+        (Tone::Third, "tuned"),
+        (Tone::False, "first before"),
+        (Tone::Muted, "matched"),
+    ];
+    let there = |tone: &Tone| rows.iter().flat_map(|r| &r.dots).any(|d| d.tone == *tone);
+    named.into_iter().filter(|(tone, _)| there(tone)).map(|(tone, name)| (tone, name.to_owned())).collect()
+}
+
 /// What answers and matched tokens lose, by number of other facts.
 fn by_shots(falls: &[Fall]) -> Vec<Figure> {
     let mut figures = Vec::new();
@@ -262,7 +274,7 @@ fn by_shots(falls: &[Fall]) -> Vec<Figure> {
                     .to_owned(),
                 x: "probability lost, points".to_owned(),
                 format: Format::Percent,
-                legend: vec![(Tone::False, "answers".to_owned()), (Tone::Muted, "matched tokens".to_owned())],
+                legend: legend(&rows),
                 rows,
                 zero: true,
             };

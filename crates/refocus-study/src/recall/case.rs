@@ -150,11 +150,8 @@ impl Case {
 /// For each prompt of a relation the first token of what another relation answers for the same argument, where it can be
 /// asked for there.
 pub fn shared_answers(case: &Case, other: &Case, prompts: &[Prompt]) -> Vec<Option<u32>> {
-    let there: BTreeMap<&str, u32> = other
-        .asked
-        .iter()
-        .map(|&i| (other.relation.facts[i].argument.as_str(), other.answers[i]))
-        .collect();
+    let there: BTreeMap<&str, u32> =
+        other.asked.iter().map(|&i| (other.relation.facts[i].argument.as_str(), other.answers[i])).collect();
     let one = |p: &Prompt| there.get(case.relation.facts.get(p.fact)?.argument.as_str()).copied();
     prompts.iter().map(one).collect()
 }

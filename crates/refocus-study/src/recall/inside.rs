@@ -269,7 +269,8 @@ impl Inside {
         tick: impl FnMut(usize, usize),
     ) -> Result<(HeadsFound, bool), RecallError> {
         let seed = self.seed;
-        let more: Vec<u8> = named.iter().flat_map(|h| [h.layer as u64, h.head as u64]).flat_map(u64::to_le_bytes).collect();
+        let more: Vec<u8> =
+            named.iter().flat_map(|h| [h.layer as u64, h.head as u64]).flat_map(u64::to_le_bytes).collect();
         self.kept((o, m), (store, &more), |o, prompts, at| {
             let seen = (&at.seen, &at.u);
             let ways = Ways::of(o, m, prompts, seen, &at.partners, tick)?;
@@ -452,7 +453,14 @@ impl Inside {
             let parts = Parts {
                 heads: suppressing,
                 head_means: &means,
-                intercept: &intercept::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &choose)?,
+                intercept: &intercept::intercept_of(
+                    o,
+                    m,
+                    prompts,
+                    &at.seen,
+                    (m.spec.n_layers - 1, true),
+                    &choose,
+                )?,
                 generic: &price::generic_mean(o, m, &text.paid)?,
                 frequencies: &text.frequencies,
             };

@@ -127,7 +127,8 @@ pub fn layer_fit<O: Ops>(
     let zero: f64 = own.moments.totals().iter().map(|t| t.1).sum();
     let mut r2_by_ridge = Vec::new();
     for ridge in OTHER_RIDGES {
-        r2_by_ridge.push((ridge, own.share(&held_out(&own.moments, &own.moments.folds(own.folds(), ridge)?))));
+        r2_by_ridge
+            .push((ridge, own.share(&held_out(&own.moments, &own.moments.folds(own.folds(), ridge)?))));
     }
     let map = MatrixMap::of(&rows, target, prompts.iter().map(|p| p.fact))?;
     let best = |map: &MatrixMap, of: &Folded| -> Result<f64, MeasureError> {
@@ -322,7 +323,8 @@ fn weights(
     let is_head = |part: &Component| matches!(part, Component::Head { .. });
     // Too few resamples say nothing of small probabilities.
     let tested = |i: usize| !cumulative && is_head(&parts[i].0) && !whole.constant[i];
-    let by_chance: Vec<f64> = (0..parts.len()).filter(|&i| tested(i)).map(|i| other_way(&drawn_weights[i])).collect();
+    let by_chance: Vec<f64> =
+        (0..parts.len()).filter(|&i| tested(i)).map(|i| other_way(&drawn_weights[i])).collect();
     let mut p = holm(&by_chance).into_iter();
     let mut out = Vec::with_capacity(parts.len());
     for (i, (part, _)) in parts.iter().enumerate() {

@@ -198,8 +198,7 @@ pub fn by_shots<O: Ops>(
     let with: Vec<&(usize, Vec<Prompt>)> = with.iter().filter(|w| facts(&w.1) >= FEWEST).collect();
     let runs = with.len() + 1;
     let mut told = |run: usize, done: usize, all: usize| tick(run * all + done, runs * all);
-    let none =
-        Run::of((o, m), prompts, (seen, u), own_partners, function, |done, all| told(0, done, all))?;
+    let none = Run::of((o, m), prompts, (seen, u), own_partners, function, |done, all| told(0, done, all))?;
     let mut out = vec![none.beside((o, m), &none, (0, function), seed)?];
     for (i, (shots, prompts)) in with.into_iter().enumerate() {
         let seen = observe(o, m, prompts, |_| {})?;
@@ -281,7 +280,8 @@ mod tests {
 
     #[test]
     fn heads_are_the_same_where_their_order_is_and_the_first_are() {
-        let one = |fact| Prompt { ids: vec![1], answer: 0, argument: None, argument_at: 0, fact, template: 0 };
+        let one =
+            |fact| Prompt { ids: vec![1], answer: 0, argument: None, argument_at: 0, fact, template: 0 };
         let prompts: Vec<Prompt> = (0..20).map(one).collect();
         let same = about(0.8, 0.1);
         let verdict = |with: Vec<AtShots>| {

@@ -160,8 +160,7 @@ impl Run<'_> {
         let mut all: Vec<Asked<'_>> = Vec::new();
         for case in cases.iter().filter(|c| c.outcome(self.settings) == Became::Measured) {
             for form in [Form::Open, Form::Forced] {
-                let prompts =
-                    alike(case, (form, 0), self.tokenizer, &self.model.spec, self.settings)?;
+                let prompts = alike(case, (form, 0), self.tokenizer, &self.model.spec, self.settings)?;
                 let inside = Inside::new(&case.relation.key, form, prompts, self.settings.seed);
                 all.push(Asked { case, inside });
             }
@@ -225,7 +224,8 @@ impl Run<'_> {
             }
             if let (Plain::Text(text), true) = (stages.plain, stages.has(RecallStage::Mitigate)) {
                 let (at, heads) = (store.stage("mitigate")?, (&got.suppressing[..], stages.fingerprint));
-                let made = self.step("mitigate", &title, |tick| inside.mitigate(o, m, heads, text, &at, tick))?;
+                let made =
+                    self.step("mitigate", &title, |tick| inside.mitigate(o, m, heads, text, &at, tick))?;
                 write_patch(&made, store)?;
                 found.mitigate = Some(made);
             }
@@ -250,9 +250,10 @@ impl Run<'_> {
     ) -> Outcome<Option<SwapFound>> {
         let own = &all[at];
         let answers = |other: &Asked<'_>| shared_answers(own.case, other.case, &own.inside.prompts);
-        let others = all.iter().enumerate().filter(|(_, a)| {
-            a.inside.form == own.inside.form && a.inside.relation != own.inside.relation
-        });
+        let others = all
+            .iter()
+            .enumerate()
+            .filter(|(_, a)| a.inside.form == own.inside.form && a.inside.relation != own.inside.relation);
         let mut best: Option<(usize, Vec<Option<u32>>)> = None;
         for (i, other) in others {
             let found = answers(other);

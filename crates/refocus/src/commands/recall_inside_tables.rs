@@ -25,10 +25,8 @@ pub(super) fn write(run: &mut RunFolder, all: &[Found]) -> Outcome<()> {
     if !numbers.is_empty() {
         run.write(&numbers)?;
     }
-    let repairs: Vec<rows::Repair> = all
-        .iter()
-        .flat_map(|f| f.mitigate.iter().flat_map(|m| &m.repairs).map(|r| repair(f, r)))
-        .collect();
+    let repairs: Vec<rows::Repair> =
+        all.iter().flat_map(|f| f.mitigate.iter().flat_map(|m| &m.repairs).map(|r| repair(f, r))).collect();
     if !repairs.is_empty() {
         run.write(&repairs)?;
     }
