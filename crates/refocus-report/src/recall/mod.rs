@@ -2,6 +2,7 @@
 
 mod inside;
 mod inside_heads;
+mod inside_last;
 
 use refocus_results::StoredRun;
 use refocus_results::recall::{Claim, Fall, Number, Point as Row, Relation, Repair};

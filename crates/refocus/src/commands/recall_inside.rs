@@ -212,7 +212,7 @@ impl Run<'_> {
                 let work = |_: &mut dyn FnMut(usize, usize)| inside.mlp(o, m, got.function, &at);
                 found.mlp = Some(self.step("mlp", &title, work)?);
             }
-            if stages.has(RecallStage::Shots) {
+            if stages.has(RecallStage::Shots) && self.settings.shots > 0 {
                 let at = store.stage("shots")?;
                 let mut with = Vec::new();
                 for shots in 1..=self.settings.shots {
