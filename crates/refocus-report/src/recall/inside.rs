@@ -60,6 +60,18 @@ pub(super) fn cell(n: Option<&Number>) -> Cell {
     Cell::number(n.map_or_else(|| "–".to_owned(), written))
 }
 
+/// The same of what has no sign: a share, a length, a rank.
+pub(super) fn amount(n: Option<&Number>) -> Cell {
+    let text = n.map(|n| {
+        let format = if n.unit == "share" { Format::Percent } else { Format::Plain };
+        let interval = both(n.low, n.high)
+            .map(|(low, high)| format!(" [{}, {}]", format.value(low), format.value(high)))
+            .unwrap_or_default();
+        format!("{}{interval}", format.value(n.value))
+    });
+    Cell::number(text.unwrap_or_else(|| "–".to_owned()))
+}
+
 /// The probability of chance beside it.
 pub(super) fn chance(n: Option<&Number>) -> Cell {
     let text = match n.and_then(|n| n.p) {
@@ -201,7 +213,7 @@ fn fits(cases: &[Case<'_>]) -> Grid {
             row.push(Cell::number(
                 of("condition").map_or_else(|| "infinite".to_owned(), |n| Format::Plain.value(n.value)),
             ));
-            row.extend(["kl_rebuilt", "kl_mean"].map(|m| cell(of(m))));
+            row.extend(["kl_rebuilt", "kl_mean"].map(|m| amount(of(m))));
             row.push(chance(of("kl_gain")));
             rows.push(row);
         }

@@ -2,7 +2,7 @@
 
 use refocus_results::recall::Number;
 
-use super::inside::{Case, cell, chance};
+use super::inside::{Case, amount, cell, chance};
 use crate::RunSection;
 use crate::chart::{BarChart, Format, HeatMap, Tone};
 use crate::view::{Cell, Figure, Fold, Grid, Head, Part};
@@ -97,7 +97,8 @@ fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
         cells: cells.iter().map(|n| (at(n.layer), at(n.head), scale * n.value)).collect(),
         unit: if share { "% of π(Y)".to_owned() } else { "logits".to_owned() },
     };
-    Figure { caption: format!("{}: {}", case.title, named.join(", ")), svg: chart.svg(), numbers: None }
+    let caption = format!("{}; lowest: {}", case.title, named.join(", "));
+    Figure { caption, svg: chart.svg(), numbers: None }
 }
 
 /// Effects of the MLPs.
@@ -168,12 +169,12 @@ fn closely(cases: &[Case<'_>], stage: &'static str, caption: &str) -> Option<Gri
                 Cell::text(effect.about.clone()),
                 cell(Some(effect)),
                 chance(Some(effect)),
-                cell(of("attention")),
+                amount(of("attention")),
                 cell(of("attention_over_random")),
                 chance(of("attention_over_random")),
                 cell(of("r")),
-                cell(of("ov_answer")),
-                cell(of("ov_argument")),
+                amount(of("ov_answer")),
+                amount(of("ov_argument")),
                 cell(of("ov_over_shuffled")),
                 chance(of("ov_over_shuffled")),
                 cell(of("ov_over_random")),
@@ -184,7 +185,7 @@ fn closely(cases: &[Case<'_>], stage: &'static str, caption: &str) -> Option<Gri
     let numbers = [
         "π(Y) without, %",
         "p",
-        "attention to X, %",
+        "attention to X",
         "over random heads",
         "p",
         "r with written",

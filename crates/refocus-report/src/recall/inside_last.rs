@@ -2,7 +2,7 @@
 
 use refocus_results::recall::{Number, Repair};
 
-use super::inside::{Case, cell, written};
+use super::inside::{Case, amount, cell, written};
 use crate::RunSection;
 use crate::chart::{Dot, DotChart, DotRow, Format, LineChart, Point, Series, Tone};
 use crate::overthinking::numbers;
@@ -24,7 +24,8 @@ pub(super) fn last(cases: &[Case<'_>]) -> Option<RunSection> {
             };
             let mut row = vec![Cell::text(case.title.clone())];
             row.push(Cell::text(n.head.unwrap_or(0).to_string()));
-            row.extend(["to_first", "norm", "share", "frequency"].map(|m| cell(of(m))));
+            row.extend(["to_first", "norm", "share"].map(|m| amount(of(m))));
+            row.push(cell(of("frequency")));
             heads.push(row);
         }
         for about in order(case.stage("alignment").map(|n| n.about.as_str())) {
@@ -166,7 +167,7 @@ fn prices(title: &str, all: &[&Repair]) -> Grid {
             Cell::number(format!("{:.3}", r.ece)),
             Cell::number(format!("{:.3}", r.brier)),
             share(r.function_words),
-            Cell { text: r.what.clone(), class: "soft" },
+            Cell { text: r.what.clone(), class: "said soft" },
         ]
     });
     let numbers = [

@@ -125,15 +125,15 @@ fn judged(claims: &[Claim]) -> Grid {
             _ => "soft",
         };
         vec![
-            Cell::text(format!("{}: {}", c.id, c.claim)),
+            Cell { text: format!("{}: {}", c.id, c.claim), class: "said" },
             Cell::text(c.relation.clone().unwrap_or_else(|| "all".to_owned())),
             Cell::text(c.form.clone()),
             Cell { text: c.verdict.clone(), class },
             Cell::number(number(c.effect, c.low, c.high)),
             Cell::number(number(c.beyond, c.beyond_low, c.beyond_high)),
             Cell::number(c.n.to_string()),
-            Cell { text: c.control.clone(), class: "soft" },
-            Cell { text: c.why.clone(), class: "soft" },
+            Cell { text: c.control.clone(), class: "said soft" },
+            Cell { text: c.why.clone(), class: "said soft" },
         ]
     });
     let text = ["claim", "relation", "prompts", "verdict"].map(Head::text);

@@ -143,6 +143,12 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     let claim = found.claims[0].about("a relation", Form::Open);
     assert_eq!((claim.facts, claim.relation.as_deref()), (FACTS, Some("a relation")));
 
+    let path = dir.join("mlp/a-relation-open.kept");
+    let damaged = std::fs::read_to_string(&path).expect("kept").replace("0.", "1.");
+    std::fs::write(&path, damaged).expect("written");
+    let e = new().mlp(o, &m, first.function, &stage).expect_err("refused").to_string();
+    assert!(e.ends_with("it is damaged; remove the file, and its stage is run again"), "{e}");
+
     let stage = store.stage("shots").expect("a folder");
     let longer = |p: &Prompt| {
         let ids = [&[7, 8, 9], &p.ids[..]].concat();
@@ -177,12 +183,6 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     let other = (&mut moved, &answers[..]);
     let (found, there) = new().swap(o, &m, first.function, other, &stage).expect("swaps");
     assert!(!there && found.swapped.own.value != 0.0 && found.swapped.random.value != 0.0);
-
-    let path = dir.join("mlp/a-relation-open.kept");
-    let damaged = std::fs::read_to_string(&path).expect("kept").replace("0.", "1.");
-    std::fs::write(&path, damaged).expect("written");
-    let e = new().mlp(o, &m, first.function, &stage).expect_err("refused").to_string();
-    assert!(e.ends_with("it is damaged; remove the file, and its stage is run again"), "{e}");
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
