@@ -180,7 +180,7 @@ pub struct ShortFit {
 ///
 /// # Errors
 /// As [`layer_fit`].
-pub fn short_fit<O: Ops>(
+pub(super) fn short_fit<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
     prompts: &[Prompt],

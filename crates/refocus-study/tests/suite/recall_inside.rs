@@ -61,7 +61,7 @@ fn heads_are_chosen_on_one_half_and_judged_on_the_other() {
     assert!(differs(|e| e.resampled.value) && differs(|e| e.zero.value) && differs(|e| e.mean.value));
     assert!(table.iter().all(|e| e.ratio_of_means.n == FACTS && e.argument.is_some()));
     let (seen, paths) = ((&s.seen, &s.u), &s.ways.paths);
-    let evens: Vec<usize> = (0..s.prompts.len()).filter(|&i| s.prompts[i].fact % 2 == 0).collect();
+    let evens: Vec<usize> = (0..s.prompts.len()).filter(|&i| s.prompts[i].fact.is_multiple_of(2)).collect();
     let chosen = heads::top_heads(paths, &evens, heads::CHOSEN);
     let found =
         heads::passers(&mut s.o, &s.m, &s.prompts, seen, paths, &s.partners, &chosen, 1).expect("looks");
