@@ -132,7 +132,7 @@ mod tests {
     fn data() -> (Vec<Vec<f32>>, Vec<f32>, Vec<usize>) {
         let (n, d) = (60, 4);
         let x: Vec<Vec<f32>> = (0..2).map(|c| (0..n * d).map(|i| number(c + 1, i)).collect()).collect();
-        let turned = |i: usize| x[0][i / d * d + (i + 1) % d] * if i % 2 == 0 { 2.0 } else { -1.0 };
+        let turned = |i: usize| x[0][i / d * d + (i + 1) % d] * if i.is_multiple_of(2) { 2.0 } else { -1.0 };
         let target = (0..n * d).map(|i| turned(i) + (i % d) as f32).collect();
         (x, target, (0..n).map(|i| i % 12).collect())
     }
