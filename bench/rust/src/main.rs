@@ -21,6 +21,9 @@
 //! lens N                      → seconds                    labels at every slot after every layer, N prompts
 //! causal N                    → base, map                  plain passes, then every head by itself removed
 //! values FILE N               → 0                          both, and head scores, as JSON
+//! facts FACTS WORDINGS FILE   → number                     prompts for the study of factual recall
+//! paths                       → seconds                    every head and MLP replaced, paths to the output
+//! path_values FILE            → 0                          the same, as JSON
 //! memory                      → VmHWM in bytes
 //! ```
 //!
@@ -31,6 +34,7 @@ mod learner;
 mod machine;
 mod overthinking;
 mod product;
+mod recall;
 mod session;
 
 use std::io::Write;
@@ -87,6 +91,9 @@ fn answer(session: &mut Session, line: &str) -> Outcome<String> {
             format!("{base} {map}")
         }
         "values" => session.values(word(1)?, number(2)?).map(|()| "0".to_owned())?,
+        "facts" => session.facts(number(1)?, number(2)?, word(3)?)?.to_string(),
+        "paths" => session.paths()?.to_string(),
+        "path_values" => session.path_values(word(1)?).map(|()| "0".to_owned())?,
         "memory" => machine::peak_memory()?.to_string(),
         other => return Err(format!("no command is called '{other}'").into()),
     })

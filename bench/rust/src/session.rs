@@ -8,7 +8,7 @@ use refocus_model::{Checkpoint, Kind, Mode, Model, Plan, Reading, Readout, Site,
 
 use crate::learner::{Learner, Shape};
 use crate::product::Packed;
-use crate::{Outcome, machine, median, overthinking};
+use crate::{Outcome, machine, median, overthinking, recall};
 
 /// Labels of the lens.
 const LABELS: usize = 20;
@@ -23,6 +23,7 @@ pub struct Session {
     model: Option<Model<Cpu>>,
     path: String,
     study: Option<refocus_study::overthinking::TaskWork>,
+    facts: Option<recall::Asked>,
     packed: Packed,
     learner: Option<Learner>,
 }
@@ -46,6 +47,7 @@ impl Session {
             model: None,
             path: String::new(),
             study: None,
+            facts: None,
             packed: Packed::new(),
             learner: None,
         })
@@ -104,6 +106,21 @@ impl Session {
     pub fn values(&mut self, file: &str, n: usize) -> Outcome<()> {
         let m = self.model.as_ref().ok_or("no model is loaded")?;
         overthinking::values(&mut self.ops, m, self.study.as_ref().ok_or("no prompts")?, n, file)
+    }
+
+    /// Draws prompts about facts for the model loaded; gives how many there are.
+    pub fn facts(&mut self, facts: usize, wordings: usize, file: &str) -> Outcome<usize> {
+        Ok(self.facts.insert(recall::draw(&self.path, facts, wordings, file)?).len())
+    }
+
+    pub fn paths(&mut self) -> Outcome<f64> {
+        let m = self.model.as_ref().ok_or("no model is loaded")?;
+        recall::paths(&mut self.ops, m, self.facts.as_ref().ok_or("no prompts")?)
+    }
+
+    pub fn path_values(&mut self, file: &str) -> Outcome<()> {
+        let m = self.model.as_ref().ok_or("no model is loaded")?;
+        recall::values(&mut self.ops, m, self.facts.as_ref().ok_or("no prompts")?, file)
     }
 
     /// Begins to learn, on as many threads as the team has now.

@@ -124,4 +124,85 @@ records! {
         /// What it was compared with.
         control: String [""],
     }
+    /// A number found inside the model, for the known facts of one relation in prompts of one form.
+    Number in "inside" {
+        /// Where it was found: heads, chosen or named (heads that were looked at closely), mlp (regressions), weights,
+        /// intercept, shots, last (blocks), last_heads or alignment.
+        stage: String [""],
+        /// Name of the relation.
+        relation: String [""],
+        /// What may follow the prompts: open or forced.
+        form: String [""],
+        /// Other facts that are stated before.
+        shots: i64 ["facts"],
+        /// What it is about: a part of the model (9.8, mlp 9, embedding), what an MLP is fitted on (block or
+        /// everything), what is added to it, or a bin of confidence.
+        about: String [""],
+        /// Block, where it is about one.
+        layer: Option<i64> [""],
+        /// Query head, where it is about one.
+        head: Option<i64> [""],
+        /// Which number; docs/recall.md lists them.
+        measure: String [""],
+        /// As measured.
+        value: f64 ["as in unit"],
+        /// Lower end of its interval.
+        low: Option<f64> ["as in unit"],
+        /// Upper end of its interval.
+        high: Option<f64> ["as in unit"],
+        /// Probability by chance alone, after the correction that belongs to it.
+        p: Option<f64> ["probability"],
+        /// Facts that it rests on.
+        n: Option<i64> ["facts"],
+        /// share (of π(Y)), probability, logits, nats, log₁₀ rank or empty.
+        unit: String [""],
+    }
+
+    /// What a repair of the last block gains, and what it costs.
+    Repair in "repairs" {
+        /// Name of the relation.
+        relation: String [""],
+        /// What may follow the prompts: open or forced.
+        form: String [""],
+        /// Its name.
+        name: String [""],
+        /// In words.
+        what: String [""],
+        /// Whether it is there to be compared with.
+        is_control: bool [""],
+        /// Probability of the answer.
+        prob: f64 ["probability"],
+        /// Its gain.
+        gain: f64 ["probability"],
+        /// Lower end of its interval.
+        gain_low: f64 ["probability"],
+        /// Upper end of its interval.
+        gain_high: f64 ["probability"],
+        /// Probability that chance alone gives as large a gain, after Holm's correction over all repairs.
+        p: f64 ["probability"],
+        /// Gain where the unchanged model gives the answer less than 0.1.
+        gain_below: Option<f64> ["probability"],
+        /// From 0.1 to 0.5.
+        gain_middle: Option<f64> ["probability"],
+        /// Above 0.5.
+        gain_above: Option<f64> ["probability"],
+        /// Gain of the share of prompts whose answer is the first choice.
+        first: f64 ["share"],
+        /// Change of log₁₀(rank + 1) of the answer.
+        rank: f64 ["log₁₀ rank"],
+        /// Mean entropy of the next token.
+        entropy: f64 ["nats"],
+        /// Of plain text.
+        perplexity: f64 [""],
+        /// Expected calibration error on it.
+        ece: f64 ["probability"],
+        /// Brier score on it.
+        brier: f64 [""],
+        /// Function words of it that are the first choice; missing where it has none.
+        function_words: Option<f64> ["share"],
+        /// Tokens of it.
+        tokens: i64 ["tokens"],
+        /// Facts.
+        n: i64 ["facts"],
+    }
 }

@@ -52,6 +52,7 @@ pub use self::measures::{Curves, Outcome, Pairs, curves};
 pub use self::method::{AblationRules, Defect, Defects, Method, Mode, heads_as_released};
 pub use self::patches::patches;
 pub use self::predictions::{Agreement, Behaviour, Predictions, Shares, predictions};
+pub(crate) use self::published::Sizes;
 pub use self::published::{Compared, Comparison, Published, published};
 pub use self::resample::{Estimate, Stratum, sign_flip};
 pub(crate) use self::resample::{ends, resampled};

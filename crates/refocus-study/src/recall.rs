@@ -5,9 +5,10 @@
 //! [`conditions`] says how they are asked (what may follow, how many other facts stand before, with or without
 //! the token that begins a text). [`trace_stored`] follows answer and argument from node to node of the residual
 //! stream; [`falls`] says what the last two layers do to the answer, beside tokens that were chosen as the answers
-//! were; [`claims`] judges. [`heads`], [`mlp`], [`last`] and [`mitigate`], which [`inside`] runs and keeps, look inside: who carries the argument to the
-//! last token, who applies the function, who lowers the answer, and what can be done about it. Where something is
-//! chosen there, it is chosen on every second fact and measured on the others.
+//! were; [`claims`] judges. [`heads`], [`mlp`] with [`intercept`], [`shots`], [`last`] and [`mitigate`], which [`inside`]
+//! runs and keeps, look inside: who carries the argument to the last token, who applies the function, whether that is so
+//! with other facts before, who lowers the answer, and what can be done about it. Where something is chosen there, it is
+//! chosen on every second fact and measured on the others.
 //!
 //! Intervals are bootstraps over facts: prompts of one fact are no independent items.
 
@@ -18,11 +19,14 @@ mod error;
 mod falls;
 pub mod heads;
 pub mod inside;
+pub mod intercept;
 pub mod last;
 pub mod mitigate;
 pub mod mlp;
 pub mod price;
 mod prompts;
+mod published;
+pub mod shots;
 mod traced;
 
 use std::borrow::Cow;
@@ -36,12 +40,15 @@ use serde::{Deserialize, Serialize};
 use crate::Verdict;
 use crate::overthinking::{Estimate, Stratum, sign_flip};
 
-pub use self::case::{Case, Counts, FEWEST_ASKED, FEWEST_KNOWN, Outcome, Settings, content_hash};
+pub use self::case::{
+    Case, Counts, FEWEST_ASKED, FEWEST_KNOWN, Outcome, Settings, content_hash, shared_answers,
+};
 pub use self::claims::{Claim, claims};
 pub use self::curves::{Curve, curves};
 pub use self::error::RecallError;
 pub use self::falls::{Fall, Group, Matched, Part, Seen, falls};
 pub use self::prompts::{Beginning, Condition, Item, alike, conditions, items};
+pub use self::published::{Named, NamedHead, named};
 pub use self::traced::{Reach, Traced, know_stored, trace_stored};
 
 /// Probabilities of chance below this are no chance.

@@ -100,17 +100,8 @@ impl Moments {
             return Err(FitError::Shape);
         }
         let d = target.len() / n;
-        let mut index: BTreeMap<usize, usize> = BTreeMap::new();
-        let of: Vec<usize> = cluster
-            .map(|name| {
-                let next = index.len();
-                *index.entry(name).or_insert(next)
-            })
-            .collect();
-        if index.len() < 2 {
-            return Err(FitError::Few { clusters: index.len() });
-        }
-        let mut clusters = vec![Sums::zero(c, d); index.len()];
+        let (of, many) = numbered(cluster)?;
+        let mut clusters = vec![Sums::zero(c, d); many];
         let mut rows = vec![0.0f64; (c + 1) * d];
         for (i, &at) in of.iter().enumerate() {
             for (to, from) in rows.chunks_exact_mut(d).zip(regressors.iter().copied().chain([target])) {
@@ -267,6 +258,20 @@ impl Moments {
     }
 }
 
+/// Clusters numbered in the order in which they are met, and how many there are.
+pub(super) fn numbered(cluster: impl Iterator<Item = usize>) -> Result<(Vec<usize>, usize), FitError> {
+    let mut index: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut number = |name: usize| {
+        let next = index.len();
+        *index.entry(name).or_insert(next)
+    };
+    let of: Vec<usize> = cluster.map(&mut number).collect();
+    if index.len() < 2 {
+        return Err(FitError::Few { clusters: index.len() });
+    }
+    Ok((of, index.len()))
+}
+
 /// Which components do not vary, and the others' numbers.
 fn varying(g: &[f64], c: usize) -> (Vec<bool>, Vec<usize>) {
     let diagonal = |i: usize| g[i * (c + 1) + i];
@@ -277,7 +282,7 @@ fn varying(g: &[f64], c: usize) -> (Vec<bool>, Vec<usize>) {
 }
 
 /// In eight chains, so that a compiler can keep them side by side.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
     let (x, y) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = x.remainder().iter().zip(y.remainder()).map(|(a, b)| a * b).sum();
@@ -290,7 +295,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Replaces the lower triangle of a symmetric matrix by its factor; `None` where it has none.
-fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
+pub(super) fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
     for i in 0..n {
         let (above, own) = a.split_at_mut(i * n);
         for j in 0..i {
@@ -307,7 +312,7 @@ fn cholesky(a: &mut [f64], n: usize) -> Option<()> {
 }
 
 /// Solves with the factor.
-fn solve(l: &[f64], n: usize, mut x: Vec<f64>) -> Vec<f64> {
+pub(super) fn solve(l: &[f64], n: usize, mut x: Vec<f64>) -> Vec<f64> {
     for i in 0..n {
         x[i] = (x[i] - dot(&l[i * n..i * n + i], &x[..i])) / l[i * n + i];
     }

@@ -3,7 +3,8 @@
 //!
 //! [`observe`] runs prompts once and keeps what every block does at their last tokens. Everything else works from
 //! that: [`effects`] replaces one head or MLP at a time, with the rest frozen (path patching) or live (ablation);
-//! [`shares`] splits the answer's logit; [`Moments`] holds the regression of an MLP on the heads before it.
+//! [`shares`] splits the answer's logit; [`Moments`] holds the regression of an MLP on the heads before it, [`MatrixMap`]
+//! the same with a matrix a head.
 
 mod components;
 mod effects;
@@ -11,6 +12,7 @@ mod fit;
 mod frequency;
 mod heads;
 mod intercept;
+mod matrix_map;
 mod observe;
 mod unembedding;
 mod variants;
@@ -21,6 +23,7 @@ pub use self::fit::{Fit, FitError, Moments};
 pub use self::frequency::Frequencies;
 pub use self::heads::{HeadAt, Mover, OvRanks, movers, ov_ranks};
 pub use self::intercept::{ClassRanks, Fidelity, class_ranks, fidelity, first_order, lens, logits, nudged};
+pub use self::matrix_map::MatrixMap;
 pub use self::observe::{AtBlock, Observed, observe};
 pub use self::unembedding::{Score, Unembedding};
 

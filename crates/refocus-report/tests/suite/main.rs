@@ -1,4 +1,5 @@
 //! The page and its charts, from tables made up for the purpose.
 
 mod made_up;
+mod made_up_recall;
 mod page;

@@ -3,6 +3,7 @@
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::made_up::{Tmp, flipflop, info, overthinking};
+use crate::made_up_recall::recall;
 use refocus_report::{compare, page};
 use refocus_results::{Column, Kind, Record, RunFolder, Schema, StoredRun, Table};
 
@@ -85,6 +86,20 @@ fn a_flip_flop_page_has_every_section() {
     let html = page(&flipflop(&dir.0)).expect("page");
     assert_eq!(check(&html), ["main", "summary", "claims", "training", "distance", "provenance"]);
     assert!(html.contains("Set in: 3 of 3 ways of training made no error with any seed"), "summary");
+}
+
+#[test]
+fn a_recall_page_shows_what_happens_inside() {
+    let dir = Tmp::new("recall-page");
+    let html = page(&recall(&dir.0)).expect("page");
+    let ids = check(&html);
+    for id in ["summary", "heads", "mlp", "shots", "last", "repairs", "provenance"] {
+        assert!(ids.iter().any(|x| x == id), "{id} is missing");
+    }
+    // A map of each form in six ways, of 270 heads each.
+    assert_eq!(html.matches("A map of 270 heads").count(), 12);
+    assert!(html.contains("Heads that the paper names") && html.contains("as warm: intercept_0.75"));
+    assert!(html.contains("Does &#60;something&#62; &#38; more."));
 }
 
 #[test]

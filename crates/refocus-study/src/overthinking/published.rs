@@ -20,11 +20,19 @@ const MEAN_TASKS: usize = 14;
 /// Sizes that tell a model.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Shape {
+pub(crate) struct Sizes {
     model_type: String,
     n_layers: usize,
     d_model: usize,
     n_heads: usize,
+}
+
+impl Sizes {
+    /// Whether a model has these sizes.
+    pub(crate) fn fits(&self, spec: &ModelSpec) -> bool {
+        spec.family.model_type() == self.model_type
+            && (spec.n_layers, spec.d_model, spec.n_heads) == (self.n_layers, self.d_model, self.n_heads)
+    }
 }
 
 /// Figures of one task.
@@ -62,7 +70,7 @@ pub struct Published {
     pub name: String,
     /// Names of the model.
     pub names: Vec<String>,
-    shape: Shape,
+    shape: Sizes,
     /// Pairs of each task.
     pub pairs: u32,
     /// Demonstrations.
@@ -140,9 +148,7 @@ impl Published {
 
     /// Whether a model has the sizes of this one.
     pub fn fits(&self, spec: &ModelSpec) -> bool {
-        let s = &self.shape;
-        spec.family.model_type() == s.model_type
-            && (spec.n_layers, spec.d_model, spec.n_heads) == (s.n_layers, s.d_model, s.n_heads)
+        self.shape.fits(spec)
     }
 
     /// Puts a run of the same model beside the figures. `tasks`: task, setting, summary. `as_published`:

@@ -1,7 +1,10 @@
 //! A relation as one model is asked for it.
 
+use std::collections::BTreeMap;
+
 use refocus_compute::{Philox, Purpose};
 use refocus_measure::probe::Question;
+use refocus_measure::recall::Prompt;
 use refocus_model::Tokenizer;
 use refocus_tasks::recall::{Form, Relation};
 use serde::Serialize;
@@ -142,6 +145,15 @@ impl Case {
         }
         Outcome::Measured
     }
+}
+
+/// For each prompt of a relation the first token of what another relation answers for the same argument, where it can be
+/// asked for there.
+pub fn shared_answers(case: &Case, other: &Case, prompts: &[Prompt]) -> Vec<Option<u32>> {
+    let there: BTreeMap<&str, u32> =
+        other.asked.iter().map(|&i| (other.relation.facts[i].argument.as_str(), other.answers[i])).collect();
+    let one = |p: &Prompt| there.get(case.relation.facts.get(p.fact)?.argument.as_str()).copied();
+    prompts.iter().map(one).collect()
 }
 
 /// SHA-256 of a relation's facts and wordings.

@@ -5,9 +5,9 @@ use refocus_compute::Ops;
 use refocus_measure::MeasureError;
 use refocus_measure::correlation::pearson;
 use refocus_measure::recall::{
-    Effects, HeadAt, Mover, OvRanks, Prompt, Score, Sender, Shares, movers, ov_ranks,
+    Effects, HeadAt, Instead, Mover, Observed, OvRanks, Prompt, Rest, Score, Sender, Shares, Unembedding,
+    effects, movers, ov_ranks, senders,
 };
-use refocus_measure::recall::{Observed, Unembedding};
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
 
@@ -50,14 +50,66 @@ pub struct SenderEffect {
     pub argument: Option<Estimate>,
     /// Change of the answer's logit.
     pub logit: Estimate,
+    /// As `ratio_of_means`, where what it gives comes from another fact's prompt instead of the mean.
+    pub resampled: Estimate,
+    /// As `ratio_of_means`, by zero and with everything after it live (ablation).
+    pub zero: Estimate,
+    /// The same by its mean.
+    pub mean: Estimate,
+}
+
+/// Runs with one sender replaced, in several ways.
+pub struct Ways {
+    /// By the mean over the corrupted prompts, heads frozen: path patching as released.
+    pub paths: Effects,
+    /// By what it gives in the prompt's own corrupted prompt, heads frozen.
+    pub resampled: Effects,
+    /// By zero, everything live.
+    pub zero: Effects,
+    /// By the mean, everything live.
+    pub mean: Effects,
+}
+
+impl Ways {
+    /// How they replace a sender, in the order of the fields.
+    const ALL: [(Instead, Rest); 4] = [
+        (Instead::Mean, Rest::Frozen),
+        (Instead::Partner, Rest::Frozen),
+        (Instead::Zero, Rest::Live),
+        (Instead::Mean, Rest::Live),
+    ];
+
+    /// Replaces every head and MLP in every way. `tick` is told how many changed runs are done and how many there are.
+    ///
+    /// # Errors
+    /// What the forward pass reports.
+    pub fn of<O: Ops>(
+        o: &mut O,
+        m: &Model<O::K>,
+        prompts: &[Prompt],
+        seen: (&Observed, &Unembedding),
+        partners: &[usize],
+        mut tick: impl FnMut(usize, usize),
+    ) -> Result<Self, MeasureError> {
+        let all = senders(&m.spec);
+        let mut run = |way: usize| {
+            let told = |done, of| tick(way * of + done, Self::ALL.len() * of);
+            effects(o, m, prompts, seen, &all, partners, Self::ALL[way], told)
+        };
+        Ok(Self { paths: run(0)?, resampled: run(1)?, zero: run(2)?, mean: run(3)? })
+    }
 }
 
 /// Effects of all senders, in their order.
-pub fn summarise(prompts: &[Prompt], effects: &Effects, seed: u64) -> Vec<SenderEffect> {
+pub fn summarise(prompts: &[Prompt], ways: &Ways, seed: u64) -> Vec<SenderEffect> {
+    let effects = &ways.paths;
     let base = by_fact(prompts, effects.base.iter().map(|s| Some(s.pi())));
-    let one = |(sender, changed): (&Sender, &Vec<Score>)| {
+    let share = |of: &Effects, at: usize| {
+        let pairs = of.base.iter().zip(&of.changed[at]);
+        ratio(&by_fact(prompts, pairs.map(|(a, b)| Some(b.pi() - a.pi()))), &base, seed)
+    };
+    let one = |(at, (sender, changed)): (usize, (&Sender, &Vec<Score>))| {
         let pairs = || effects.base.iter().zip(changed);
-        let pi = by_fact(prompts, pairs().map(|(a, b)| Some(b.pi() - a.pi())));
         let of_argument = |(a, b): (&Score, &Score)| Some(b.pi_argument()? - a.pi_argument()?);
         let argument = by_fact(prompts, pairs().map(of_argument));
         let scale = base.iter().sum::<f64>() / base.len() as f64;
@@ -71,17 +123,20 @@ pub fn summarise(prompts: &[Prompt], effects: &Effects, seed: u64) -> Vec<Sender
             sender: sender.to_string(),
             layer,
             head,
-            ratio_of_means: ratio(&pi, &base, seed),
+            ratio_of_means: share(effects, at),
             mean_of_ratios: ratios.sum::<f64>() / prompts.len() as f64,
             argument: (!scaled.is_empty()).then(|| Estimate::of(&scaled, seed)),
             logit: over_facts(prompts, pairs().map(|(a, b)| Some(b.answer - a.answer)), seed),
+            resampled: share(&ways.resampled, at),
+            zero: share(&ways.zero, at),
+            mean: share(&ways.mean, at),
         }
     };
-    effects.senders.iter().zip(&effects.changed).map(one).collect()
+    effects.senders.iter().zip(&effects.changed).enumerate().map(one).collect()
 }
 
 /// What one part of the residual stream adds to the answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartShare {
     /// `embedding`, `9.8`, `attention bias 9`, `mlp 9`.
     pub part: String,
@@ -123,7 +178,7 @@ pub fn top_heads(effects: &Effects, which: &[usize], k: usize) -> Vec<HeadId> {
     all.into_iter().take(k).map(|(_, id)| id).collect()
 }
 
-/// One head that was chosen on the even facts, measured on the others.
+/// One head that was chosen on the even facts, or named beforehand, measured on the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passer {
     /// Which.
@@ -143,6 +198,10 @@ pub struct Passer {
     pub p_effect: f64,
     /// The same of the attention over that of random heads.
     pub p_attention: f64,
+    /// The same of the lift of the answer over that to another fact; absent with `ov`.
+    pub p_shuffled: Option<f64>,
+    /// The same of its lift over that of random heads.
+    pub p_random: Option<f64>,
 }
 
 /// Ranks through a head's own matrices, as log₁₀(rank + 1).
@@ -158,7 +217,8 @@ pub struct Ov {
     pub over_random: Estimate,
 }
 
-/// Looks closely at the heads that matter most: chosen on one half of the facts, measured on the other.
+/// Looks closely at some heads, on the facts that did not choose ([`top_heads`] on the first of the halves). Holm's
+/// correction is over these heads.
 ///
 /// # Errors
 /// Post-norm models; what the forward pass reports.
@@ -170,11 +230,11 @@ pub fn passers<O: Ops>(
     (seen, u): (&Observed, &Unembedding),
     effects: &Effects,
     partners: &[usize],
+    chosen: &[HeadId],
     seed: u64,
 ) -> Result<Vec<Passer>, MeasureError> {
-    let [choose, measure] = halves(prompts);
-    let chosen = top_heads(effects, &choose, CHOSEN);
-    let draws = random_heads(&chosen, m.spec.n_heads, DRAWS, seed);
+    let [_, measure] = halves(prompts);
+    let draws = random_heads(chosen, m.spec.n_heads, DRAWS, seed);
     let all = movers(o, m, prompts, seen, u)?;
     let mut wanted: Vec<HeadId> = chosen.iter().chain(draws.iter().flatten()).copied().collect();
     wanted.sort_unstable();
@@ -183,9 +243,9 @@ pub fn passers<O: Ops>(
     let ranks = ov_ranks(o, m, prompts, &at, partners)?;
     let own = pick(prompts, &measure);
     let half = Half { own: &own, measure: &measure, seed };
-    let mut differences = [Vec::new(), Vec::new()];
+    let mut differences = [const { Vec::new() }; 4];
     let mut out = Vec::new();
-    for id in chosen {
+    for &id in chosen {
         let others: Vec<HeadId> = draws.iter().flatten().filter(|h| h.layer == id.layer).copied().collect();
         let attention =
             |h: HeadId, i: usize| f64::from(seen.blocks[h.layer].to_argument[i * m.spec.n_heads + h.head]);
@@ -200,22 +260,33 @@ pub fn passers<O: Ops>(
         let mover = all.iter().find(|x| (x.head.layer, x.head.head) == (id.layer, id.head));
         let of = |h: &HeadId| ranks.iter().find(|r| (r.head.layer, r.head.head) == (h.layer, h.head));
         let random: Vec<&OvRanks> = others.iter().filter_map(of).collect();
+        let ov = of(&id).map(|own| half.ov(own, &random));
+        if let Some((_, over)) = &ov {
+            differences[2].push(over[0].clone());
+            differences[3].push(over[1].clone());
+        }
         out.push(Passer {
             id,
             effect: ratio(&change, &base, seed),
             attention: Estimate::of(&half.by_fact(|i| attention(id, i)), seed),
             over_random: Estimate::of(&over_random, seed),
             r: mover.and_then(|x| correlation(prompts, x, &measure, seed)),
-            ov: of(&id).map(|own| half.ov(own, &random)),
+            ov: ov.map(|o| o.0),
             p_effect: f64::NAN,
             p_attention: f64::NAN,
+            p_shuffled: None,
+            p_random: None,
         });
         differences[0].push(change);
         differences[1].push(over_random);
     }
-    let [effect, attention] = differences.map(|d| together(&d, seed));
+    let [effect, attention, shuffled, random] = differences.map(|d| together(&d, seed));
     for (p, (e, a)) in out.iter_mut().zip(effect.into_iter().zip(attention)) {
         (p.p_effect, p.p_attention) = (e, a);
+    }
+    let with = out.iter_mut().filter(|p| p.ov.is_some());
+    for (p, (s, r)) in with.zip(shuffled.into_iter().zip(random)) {
+        (p.p_shuffled, p.p_random) = (Some(s), Some(r));
     }
     Ok(out)
 }
@@ -232,17 +303,22 @@ impl Half<'_> {
         by_fact(self.own, self.measure.iter().map(|&i| Some(of(i))))
     }
 
-    fn ov(&self, own: &OvRanks, random: &[&OvRanks]) -> Ov {
+    /// Ranks through a head's matrices, and by fact how far they lift the answer over another fact's and over random
+    /// heads.
+    fn ov(&self, own: &OvRanks, random: &[&OvRanks]) -> (Ov, [Vec<f64>; 2]) {
         let log = |rank: u32| (f64::from(rank) + 1.0).log10();
-        let estimate = |of: &dyn Fn(usize) -> f64| Estimate::of(&self.by_fact(of), self.seed);
+        let estimate = |values: &[f64]| Estimate::of(values, self.seed);
         let mean = |i: usize| random.iter().map(|r| log(r.answer[i])).sum::<f64>() / random.len() as f64;
         let argument = by_fact(self.own, self.measure.iter().map(|&i| own.argument[i].map(log)));
-        Ov {
-            answer: estimate(&|i| log(own.answer[i])),
-            argument: (!argument.is_empty()).then(|| Estimate::of(&argument, self.seed)),
-            over_shuffled: estimate(&|i| log(own.shuffled[i]) - log(own.answer[i])),
-            over_random: estimate(&|i| mean(i) - log(own.answer[i])),
-        }
+        let over_shuffled = self.by_fact(|i| log(own.shuffled[i]) - log(own.answer[i]));
+        let over_random = self.by_fact(|i| mean(i) - log(own.answer[i]));
+        let ov = Ov {
+            answer: estimate(&self.by_fact(|i| log(own.answer[i]))),
+            argument: (!argument.is_empty()).then(|| estimate(&argument)),
+            over_shuffled: estimate(&over_shuffled),
+            over_random: estimate(&over_random),
+        };
+        (ov, [over_shuffled, over_random])
     }
 }
 
@@ -304,7 +380,8 @@ pub fn judge_passing(prompts: &[Prompt], found: &[Passer], n_layers: usize) -> J
 const NO_LIFT: f64 = 0.1;
 
 /// C2: some of the heads that carry the argument already turn it into the answer, others do not. It holds where among
-/// the chosen heads that carry one lifts the answer above that to another fact and above random heads, and another
+/// the chosen heads that carry one lifts the answer above that to another fact and above random heads (intervals, and
+/// Holm's correction over the chosen heads), and another
 /// lifts the argument into the first hundred and its interval excludes a lift of the answer; it holds conditionally
 /// where one lifts the answer and none only moves the argument; it does not hold where all intervals exclude a lift by a factor of 1.26 (0.1 in
 /// log₁₀).
@@ -319,9 +396,12 @@ pub fn judge_matrices(prompts: &[Prompt], found: &[Passer]) -> Judged {
     if n < FEWEST || carrying.is_empty() {
         return judged(Verdict::CannotBeTested, "no head carries the answer on enough facts".to_owned());
     }
-    let lifts = |ov: &Ov| ov.over_shuffled.low > 0.0 && ov.over_random.low > 0.0;
+    let surely = |p: Option<f64>| p.is_some_and(|p| p < SIGNIFICANT);
+    let lifts = |(p, ov): &&(&Passer, &Ov)| {
+        ov.over_shuffled.low > 0.0 && ov.over_random.low > 0.0 && surely(p.p_shuffled) && surely(p.p_random)
+    };
     let name = |p: &Passer| format!("{}.{}", p.id.layer, p.id.head);
-    let applies: Vec<String> = carrying.iter().filter(|(_, ov)| lifts(ov)).map(|(p, _)| name(p)).collect();
+    let applies: Vec<String> = carrying.iter().filter(lifts).map(|(p, _)| name(p)).collect();
     let moves: Vec<String> = carrying
         .iter()
         // Not only that no lift was shown: fewer facts would make more movers.
@@ -370,6 +450,8 @@ mod tests {
             }),
             p_effect: 0.001,
             p_attention: 0.001,
+            p_shuffled: Some(0.001),
+            p_random: Some(0.001),
         }
     }
 
@@ -401,6 +483,8 @@ mod tests {
         assert_eq!(verdict(&[applies.clone(), moves.clone()]), Verdict::Holds);
         assert_eq!(verdict(&[applies]), Verdict::Conditional);
         assert_eq!(verdict(&[moves]), Verdict::DoesNotHold);
+        // A lift that five heads may show by chance is none.
+        assert_eq!(verdict(&[Passer { p_random: Some(0.06), ..passer(7) }]), Verdict::CannotBeTested);
         assert_eq!(verdict(&[with(about(0.2, 0.4), about(0.5, 0.2))]), Verdict::CannotBeTested);
         assert_eq!(verdict(&[]), Verdict::CannotBeTested);
     }

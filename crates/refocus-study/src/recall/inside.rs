@@ -6,8 +6,7 @@ use std::sync::Arc;
 use refocus_compute::Ops;
 use refocus_measure::MeasureError;
 use refocus_measure::recall::{
-    Effects, Frequencies, Instead, Observed, Prompt, Rest, Sender, Unembedding, effects, observe, partners,
-    senders,
+    Effects, Frequencies, Observed, Prompt, Sender, Unembedding, observe, partners, shares,
 };
 use refocus_model::{Model, ModelSpec, Tokenizer};
 use refocus_tasks::recall::Form;
@@ -16,13 +15,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::RecallError;
-use super::heads::{Passer, SenderEffect};
+use super::heads::{CHOSEN, PartShare, Passer, SenderEffect, Ways, top_heads};
+use super::intercept::{Intercept, Swapped};
 use super::last::{Alignment, LastBlocks};
 use super::mitigate::Parts;
-use super::mlp::{Intercept, LayerFit};
+use super::mlp::LayerFit;
 use super::price::{Priced, Text};
+use super::shots::AtShots;
 use super::traced::{name_of, plain};
-use super::{FEWEST, Judged, halves, heads, last, mitigate, mlp, price};
+use super::{FEWEST, Judged, halves, heads, intercept, last, mitigate, mlp, pick, price, shots};
 use crate::overthinking::{HeadId, Store, StudyError, hex};
 use crate::{Proposed, Verdict};
 
@@ -70,10 +71,17 @@ impl PlainText {
 /// What the stage `heads` finds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HeadsFound {
-    /// Effects of path patching, block by block.
+    /// Effects of path patching and ablation, block by block.
     pub senders: Vec<SenderEffect>,
+    /// Direct logit attribution of every part of the residual stream, in the order of the model; empty for post-norm
+    /// models.
+    pub parts: Vec<PartShare>,
+    /// How far the parts' sum is from the residual stream at most, over its length; absent with them.
+    pub off: Option<f64>,
     /// The heads that matter most on every second fact, on the others; empty where they cannot be looked at.
     pub passers: Vec<Passer>,
+    /// The heads that were named beforehand, in the same way.
+    pub named: Vec<Passer>,
     /// Block of the second half, but the last, whose MLP's replacement lowers π(Y) most, on every second fact.
     pub function: usize,
     /// Heads of the last block whose replacement raises π(Y), on the same.
@@ -91,6 +99,26 @@ pub struct MlpFound {
     /// What the first one's intercept does.
     pub intercept: Intercept,
     /// C3, C4 and C5.
+    pub claims: Vec<Judged>,
+}
+
+/// What the intercept of another relation does in the place of this one's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwapFound {
+    /// The other relation.
+    pub with: String,
+    /// Prompts whose argument the other relation has too.
+    pub shared: usize,
+    /// What it does, on the facts that the intercept was not fitted on.
+    pub swapped: Swapped,
+}
+
+/// What the stage `shots` finds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShotsFound {
+    /// Without other facts, then with more and more.
+    pub at: Vec<AtShots>,
+    /// C7c.
     pub claims: Vec<Judged>,
 }
 
@@ -156,6 +184,11 @@ impl Inside {
         super::facts(&self.prompts) >= FEWEST
     }
 
+    /// Lets go of what every block does; it is run again when it is needed.
+    pub fn forget(&mut self) {
+        self.looked = None;
+    }
+
     fn look<O: Ops>(&mut self, o: &mut O, m: &Model<O::K>) -> Result<(&[Prompt], &Looked), MeasureError> {
         let looked = match self.looked.take() {
             Some(looked) => looked,
@@ -195,7 +228,8 @@ impl Inside {
         Ok((found, false))
     }
 
-    /// Who carries the answer and the argument. `tick` is told how many changed runs are done and how many there are.
+    /// Who carries the answer and the argument. `named` heads are looked at beside those that are chosen. `tick` is told
+    /// how many changed runs are done and how many there are.
     ///
     /// # Errors
     /// What the forward pass or the folder reports.
@@ -203,14 +237,17 @@ impl Inside {
         &mut self,
         o: &mut O,
         m: &Model<O::K>,
+        named: &[HeadId],
         store: &Store,
         tick: impl FnMut(usize, usize),
     ) -> Result<(HeadsFound, bool), RecallError> {
         let seed = self.seed;
-        self.kept((o, m), (store, &[]), |o, prompts, at| {
+        let more: Vec<u8> =
+            named.iter().flat_map(|h| [h.layer as u64, h.head as u64]).flat_map(u64::to_le_bytes).collect();
+        self.kept((o, m), (store, &more), |o, prompts, at| {
             let seen = (&at.seen, &at.u);
-            let mode = (Instead::Mean, Rest::Frozen);
-            let paths = effects(o, m, prompts, seen, &senders(&m.spec), &at.partners, mode, tick)?;
+            let ways = Ways::of(o, m, prompts, seen, &at.partners, tick)?;
+            let paths = &ways.paths;
             let [choose, _] = halves(prompts);
             let judge = |found: &[Passer]| {
                 vec![
@@ -218,24 +255,37 @@ impl Inside {
                     heads::judge_matrices(prompts, found),
                 ]
             };
-            let (passers, claims) = match heads::passers(o, m, prompts, seen, &paths, &at.partners, seed) {
+            let chosen = top_heads(paths, &choose, CHOSEN);
+            let mut closely = |which: &[HeadId]| match which {
+                [] => Ok(Vec::new()),
+                _ => heads::passers(o, m, prompts, seen, paths, &at.partners, which, seed),
+            };
+            let (passers, named, claims) = match closely(&chosen) {
                 Ok(found) => {
                     let claims = judge(&found);
-                    (found, claims)
+                    (found, closely(named)?, claims)
                 }
                 // Without a plain sum, or an argument of one token, nothing is written along it.
                 Err(e @ (MeasureError::PostNorm | MeasureError::NoPrompts)) => {
                     let open =
                         |j: Judged| Judged { verdict: Verdict::CannotBeTested, why: e.to_string(), ..j };
-                    (Vec::new(), judge(&[]).into_iter().map(open).collect())
+                    (Vec::new(), Vec::new(), judge(&[]).into_iter().map(open).collect())
                 }
                 Err(e) => return Err(e.into()),
             };
+            let (parts, off) = match shares(o, m, prompts, &at.seen, &at.u) {
+                Ok(all) => (heads::attributions(prompts, &all, seed), Some(all.worst)),
+                Err(MeasureError::PostNorm) => (Vec::new(), None),
+                Err(e) => return Err(e.into()),
+            };
             Ok(HeadsFound {
-                senders: heads::summarise(prompts, &paths, seed),
+                senders: heads::summarise(prompts, &ways, seed),
+                parts,
+                off,
                 passers,
-                function: function(&paths, &m.spec, &choose),
-                suppressing: mitigate::suppressing_heads(&paths, &m.spec, &choose),
+                named,
+                function: function(paths, &m.spec, &choose),
+                suppressing: mitigate::suppressing_heads(paths, &m.spec, &choose),
                 claims,
             })
         })
@@ -257,20 +307,78 @@ impl Inside {
             let mut fit = |which| mlp::layer_fit(o, m, prompts, &at.seen, &at.partners, which, seed);
             let (local, all) = (fit((function, false))?, fit((function, true))?);
             let last = fit((m.spec.n_layers - 1, true))?;
-            let intercept = mlp::intercept(o, m, prompts, (&at.seen, &at.u), (function, true), seed)?;
+            let intercept = intercept::intercept(o, m, prompts, (&at.seen, &at.u), (function, true), seed)?;
             let claims = vec![
                 mlp::judge_activation(&local),
                 mlp::judge_regression(&all),
-                mlp::judge_intercept(&intercept),
+                intercept::judge_intercept(&intercept),
             ];
             Ok(MlpFound { fits: vec![local, all, last], intercept, claims })
+        })
+    }
+
+    /// What the intercept of `other`'s regression does in the place of this one's, at the MLP of the block `function`.
+    /// `answers` are for each prompt the first token of the other relation's answer for the same argument
+    /// ([`shared_answers`](super::shared_answers)).
+    ///
+    /// # Errors
+    /// Too few facts to fit; what the forward pass or the folder reports.
+    pub fn swap<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        function: usize,
+        (other, answers): (&mut Self, &[Option<u32>]),
+        store: &Store,
+    ) -> Result<(SwapFound, bool), RecallError> {
+        let seed = self.seed;
+        let theirs = other.prompts.iter().map(|p| (&p.ids[..], vec![p.answer]));
+        let mut more = name_of(theirs);
+        more.extend((function as u64).to_le_bytes());
+        self.kept((o, m), (store, &more), |o, prompts, at| {
+            let [choose, measure] = halves(prompts);
+            let which = (function, true);
+            let own = intercept::intercept_of(o, m, prompts, &at.seen, which, &choose)?;
+            let with = other.relation.clone();
+            let (their_prompts, their) = other.look(o, m)?;
+            let [their_half, _] = halves(their_prompts);
+            let theirs = intercept::intercept_of(o, m, their_prompts, &their.seen, which, &their_half)?;
+            let (prompts, answers) = (pick(prompts, &measure), pick(answers, &measure));
+            let (seen, both) = (at.seen.only(&measure), (&own[..], &theirs[..]));
+            let swapped = intercept::swap(o, m, &prompts, &seen, function, both, &answers, seed)?;
+            Ok(SwapFound { with, shared: answers.iter().flatten().count(), swapped })
+        })
+    }
+
+    /// Heads, MLP and intercept again with other facts before the question: `with` has how many, and the prompts. `tick`
+    /// is told how many changed runs are done and how many there are.
+    ///
+    /// # Errors
+    /// Too few facts to fit; what the forward pass or the folder reports.
+    pub fn shots<O: Ops>(
+        &mut self,
+        o: &mut O,
+        m: &Model<O::K>,
+        (function, with): (usize, &[(usize, Vec<Prompt>)]),
+        store: &Store,
+        tick: impl FnMut(usize, usize),
+    ) -> Result<(ShotsFound, bool), RecallError> {
+        let seed = self.seed;
+        let all = with.iter().flat_map(|w| w.1.iter().map(|p| (&p.ids[..], vec![p.answer, w.0 as u32])));
+        let mut more = name_of(all);
+        more.extend((function as u64).to_le_bytes());
+        self.kept((o, m), (store, &more), |o, prompts, at| {
+            let own = (prompts, &at.seen, &at.u, &at.partners[..]);
+            let found = shots::by_shots(o, m, own, with, function, seed, tick)?;
+            let claims = vec![shots::judge(prompts, &found)];
+            Ok(ShotsFound { at: found, claims })
         })
     }
 
     /// Who lowers the answer in the last two blocks.
     ///
     /// # Errors
-    /// A model of one block; what the forward pass or the folder reports.
+    /// What the forward pass or the folder reports.
     pub fn last<O: Ops>(
         &mut self,
         o: &mut O,
@@ -283,7 +391,7 @@ impl Inside {
             let blocks = last::last_blocks(o, m, prompts, &at.seen, &text.frequencies, seed)?;
             let by_chance = last::by_chance(o, m, &text.frequencies, seed)?;
             let every: Vec<usize> = (0..prompts.len()).collect();
-            let b = mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &every)?;
+            let b = intercept::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &every)?;
             let generic = price::generic_mean(o, m, &text.paid)?;
             let alignments = last::alignments(o, m, &b, &generic, &text.frequencies)?;
             let mut claims: Vec<Judged> =
@@ -318,7 +426,14 @@ impl Inside {
             let parts = Parts {
                 heads: suppressing,
                 head_means: &means,
-                intercept: &mlp::intercept_of(o, m, prompts, &at.seen, (m.spec.n_layers - 1, true), &choose)?,
+                intercept: &intercept::intercept_of(
+                    o,
+                    m,
+                    prompts,
+                    &at.seen,
+                    (m.spec.n_layers - 1, true),
+                    &choose,
+                )?,
                 generic: &price::generic_mean(o, m, &text.paid)?,
                 frequencies: &text.frequencies,
             };

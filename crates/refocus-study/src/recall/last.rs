@@ -54,8 +54,8 @@ pub struct LastBlocks {
     pub prompts: usize,
     /// Facts.
     pub facts: usize,
-    /// Probability of the answer by the lens: two blocks before the end, one before, after the last attention (absent
-    /// in parallel blocks), at the end.
+    /// Probability of the answer by the lens: two blocks before the end, one before (absent in a model of one block),
+    /// after the last attention (absent in parallel blocks), at the end.
     pub prob: Vec<Estimate>,
     /// Change over the last two blocks.
     pub change: Estimate,
@@ -70,7 +70,7 @@ pub struct LastBlocks {
 /// Looks at the last two blocks, over all prompts and by bin; bins without prompts are not there.
 ///
 /// # Errors
-/// A model of one block; what the backend reports.
+/// What the backend reports.
 pub fn last_blocks<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
@@ -80,11 +80,12 @@ pub fn last_blocks<O: Ops>(
     seed: u64,
 ) -> Result<Vec<LastBlocks>, MeasureError> {
     let layers = m.spec.n_layers;
-    let (Some(before), last) = (layers.checked_sub(2), &seen.blocks[layers - 1]) else {
-        return Err(MeasureError::Absent { what: "block before the last".to_owned() });
-    };
-    let mut nodes =
-        vec![lens(o, m, prompts, &seen.blocks[before].resid_pre)?, lens(o, m, prompts, &last.resid_pre)?];
+    let last = &seen.blocks[layers - 1];
+    let mut nodes = vec![lens(o, m, prompts, &seen.blocks[layers.saturating_sub(2)].resid_pre)?];
+    if layers > 1 {
+        nodes.push(lens(o, m, prompts, &last.resid_pre)?);
+    }
+    let begins = nodes.len() - 1;
     let serial = !matches!(m.spec.wiring, refocus_model::Wiring::Parallel { .. });
     if serial {
         nodes.push(lens(o, m, prompts, &last.mlp_in)?);
@@ -127,8 +128,8 @@ pub fn last_blocks<O: Ops>(
             facts: facts(&own),
             prob: nodes.iter().map(|n| estimate(&|i| n[i].0)).collect(),
             change: change(0, end),
-            by_attention: serial.then(|| change(1, 2)),
-            by_mlp: serial.then(|| change(2, end)),
+            by_attention: serial.then(|| change(begins, begins + 1)),
+            by_mlp: serial.then(|| change(begins + 1, end)),
             heads,
         });
     }
@@ -157,7 +158,7 @@ pub fn by_chance<O: Ops>(
     let like = vec![1.0; m.spec.d_model];
     let mut range = (f64::INFINITY, f64::NEG_INFINITY);
     for draw in 0..BY_CHANCE {
-        let v = super::mlp::random_vector(&like, seed.wrapping_add(draw));
+        let v = super::intercept::random_vector(&like, seed.wrapping_add(draw));
         if let Some(r) = frequencies.correlation(o, m, &v)? {
             range = (range.0.min(r), range.1.max(r));
         }

@@ -11,7 +11,7 @@ use refocus_measure::recall::{Effects, Frequencies, Observed, Score, Sender};
 use refocus_model::patch::Decode;
 use refocus_model::{Action, Gate, Intervention, Kind, ModelSpec, Position, Site};
 
-use super::mlp::random_vector;
+use super::intercept::random_vector;
 use crate::overthinking::{HeadId, random_heads};
 
 /// Shares of the intercept that are taken out.

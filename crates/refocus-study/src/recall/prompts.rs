@@ -149,15 +149,15 @@ pub fn items(
     Ok(out)
 }
 
-/// The known facts without others before them, begun as the tokenizer does, all in the same wordings: what stands in
-/// the place of something there comes from another fact in the same words. Wordings are drawn where there are more than
-/// the settings ask for; prompts that are longer than the model's context are left out.
+/// The known facts after `shots` others, begun as the tokenizer does, all in the same wordings: what stands in the
+/// place of something there comes from another fact in the same words. Wordings are drawn where there are more than
+/// the settings ask for; prompts that are longer than the model's context are left out, and facts without so many others.
 ///
 /// # Errors
 /// As [`items`].
 pub fn alike(
     case: &Case,
-    form: Form,
+    (form, shots): (Form, usize),
     tokenizer: &Tokenizer,
     spec: &ModelSpec,
     settings: &Settings,
@@ -169,8 +169,12 @@ pub fn alike(
     let mut out = Vec::new();
     for &template in wordings.iter().take(settings.wordings) {
         for &fact in &case.known {
+            let before = case.relation.shots(fact, shots, settings.seed, SHOTS);
+            if before.len() < shots {
+                continue;
+            }
             let wording = &case.relation.wordings[template];
-            let prompt = prompt(case, (fact, template), wording, &[], usual, tokenizer)?;
+            let prompt = prompt(case, (fact, template), wording, &before, usual, tokenizer)?;
             if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
                 out.push(prompt);
             }

@@ -4,16 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use refocus_compute::{Batch, Cpu, Eager, Isa, KvUse, Philox, Purpose, RowSet, Vocab, VocabOut};
-use refocus_measure::recall::{
-    Effects, Frequencies, Instead, Observed, Prompt, Rest, Unembedding, effects, observe, partners,
-    regressors, senders,
-};
+use refocus_measure::recall::{Frequencies, Observed, Prompt, Unembedding, observe, partners, regressors};
 use refocus_model::patch::Decode;
 use refocus_model::{Action, Applied, Checkpoint, Mode, Model, Patch, Plan, Readout, forward};
 use refocus_study::Verdict;
 use refocus_study::overthinking::{Configuration, HeadId, Store};
 use refocus_study::recall::inside::{self, Inside};
-use refocus_study::recall::{heads, last, mitigate, mlp, price};
+use refocus_study::recall::{heads, intercept, last, mitigate, mlp, price};
 use refocus_tasks::recall::Form;
 
 const FACTS: usize = 14;
@@ -25,14 +22,17 @@ struct Subject {
     seen: Observed,
     u: Unembedding,
     partners: Vec<usize>,
-    paths: Effects,
+    ways: heads::Ways,
 }
 
 /// Random prompts in three wordings on a random model.
 fn subject(name: &str) -> Subject {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    subject_at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name))
+}
+
+fn subject_at(dir: &Path) -> Subject {
     let mut cpu = Cpu::new(Isa::detect(), 1);
-    let m = Model::load(&Checkpoint::open(&dir).expect("opens"), &mut cpu).expect("loads");
+    let m = Model::load(&Checkpoint::open(dir).expect("opens"), &mut cpu).expect("loads");
     let mut o = Eager::new(cpu);
     let rng = Philox::new(2, Purpose::new("test"));
     let id = |a: usize, b: usize| rng.at(0, a as u32, b as u32)[0] % m.spec.vocab as u32;
@@ -45,22 +45,29 @@ fn subject(name: &str) -> Subject {
     let seen = observe(&mut o, &m, &prompts, |_| {}).expect("observes");
     let u = Unembedding::of(&mut o, &m, &prompts).expect("reads");
     let partners = partners(&prompts, 1).expect("partners");
-    let (all, mode) = (senders(&m.spec), (Instead::Mean, Rest::Frozen));
-    let paths =
-        effects(&mut o, &m, &prompts, (&seen, &u), &all, &partners, mode, |_, _| {}).expect("patches");
-    Subject { m, o, prompts, seen, u, partners, paths }
+    let ways = heads::Ways::of(&mut o, &m, &prompts, (&seen, &u), &partners, |_, _| {}).expect("patches");
+    Subject { m, o, prompts, seen, u, partners, ways }
 }
 
 #[test]
 fn heads_are_chosen_on_one_half_and_judged_on_the_other() {
     let mut s = subject("gpt2");
-    let table = heads::summarise(&s.prompts, &s.paths, 1);
-    assert_eq!(table.len(), s.paths.senders.len());
+    let table = heads::summarise(&s.prompts, &s.ways, 1);
+    assert_eq!(table.len(), s.ways.paths.senders.len());
+    // What heads give differs by the way in which they are replaced.
+    let differs = |of: fn(&heads::SenderEffect) -> f64| {
+        table.iter().any(|e| (of(e) - e.ratio_of_means.value).abs() > 1e-3)
+    };
+    assert!(differs(|e| e.resampled.value) && differs(|e| e.zero.value) && differs(|e| e.mean.value));
     assert!(table.iter().all(|e| e.ratio_of_means.n == FACTS && e.argument.is_some()));
-    let (seen, paths) = ((&s.seen, &s.u), &s.paths);
-    let found = heads::passers(&mut s.o, &s.m, &s.prompts, seen, paths, &s.partners, 1).expect("looks");
+    let (seen, paths) = ((&s.seen, &s.u), &s.ways.paths);
+    let evens: Vec<usize> = (0..s.prompts.len()).filter(|&i| s.prompts[i].fact.is_multiple_of(2)).collect();
+    let chosen = heads::top_heads(paths, &evens, heads::CHOSEN);
+    let found =
+        heads::passers(&mut s.o, &s.m, &s.prompts, seen, paths, &s.partners, &chosen, 1).expect("looks");
     assert_eq!(found.len(), heads::CHOSEN);
     assert!(found.iter().all(|p| p.attention.n == FACTS / 2 && p.ov.is_some()));
+    assert!(found.iter().all(|p| p.p_shuffled.is_some_and(|p| (0.0..=1.0).contains(&p))));
     // Seven facts are fewer than twelve.
     let judged = heads::judge_passing(&s.prompts, &found, s.m.spec.n_layers);
     assert_eq!((judged.id.as_ref(), judged.verdict, judged.n), ("C1", Verdict::CannotBeTested, FACTS / 2));
@@ -79,11 +86,15 @@ fn a_regression_is_judged_on_facts_left_out() {
             assert_eq!((judged.id.as_ref(), judged.n), ("C4", FACTS), "{name}");
         }
         let found =
-            mlp::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
-        assert_eq!(mlp::judge_intercept(&found).verdict, Verdict::CannotBeTested, "{name}: seven facts");
+            intercept::intercept(&mut s.o, &s.m, &s.prompts, (&s.seen, &s.u), (1, false), 1).expect("tests");
+        assert_eq!(
+            intercept::judge_intercept(&found).verdict,
+            Verdict::CannotBeTested,
+            "{name}: seven facts"
+        );
         let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
         let b = [3.0, -1.0, 2.0];
-        assert!((length(&mlp::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
+        assert!((length(&intercept::random_vector(&b, 4)) - length(&b)).abs() < 1e-5);
     }
 }
 
@@ -113,17 +124,17 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     let stage = store.stage("heads").expect("a folder");
     let new = || Inside::new("a relation", Form::Open, prompts.clone(), 1);
     let mut ticks = 0;
-    let (first, there) = new().heads(o, &m, &stage, |_, _| ticks += 1).expect("looks");
+    let (first, there) = new().heads(o, &m, &[], &stage, |_, _| ticks += 1).expect("looks");
     assert!(!there && ticks > 0 && first.senders.len() == 2 * (m.spec.n_heads + 1));
     assert_eq!((first.function, first.claims.len()), (0, 2));
-    let (again, there) = new().heads(o, &m, &stage, |_, _| panic!("it was done")).expect("reads");
+    let (again, there) = new().heads(o, &m, &[], &stage, |_, _| panic!("it was done")).expect("reads");
     let text = |f: &inside::HeadsFound| serde_json::to_string(f).expect("JSON");
     assert!(there && text(&first) == text(&again));
     // Other prompts are another stage, and take its place.
     let fewer = prompts[..2 * FACTS].to_vec();
     let mut fewer = Inside::new("a relation", Form::Open, fewer, 1);
-    assert!(!fewer.heads(o, &m, &stage, |_, _| {}).expect("looks").1);
-    assert!(!new().heads(o, &m, &stage, |_, _| {}).expect("looks").1);
+    assert!(!fewer.heads(o, &m, &[], &stage, |_, _| {}).expect("looks").1);
+    assert!(!new().heads(o, &m, &[], &stage, |_, _| {}).expect("looks").1);
 
     let stage = store.stage("mlp").expect("a folder");
     let (found, _) = new().mlp(o, &m, first.function, &stage).expect("fits");
@@ -137,6 +148,41 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     std::fs::write(&path, damaged).expect("written");
     let e = new().mlp(o, &m, first.function, &stage).expect_err("refused").to_string();
     assert!(e.ends_with("it is damaged; remove the file, and its stage is run again"), "{e}");
+
+    let stage = store.stage("shots").expect("a folder");
+    let longer = |p: &Prompt| {
+        let ids = [&[7, 8, 9], &p.ids[..]].concat();
+        Prompt { ids, argument_at: p.argument_at + 3, ..p.clone() }
+    };
+    let with = [
+        (1, prompts.iter().map(longer).collect::<Vec<_>>()),
+        (2, prompts.iter().filter(|p| p.fact < 11).cloned().collect()),
+    ];
+    let with = (first.function, &with[..]);
+    let (found, _) = new().shots(o, &m, with, &stage, |_, _| {}).expect("looks");
+    // Eleven facts are too few.
+    assert_eq!(found.at.iter().map(|a| a.shots).collect::<Vec<_>>(), [0, 1]);
+    let none = &found.at[0];
+    assert!((none.correlation.value - 1.0).abs() < 1e-9 && none.kept == heads::CHOSEN);
+    assert!(none.cosine.is_some_and(|c| (c - 1.0).abs() < 1e-6));
+    assert!(found.at[1].correlation.value < 1.0 && found.at[1].cosine.is_some_and(|c| c < 1.0));
+    assert_eq!((found.claims[0].id.as_ref(), found.claims[0].n), ("C7c", FACTS));
+    assert!(new().shots(o, &m, with, &stage, |_, _| panic!("it was done")).expect("reads").1);
+
+    let stage = store.stage("swap").expect("a folder");
+    let mut same = Inside::new("the same", Form::Open, prompts.clone(), 1);
+    let answers: Vec<Option<u32>> = prompts.iter().map(|p| (p.fact < 7).then_some(p.answer)).collect();
+    let other = (&mut same, &answers[..]);
+    let (found, _) = new().swap(o, &m, first.function, other, &stage).expect("swaps");
+    // Its own intercept in its place changes nothing.
+    assert_eq!((found.swapped.own.value, found.swapped.random.value), (0.0, 0.0));
+    let half = prompts.iter().filter(|p| p.fact % 2 == 1 && p.fact < 7).count();
+    assert_eq!((found.with.as_str(), found.shared), ("the same", half));
+    let moved = prompts.iter().map(|p| Prompt { ids: [&[3], &p.ids[..]].concat(), ..p.clone() });
+    let mut moved = Inside::new("another", Form::Open, moved.collect(), 1);
+    let other = (&mut moved, &answers[..]);
+    let (found, there) = new().swap(o, &m, first.function, other, &stage).expect("swaps");
+    assert!(!there && found.swapped.own.value != 0.0 && found.swapped.random.value != 0.0);
     std::fs::remove_dir_all(&dir).expect("removed");
 }
 
@@ -163,6 +209,45 @@ fn last_blocks_are_told_by_bin() {
     assert_eq!(last::judge_intercept(&all, (-0.1, -2.0), FACTS).verdict, Verdict::Conditional);
 }
 
+/// The fixture's first block as a model.
+fn one_block(dir: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gpt2");
+    std::fs::create_dir_all(dir).expect("a folder");
+    let config = std::fs::read_to_string(from.join("config.json")).expect("read");
+    let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    config["n_layer"] = 1.into();
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("written");
+    let bytes = std::fs::read(from.join("model.safetensors")).expect("read");
+    let all = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let own = all.tensors().into_iter().filter(|(name, _)| !name.contains("h.1."));
+    let bytes = safetensors::serialize(own, None).expect("tensors");
+    std::fs::write(dir.join("model.safetensors"), bytes).expect("written");
+}
+
+#[test]
+fn a_model_of_one_block_has_a_last_block() {
+    let dir = std::env::temp_dir().join(format!("refocus-recall-one-{}", std::process::id()));
+    one_block(&dir);
+    let Subject { m, mut o, prompts, seen, .. } = subject_at(&dir);
+    let text: Vec<u32> = (0..400u32).map(|i| i * i % m.spec.vocab as u32).collect();
+    let f = Frequencies::of(&text, m.spec.vocab).expect("counts");
+    let found = last::last_blocks(&mut o, &m, &prompts, &seen, &f, 1).expect("looks");
+    let all = &found[0];
+    // Before the block, after its attention, after it.
+    assert_eq!((all.prob.len(), all.heads.len()), (3, m.spec.n_heads));
+    let parts = all.by_attention.expect("serial").value + all.by_mlp.expect("serial").value;
+    assert!((parts - all.change.value).abs() < 1e-9 && all.change.value != 0.0);
+
+    let store = Store::open(&dir.join("run"), &Configuration(serde_json::Map::new())).expect("a folder");
+    let new = || Inside::new("a relation", Form::Open, prompts.clone(), 1);
+    let heads = store.stage("heads").expect("a folder");
+    let (heads, _) = new().heads(&mut o, &m, &[], &heads, |_, _| {}).expect("looks");
+    let stage = store.stage("mlp").expect("a folder");
+    let (found, _) = new().mlp(&mut o, &m, heads.function, &stage).expect("fits");
+    assert_eq!((heads.function, found.fits.len()), (0, 3));
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
 /// What the prompts' answers get in a whole run with some changes.
 fn whole(s: &mut Subject, which: &[Prompt], applied: &[Applied]) -> Vec<f64> {
     let mut out = Vec::new();
@@ -183,7 +268,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
     let mut s = subject("gpt2");
     let spec = s.m.spec.clone();
     let all: Vec<usize> = (0..s.prompts.len()).collect();
-    let found = mitigate::suppressing_heads(&s.paths, &spec, &all);
+    let found = mitigate::suppressing_heads(&s.ways.paths, &spec, &all);
     assert!(found.iter().all(|h| h.layer == 1));
     let chosen = [HeadId { layer: 1, head: 2 }];
     let means: Vec<_> = chosen.iter().map(|&h| mitigate::head_mean(&spec, &s.seen, h, &all)).collect();
@@ -191,7 +276,7 @@ fn repairs_are_measured_as_whole_runs_and_written_as_patches() {
     let frequencies = Frequencies::of(&text, spec.vocab).expect("counts");
     let generic = price::generic_mean(&mut s.o, &s.m, &text[..20]).expect("runs");
     let intercept: Arc<[f32]> =
-        mlp::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
+        intercept::intercept_of(&mut s.o, &s.m, &s.prompts, &s.seen, (1, true), &all).expect("fits");
     let parts = mitigate::Parts {
         heads: &chosen,
         head_means: &means,

@@ -29,6 +29,8 @@ pub(crate) enum RecallStage {
     Heads,
     /// What an MLP makes of the heads before it.
     Mlp,
+    /// Heads, MLP and intercept again with other facts before the question.
+    Shots,
     /// Who lowers the answer in the last two blocks.
     Last,
     /// What can be done about that, and its price.
@@ -53,9 +55,13 @@ pub(crate) struct Recall {
     /// Facts of a relation to ask for at most, drawn where there are more.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) facts: u32,
-    /// Wordings of each fact, drawn where there are more.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) wordings: u32,
+    /// Wordings of each fact, drawn where there are more [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wordings: Option<u32>,
+    /// Ask as the paper asked this model (gpt2: capitals in 15 wordings), unless other flags say otherwise. The heads
+    /// that it names are looked at with every model of these sizes.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
     /// Ask for the first token of answers that have several, instead of leaving these out.
     #[arg(long)]
     pub(crate) first_token: bool,
@@ -67,9 +73,10 @@ pub(crate) struct Recall {
     /// left out].
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
-    /// What is done: facts, trace, heads, mlp, last, mitigate. All need facts; mlp and mitigate need heads.
+    /// What is done: facts, trace, heads, mlp, shots, last, mitigate. All need facts; mlp, shots and mitigate need
+    /// heads.
     #[arg(long, value_name = "A,B,…", value_delimiter = ',', hide_possible_values = true)]
-    #[arg(value_enum, default_value = "facts,trace,heads,mlp,last,mitigate")]
+    #[arg(value_enum, default_value = "facts,trace,heads,mlp,shots,last,mitigate")]
     pub(crate) stages: Vec<RecallStage>,
     /// Folder for what the model answered, summary.json, tables and the page report.html.
     #[arg(long, value_name = "DIR")]

@@ -21,7 +21,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::recall_facts::relations;
-use super::recall_inside::{Found, check, plain_text};
+use super::recall_inside::{Found, Stages, check, plain_text};
+use super::recall_named::{Beside, Heads, preset};
 use super::{Ended, recall_tables, recall_view};
 use crate::cli::{Global, Recall, RecallStage};
 use crate::commands::staged::Progress;
@@ -48,6 +49,8 @@ pub(super) struct Document {
     pub(super) falls: Vec<Fall>,
     /// What was found inside, by relation and form.
     pub(super) inside: Vec<Found>,
+    /// Heads that the paper names for this model, where they stand here.
+    pub(super) named: Vec<Beside>,
     /// SHA-256 of the text that tokens were counted in; absent where it was too short, or none was needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
@@ -102,7 +105,12 @@ struct Done {
 pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let trace = args.stages.contains(&RecallStage::Trace);
     check(&args.stages)?;
-    let (relations, note) = relations(&args.relation, args.data.as_deref())?;
+    let preset = args.preset.as_deref().map(preset).transpose()?;
+    let wanted = match &preset {
+        Some(p) if args.relation.is_empty() => vec![p.relation.clone()],
+        _ => args.relation.clone(),
+    };
+    let (relations, note) = relations(&wanted, args.data.as_deref())?;
     if let Some(note) = note {
         printer.note(&note);
     }
@@ -112,7 +120,7 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     })?;
     let settings = Settings {
         facts: args.facts as usize,
-        wordings: args.wordings as usize,
+        wordings: args.wordings.or(preset.as_ref().map(|p| p.wordings)).unwrap_or(1) as usize,
         shots: args.shots.into(),
         first_token: args.first_token,
         seed: global.seed,
@@ -150,8 +158,10 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     };
     run.facts(o, &mut cases, &store.stage("facts")?)?;
     let done = if trace { run.trace(o, &cases, &store.stage("trace")?)? } else { Vec::new() };
-    let inside = run.inside(o, &cases, (&args.stages, &plain), (&store, &fingerprint))?;
-    for name in ["heads", "mlp", "last", "mitigate"] {
+    let heads = Heads::of(preset, &model.spec, printer);
+    let stages = Stages { wanted: &args.stages, plain: &plain, heads: &heads, fingerprint: &fingerprint };
+    let inside = run.inside(o, &cases, &stages, &store)?;
+    for name in ["heads", "mlp", "shots", "last", "mitigate"] {
         let with = inside.iter().filter(|f| f.stages().any(|s| s == name));
         let prompts = with.map(|f| f.prompts).sum();
         if prompts > 0 {
@@ -190,6 +200,7 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
         text: plain.hash().filter(|_| inside.iter().any(|f| f.last.is_some() || f.mitigate.is_some())),
         patches: patches.map(|p| format!("patches/{}.toml", p.name)).collect(),
         claims: judged,
+        named: heads.beside(&inside),
         inside,
     };
     recall_tables::write(&mut tables, &document, &all_curves)?;

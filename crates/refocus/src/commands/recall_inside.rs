@@ -5,12 +5,15 @@ use std::path::Path;
 use refocus_compute::{Cpu, Eager};
 use refocus_model::{ModelSpec, Tokenizer};
 use refocus_study::overthinking::Store;
-use refocus_study::recall::inside::{HeadsFound, Inside, LastFound, MitigateFound, MlpFound, PlainText};
-use refocus_study::recall::{Case, Claim, Outcome as Became, RecallError, alike};
+use refocus_study::recall::inside::{
+    HeadsFound, Inside, LastFound, MitigateFound, MlpFound, PlainText, ShotsFound, SwapFound,
+};
+use refocus_study::recall::{Case, Claim, Outcome as Became, RecallError, alike, shared_answers};
 use refocus_tasks::recall::Form;
 use serde::Serialize;
 
 use super::recall::Run;
+use super::recall_named::Heads;
 use crate::cli::RecallStage;
 use crate::failure::{Failure, Outcome};
 
@@ -27,6 +30,11 @@ pub(super) struct Found {
     pub(super) heads: Option<HeadsFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mlp: Option<MlpFound>,
+    /// Where another relation is asked in prompts of the same form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) swap: Option<SwapFound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shots: Option<ShotsFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last: Option<LastFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +47,7 @@ impl Found {
         let all = [
             ("heads", self.heads.is_some()),
             ("mlp", self.mlp.is_some()),
+            ("shots", self.shots.is_some()),
             ("last", self.last.is_some()),
             ("mitigate", self.mitigate.is_some()),
         ];
@@ -50,6 +59,7 @@ impl Found {
         let all = [
             self.heads.as_ref().map(|f| &f.claims),
             self.mlp.as_ref().map(|f| &f.claims),
+            self.shots.as_ref().map(|f| &f.claims),
             self.last.as_ref().map(|f| &f.claims),
             self.mitigate.as_ref().map(|f| &f.claims),
         ];
@@ -98,12 +108,13 @@ pub(super) fn check(stages: &[RecallStage]) -> Outcome<()> {
         RecallStage::Trace => "trace",
         RecallStage::Heads => "heads",
         RecallStage::Mlp => "mlp",
+        RecallStage::Shots => "shots",
         RecallStage::Last => "last",
         RecallStage::Mitigate => "mitigate",
     };
     let needs = |s: &RecallStage| match s {
         RecallStage::Facts => None,
-        RecallStage::Mlp | RecallStage::Mitigate if !has(RecallStage::Heads) => {
+        RecallStage::Mlp | RecallStage::Shots | RecallStage::Mitigate if !has(RecallStage::Heads) => {
             Some((name(*s), name(RecallStage::Heads)))
         }
         _ if !has(RecallStage::Facts) => Some((name(*s), name(RecallStage::Facts))),
@@ -117,80 +128,150 @@ pub(super) fn check(stages: &[RecallStage]) -> Outcome<()> {
     }
 }
 
+/// What is done inside, and with what.
+pub(super) struct Stages<'a> {
+    pub(super) wanted: &'a [RecallStage],
+    pub(super) plain: &'a Plain,
+    pub(super) heads: &'a Heads,
+    pub(super) fingerprint: &'a str,
+}
+
+impl Stages<'_> {
+    fn has(&self, stage: RecallStage) -> bool {
+        self.wanted.contains(&stage)
+    }
+}
+
+/// A relation in prompts of one form, and its case.
+struct Asked<'a> {
+    case: &'a Case,
+    inside: Inside,
+}
+
 impl Run<'_> {
     /// Looks inside, relation by relation and form by form.
     pub(super) fn inside(
         &self,
         o: &mut Eager<Cpu>,
         cases: &[Case],
-        (stages, plain): (&[RecallStage], &Plain),
-        (store, fingerprint): (&Store, &str),
+        stages: &Stages<'_>,
+        store: &Store,
     ) -> Outcome<Vec<Found>> {
-        let has = |s: RecallStage| stages.contains(&s);
-        let mut all: Vec<Inside> = Vec::new();
+        let mut all: Vec<Asked<'_>> = Vec::new();
         for case in cases.iter().filter(|c| c.outcome(self.settings) == Became::Measured) {
             for form in [Form::Open, Form::Forced] {
-                let prompts = alike(case, form, self.tokenizer, &self.model.spec, self.settings)?;
-                all.push(Inside::new(&case.relation.key, form, prompts, self.settings.seed));
+                let prompts = alike(case, (form, 0), self.tokenizer, &self.model.spec, self.settings)?;
+                let inside = Inside::new(&case.relation.key, form, prompts, self.settings.seed);
+                all.push(Asked { case, inside });
             }
         }
-        all.retain(Inside::is_enough);
-        if let (Plain::TooShort(why), false) = (plain, all.is_empty())
-            && (has(RecallStage::Last) || has(RecallStage::Mitigate))
+        all.retain(|a| a.inside.is_enough());
+        if let (Plain::TooShort(why), false) = (stages.plain, all.is_empty())
+            && (stages.has(RecallStage::Last) || stages.has(RecallStage::Mitigate))
         {
             self.printer.note(&format!("without the stages last and mitigate: {why}"));
         }
-        let (m, mut out) = (self.model, Vec::new());
-        let [heads_at, mlp_at, last_at, mitigate_at] =
-            ["heads", "mlp", "last", "mitigate"].map(|name| store.stage(name));
-        let (heads_at, mlp_at, last_at, mitigate_at) = (heads_at?, mlp_at?, last_at?, mitigate_at?);
-        for mut inside in all {
-            let title = format!("{}, {}", inside.relation, inside.form.name());
-            let mut found = Found {
-                relation: inside.relation.clone(),
-                form: inside.form,
-                prompts: inside.prompts.len(),
-                heads: None,
-                mlp: None,
-                last: None,
-                mitigate: None,
-            };
-            if has(RecallStage::Heads) {
-                let got = self.step("heads", &title, |tick| inside.heads(o, m, &heads_at, tick))?;
-                if has(RecallStage::Mlp) {
-                    let work = |_: &mut dyn FnMut(usize, usize)| inside.mlp(o, m, got.function, &mlp_at);
-                    found.mlp = Some(self.step("mlp", &title, work)?);
-                }
-                if let (Plain::Text(text), true) = (plain, has(RecallStage::Mitigate)) {
-                    let heads = (&got.suppressing[..], fingerprint);
-                    let made = self.step("mitigate", &title, |tick| {
-                        inside.mitigate(o, m, heads, text, &mitigate_at, tick)
-                    })?;
-                    if let Some(patch) = &made.patch {
-                        let at = |end: &str| format!("patches/{}.{end}", patch.name);
-                        let tensors =
-                            patch.tensors().map_err(|e| Failure::because("a patch cannot be written", e))?;
-                        if let Some(tensors) = tensors {
-                            store.write_bytes(&at("safetensors"), &tensors)?;
-                        }
-                        let said: Vec<String> = made
-                            .claims
-                            .iter()
-                            .map(|j| format!("# {}: {}\n", j.verdict.name(), j.why))
-                            .collect();
-                        store.write(&at("toml"), &(said.concat() + &patch.text))?;
-                    }
-                    found.mitigate = Some(made);
-                }
-                found.heads = Some(got);
+        let mut out = Vec::new();
+        for at in 0..all.len() {
+            let mut found = self.look(o, &mut all[at], stages, store)?;
+            if let Some(function) = found.heads.as_ref().map(|h| h.function).filter(|_| found.mlp.is_some()) {
+                found.swap = self.swap(o, (&mut all, at), function, store)?;
             }
-            if let (Plain::Text(text), true) = (plain, has(RecallStage::Last)) {
-                let work = |_: &mut dyn FnMut(usize, usize)| inside.last(o, m, text, &last_at);
-                found.last = Some(self.step("last", &title, work)?);
-            }
+            all[at].inside.forget();
             out.push(found);
         }
         Ok(out)
+    }
+
+    /// All stages of one relation and form.
+    fn look(
+        &self,
+        o: &mut Eager<Cpu>,
+        asked: &mut Asked<'_>,
+        stages: &Stages<'_>,
+        store: &Store,
+    ) -> Outcome<Found> {
+        let (m, inside) = (self.model, &mut asked.inside);
+        let title = title(inside);
+        let mut found = Found {
+            relation: inside.relation.clone(),
+            form: inside.form,
+            prompts: inside.prompts.len(),
+            heads: None,
+            mlp: None,
+            swap: None,
+            shots: None,
+            last: None,
+            mitigate: None,
+        };
+        if stages.has(RecallStage::Heads) {
+            let (at, named) = (store.stage("heads")?, stages.heads.of_relation(&inside.relation));
+            let got = self.step("heads", &title, |tick| inside.heads(o, m, &named, &at, tick))?;
+            if stages.has(RecallStage::Mlp) {
+                let at = store.stage("mlp")?;
+                let work = |_: &mut dyn FnMut(usize, usize)| inside.mlp(o, m, got.function, &at);
+                found.mlp = Some(self.step("mlp", &title, work)?);
+            }
+            if stages.has(RecallStage::Shots) && self.settings.shots > 0 {
+                let at = store.stage("shots")?;
+                let mut with = Vec::new();
+                for shots in 1..=self.settings.shots {
+                    let how = (inside.form, shots);
+                    with.push((shots, alike(asked.case, how, self.tokenizer, &m.spec, self.settings)?));
+                }
+                let with = (got.function, &with[..]);
+                found.shots = Some(self.step("shots", &title, |tick| inside.shots(o, m, with, &at, tick))?);
+            }
+            if let (Plain::Text(text), true) = (stages.plain, stages.has(RecallStage::Mitigate)) {
+                let (at, heads) = (store.stage("mitigate")?, (&got.suppressing[..], stages.fingerprint));
+                let made =
+                    self.step("mitigate", &title, |tick| inside.mitigate(o, m, heads, text, &at, tick))?;
+                write_patch(&made, store)?;
+                found.mitigate = Some(made);
+            }
+            found.heads = Some(got);
+        }
+        if let (Plain::Text(text), true) = (stages.plain, stages.has(RecallStage::Last)) {
+            let at = store.stage("last")?;
+            let work = |_: &mut dyn FnMut(usize, usize)| inside.last(o, m, text, &at);
+            found.last = Some(self.step("last", &title, work)?);
+        }
+        Ok(found)
+    }
+
+    /// The intercept of another relation, that which has most of the same arguments, in the place of one's own; nothing
+    /// where no other is asked in prompts of the same form.
+    fn swap(
+        &self,
+        o: &mut Eager<Cpu>,
+        (all, at): (&mut [Asked<'_>], usize),
+        function: usize,
+        store: &Store,
+    ) -> Outcome<Option<SwapFound>> {
+        let own = &all[at];
+        let answers = |other: &Asked<'_>| shared_answers(own.case, other.case, &own.inside.prompts);
+        let others = all
+            .iter()
+            .enumerate()
+            .filter(|(_, a)| a.inside.form == own.inside.form && a.inside.relation != own.inside.relation);
+        let mut best: Option<(usize, Vec<Option<u32>>)> = None;
+        for (i, other) in others {
+            let found = answers(other);
+            let many = |a: &[Option<u32>]| a.iter().flatten().count();
+            if best.as_ref().is_none_or(|b| many(&found) > many(&b.1)) {
+                best = Some((i, found));
+            }
+        }
+        let Some((other, answers)) = best else { return Ok(None) };
+        let (low, high) = all.split_at_mut(at.max(other));
+        let (own, other) = match at < other {
+            true => (&mut low[at].inside, &mut high[0].inside),
+            false => (&mut high[0].inside, &mut low[other].inside),
+        };
+        let (stage, title, m) = (store.stage("swap")?, title(own), self.model);
+        let found = self.step("swap", &title, |_| own.swap(o, m, function, (other, &answers), &stage))?;
+        other.forget();
+        Ok(Some(found))
     }
 
     /// One stage of one relation and form, with its progress.
@@ -212,4 +293,22 @@ impl Run<'_> {
         }
         Ok(found)
     }
+}
+
+fn title(inside: &Inside) -> String {
+    format!("{}, {}", inside.relation, inside.form.name())
+}
+
+/// Writes the best repair, where there is one that is worth having.
+fn write_patch(made: &MitigateFound, store: &Store) -> Outcome<()> {
+    let Some(patch) = &made.patch else { return Ok(()) };
+    let at = |end: &str| format!("patches/{}.{end}", patch.name);
+    let tensors = patch.tensors().map_err(|e| Failure::because("a patch cannot be written", e))?;
+    if let Some(tensors) = tensors {
+        store.write_bytes(&at("safetensors"), &tensors)?;
+    }
+    let said: Vec<String> =
+        made.claims.iter().map(|j| format!("# {}: {}\n", j.verdict.name(), j.why)).collect();
+    store.write(&at("toml"), &(said.concat() + &patch.text))?;
+    Ok(())
 }

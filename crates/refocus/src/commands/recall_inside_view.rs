@@ -2,8 +2,8 @@
 
 use refocus_study::overthinking::Estimate;
 use refocus_study::recall::FEWEST_KNOWN;
-use refocus_study::recall::heads::SenderEffect;
-use refocus_study::recall::inside::{HeadsFound, LastFound, MitigateFound, MlpFound};
+use refocus_study::recall::heads::{Passer, SenderEffect};
+use refocus_study::recall::inside::{HeadsFound, LastFound, MitigateFound, MlpFound, ShotsFound, SwapFound};
 
 use super::recall_inside::Found;
 use super::recall_view::within;
@@ -26,7 +26,11 @@ pub(super) fn tables(found: &Found, colours: bool) -> String {
             out.push_str(&format!(
                 "\n{title}: heads chosen on every second fact, on the others; OV in log₁₀ of ranks\n"
             ));
-            out.push_str(&passers(f, colours));
+            out.push_str(&passers(&f.passers, colours));
+        }
+        if !f.named.is_empty() {
+            out.push_str(&format!("\n{title}: heads that the paper names, on the same facts\n"));
+            out.push_str(&passers(&f.named, colours));
         }
     }
     if let Some(f) = &found.mlp {
@@ -37,6 +41,15 @@ pub(super) fn tables(found: &Found, colours: bool) -> String {
             "\n{title}: what the intercept of MLP {block} promotes, change of log₁₀ rank\n"
         ));
         out.push_str(&intercept(f, colours));
+    }
+    if let Some(s) = &found.swap {
+        out.push_str(&swapped(s));
+    }
+    if let Some(f) = &found.shots {
+        out.push_str(&format!(
+            "\n{title}: heads, regression and intercept with other facts before, beside those without\n"
+        ));
+        out.push_str(&shots(f, colours));
     }
     if let Some(f) = &found.last {
         out.push_str(&format!(
@@ -65,7 +78,8 @@ fn table(left: &[&'static str], right: &[&'static str]) -> Table {
 fn senders(f: &HeadsFound, colours: bool) -> String {
     let mut order: Vec<&SenderEffect> = f.senders.iter().collect();
     order.sort_by(|a, b| a.ratio_of_means.value.total_cmp(&b.ratio_of_means.value));
-    let mut t = table(&["replaced"], &["π(Y)", "mean of ratios", "π(X)", "logit"]);
+    let columns = ["π(Y)", "mean of ratios", "π(X)", "logit", "resampled", "zero", "mean", "direct, logits"];
+    let mut t = table(&["replaced"], &columns);
     let n = order.len();
     for (_, s) in order.into_iter().enumerate().filter(|(i, _)| *i < LOWER || i + RAISE >= n) {
         t.row([
@@ -74,12 +88,16 @@ fn senders(f: &HeadsFound, colours: bool) -> String {
             format!("{:+.1}", 100.0 * s.mean_of_ratios),
             s.argument.as_ref().map_or_else(dash, within),
             number(&s.logit),
+            within(&s.resampled),
+            within(&s.zero),
+            within(&s.mean),
+            f.parts.iter().find(|p| p.part == s.sender).map_or_else(dash, |p| number(&p.answer)),
         ]);
     }
     t.render(colours)
 }
 
-fn passers(f: &HeadsFound, colours: bool) -> String {
+fn passers(all: &[Passer], colours: bool) -> String {
     let columns = [
         "π(Y) without, %",
         "p",
@@ -90,10 +108,12 @@ fn passers(f: &HeadsFound, colours: bool) -> String {
         "OV: Y",
         "OV: X",
         "Y over shuffled",
+        "p",
         "over random",
+        "p",
     ];
     let mut t = table(&["head"], &columns);
-    for p in &f.passers {
+    for p in all {
         let ov = |pick: fn(&refocus_study::recall::heads::Ov) -> Option<&Estimate>| {
             p.ov.as_ref().and_then(pick).map_or_else(dash, number)
         };
@@ -108,7 +128,9 @@ fn passers(f: &HeadsFound, colours: bool) -> String {
             ov(|o| Some(&o.answer)),
             ov(|o| o.argument.as_ref()),
             ov(|o| Some(&o.over_shuffled)),
+            chance(p.p_shuffled),
             ov(|o| Some(&o.over_random)),
+            chance(p.p_random),
         ]);
     }
     t.render(colours)
@@ -121,6 +143,8 @@ fn fits(f: &MlpFound, colours: bool) -> String {
         "exchanged",
         "intercept alone",
         "the same uncentred",
+        "a matrix each",
+        "exchanged",
         "first order",
         "condition",
         "KL rebuilt",
@@ -138,6 +162,8 @@ fn fits(f: &MlpFound, colours: bool) -> String {
             two(fit.r2_permuted),
             two(fit.r2_intercept),
             two(fit.r2_intercept_uncentred),
+            two(fit.r2_matrix),
+            two(fit.r2_matrix_permuted),
             two(fit.r2_first_order),
             fit.condition.map_or_else(|| "infinite".to_owned(), |c| format!("{c:.0}")),
             number(&fit.reconstructed.kl),
@@ -168,6 +194,67 @@ fn intercept(f: &MlpFound, colours: bool) -> String {
         number(&i.specific),
         number(&i.without)
     )
+}
+
+/// What another relation's intercept does.
+fn swapped(s: &SwapFound) -> String {
+    let other = match (&s.swapped.other, &s.swapped.other_random) {
+        (Some(own), Some(random)) => format!(
+            "; log₁₀ rank of {}'s answer {}, by a random vector {} ({} prompts)",
+            s.with,
+            number(own),
+            number(random),
+            s.shared
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "{}'s intercept in its place: π(Y) {}, by a random vector {}{other}\n",
+        s.with,
+        number(&s.swapped.own),
+        number(&s.swapped.random)
+    )
+}
+
+fn shots(f: &ShotsFound, colours: bool) -> String {
+    let columns = [
+        "facts",
+        "π(Y)",
+        "heads' correlation",
+        "halves",
+        "across",
+        "first five kept",
+        "R²",
+        "exchanged",
+        "nats nearer",
+        "intercept's cosine",
+        "Y with it",
+        "less others",
+        "π(Y) without it",
+    ];
+    let mut t = table(&["before", "first heads"], &columns);
+    let plain = |x: Option<f64>| x.map_or_else(dash, |x| format!("{x:+.2}"));
+    for at in &f.at {
+        let top: Vec<String> = at.top.iter().map(|t| format!("{}.{}", t.id.layer, t.id.head)).collect();
+        t.row([
+            at.shots.to_string(),
+            top.join(" "),
+            at.facts.to_string(),
+            number(&at.pi),
+            number(&at.correlation),
+            plain(at.halves),
+            plain(at.across),
+            at.kept.to_string(),
+            number(&at.fit.r2),
+            format!("{:.2}", at.fit.r2_permuted),
+            number(&at.fit.kl_gain),
+            plain(at.cosine),
+            number(&at.intercept.own.answer),
+            number(&at.intercept.specific),
+            number(&at.intercept.without),
+        ]);
+    }
+    t.render(colours)
 }
 
 fn last(f: &LastFound, colours: bool) -> String {
@@ -255,6 +342,10 @@ fn repairs(f: &MitigateFound, colours: bool) -> String {
         ]);
     }
     t.render(colours)
+}
+
+fn chance(p: Option<f64>) -> String {
+    p.map_or_else(dash, |p| format!("{p:.4}"))
 }
 
 fn dash() -> String {

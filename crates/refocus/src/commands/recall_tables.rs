@@ -6,6 +6,7 @@ use refocus_study::overthinking::Estimate;
 use refocus_study::recall::{Claim, Curve, Fall};
 
 use super::recall::{Document, Told};
+use super::recall_inside_tables;
 use crate::failure::Outcome;
 
 /// Writes all tables.
@@ -18,7 +19,7 @@ pub(super) fn write(run: &mut RunFolder, document: &Document, curves: &[Curve]) 
     run.write(&points)?;
     run.write(&document.falls.iter().flat_map(fall).collect::<Vec<_>>())?;
     run.write(&document.claims.iter().map(claim).collect::<Vec<_>>())?;
-    Ok(())
+    recall_inside_tables::write(run, &document.inside)
 }
 
 fn relation(t: &Told) -> rows::Relation {

@@ -20,6 +20,10 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
     for found in &document.inside {
         out.push_str(&recall_inside_view::tables(found, colours));
     }
+    if !document.named.is_empty() {
+        out.push_str("\nHeads that the paper names for this model; the words are the paper's, the numbers of this run\n");
+        out.push_str(&named(document, colours));
+    }
     if !document.claims.is_empty() {
         out.push('\n');
         out.push_str(&claims(document, colours));
@@ -88,6 +92,25 @@ fn words(f: &Fall) -> String {
         Group::All => "all".to_owned(),
         _ => "first before".to_owned(),
     }
+}
+
+/// Where the paper's heads stand in this run.
+fn named(document: &Document, colours: bool) -> String {
+    let left = ["head", "relation", "form"].map(|c| (c, Side::Left));
+    let right = ["place", "π(Y) without, %"].map(|c| (c, Side::Right));
+    let columns: Vec<_> = left.into_iter().chain(right).chain([("the paper says", Side::Left)]).collect();
+    let mut table = Table::new(&columns);
+    for b in &document.named {
+        table.row([
+            format!("{}.{}", b.id.layer, b.id.head),
+            b.relation.clone(),
+            b.form.name().to_owned(),
+            format!("{} of {}", b.place, b.of),
+            within(&b.effect),
+            b.said.clone(),
+        ]);
+    }
+    table.render(colours)
 }
 
 fn claims(document: &Document, colours: bool) -> String {

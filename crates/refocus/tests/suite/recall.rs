@@ -62,6 +62,22 @@ hint: give another folder to --out, or the flags of that run
 }
 
 #[test]
+fn a_preset_says_how_facts_are_asked_for_and_names_no_heads_of_another_model() {
+    let tmp = Tmp::new("recall-preset");
+    let run = tmp
+        .refocus("recall fixtures/overthinking --preset gpt2 --json --out [TMP]/run")
+        .output()
+        .expect("run");
+    let d: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!((&d["settings"]["wordings"], &d["named"]), (&Value::from(15), &serde_json::json!([])));
+    let relations: Vec<&str> =
+        d["relations"].as_array().expect("a list").iter().filter_map(|r| r["relation"].as_str()).collect();
+    assert_eq!(relations, ["capital"]);
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(said.contains("note: the heads that the paper names are those of gpt2: not shown"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused() {
     let tmp = Tmp::new("recall-refused");
     let run = "recall fixtures/overthinking --out [TMP]/run";
@@ -104,6 +120,16 @@ hint: name it in --stages too
     refused(tmp.refocus(&format!("{run} --relation capital --text [TMP]/none.txt"))).stderr_eq(str![[r#"
 error: [TMP]/none.txt: cannot be read as text
 cause: No such file or directory (os error 2)
+
+"#]]);
+    refused(tmp.refocus(&format!("{run} --preset gpt3"))).stderr_eq(str![[r#"
+error: there is no preset gpt3
+hint: one of gpt2
+
+"#]]);
+    refused(tmp.refocus(&format!("{run} --relation capital --stages facts,shots"))).stderr_eq(str![[r#"
+error: the stage shots needs the stage heads
+hint: name it in --stages too
 
 "#]]);
     tmp.write("short.txt", "too short");

@@ -1,7 +1,11 @@
 //! The page of a study of factual recall.
 
+mod inside;
+mod inside_heads;
+mod inside_last;
+
 use refocus_results::StoredRun;
-use refocus_results::recall::{Claim, Fall, Point as Row, Relation};
+use refocus_results::recall::{Claim, Fall, Number, Point as Row, Relation, Repair};
 
 use crate::chart::{Dot, DotChart, DotRow, Format, LineChart, Point, Series, Tone};
 use crate::overthinking::numbers;
@@ -15,6 +19,8 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
     let trace: Vec<Row> = run.rows()?.unwrap_or_default();
     let falls: Vec<Fall> = run.rows()?.unwrap_or_default();
     let claims: Vec<Claim> = run.rows()?.unwrap_or_default();
+    let found: Vec<Number> = run.rows()?.unwrap_or_default();
+    let repaired: Vec<Repair> = run.rows()?.unwrap_or_default();
     let mut all = Vec::new();
     if !relations.is_empty() {
         all.push(RunSection {
@@ -52,6 +58,7 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
             parts: vec![Part::Figures(by_shots(&falls)), Part::Grid(lost(&falls))],
         });
     }
+    all.extend(inside::sections(&found, &repaired));
     Ok(all)
 }
 
@@ -118,15 +125,15 @@ fn judged(claims: &[Claim]) -> Grid {
             _ => "soft",
         };
         vec![
-            Cell::text(format!("{}: {}", c.id, c.claim)),
+            Cell { text: format!("{}: {}", c.id, c.claim), class: "said" },
             Cell::text(c.relation.clone().unwrap_or_else(|| "all".to_owned())),
             Cell::text(c.form.clone()),
             Cell { text: c.verdict.clone(), class },
             Cell::number(number(c.effect, c.low, c.high)),
             Cell::number(number(c.beyond, c.beyond_low, c.beyond_high)),
             Cell::number(c.n.to_string()),
-            Cell { text: c.control.clone(), class: "soft" },
-            Cell { text: c.why.clone(), class: "soft" },
+            Cell { text: c.control.clone(), class: "said soft" },
+            Cell { text: c.why.clone(), class: "said soft" },
         ]
     });
     let text = ["claim", "relation", "prompts", "verdict"].map(Head::text);
@@ -219,6 +226,18 @@ fn figure(title: String, series: Vec<Series>) -> Option<Figure> {
     Some(Figure { caption: title, numbers: Some(numbers(&chart)), svg: chart.svg() })
 }
 
+/// Names of the colours that are there.
+fn legend(rows: &[DotRow]) -> Vec<(Tone, String)> {
+    let named = [
+        (Tone::True, "all"),
+        (Tone::Third, "tuned"),
+        (Tone::False, "first before"),
+        (Tone::Muted, "matched"),
+    ];
+    let there = |tone: &Tone| rows.iter().flat_map(|r| &r.dots).any(|d| d.tone == *tone);
+    named.into_iter().filter(|(tone, _)| there(tone)).map(|(tone, name)| (tone, name.to_owned())).collect()
+}
+
 /// What answers and matched tokens lose, by number of other facts.
 fn by_shots(falls: &[Fall]) -> Vec<Figure> {
     let mut figures = Vec::new();
@@ -256,7 +275,7 @@ fn by_shots(falls: &[Fall]) -> Vec<Figure> {
                     .to_owned(),
                 x: "probability lost, points".to_owned(),
                 format: Format::Percent,
-                legend: vec![(Tone::False, "answers".to_owned()), (Tone::Muted, "matched tokens".to_owned())],
+                legend: legend(&rows),
                 rows,
                 zero: true,
             };
