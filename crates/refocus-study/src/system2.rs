@@ -21,12 +21,12 @@ mod summary;
 mod tests;
 mod verdict;
 
-pub use self::answer::{Answered, Record, Rewriting, wording};
+pub use self::answer::{Answered, Choosing, Record, Rewriting, wording};
 pub use self::arm::{Arm, STUDY, UnknownArm};
 pub use self::attention::{HeadMass, Local, Looked, SpanRow, look};
 pub use self::error::System2Error;
 pub use self::kept::Kept;
-pub use self::page::{Evaluation, markdown};
+pub use self::page::{Evaluation, Served, markdown};
 pub use self::projected::projected;
 pub use self::removal::{Removal, Roc, RocPoint, Share};
 pub use self::run::{Progress, SuiteRun, run_suite};

@@ -6,7 +6,7 @@ use refocus_system2::{
     Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Template, Templates, Usage,
     Variant, rewrite,
 };
-use refocus_tasks::planted::{Item, Judge, last_number};
+use refocus_tasks::planted::{Item, Judge, last_number, says};
 use serde::{Deserialize, Serialize};
 
 use sha2::{Digest, Sha256};
@@ -20,9 +20,14 @@ const WARNING: &str = "Some of this may be opinion or may have nothing to do wit
 /// Of the arm [`Arm::Think`].
 const THINK: &str = "Think step by step before you answer.";
 const THEN: &str = "So what is the answer?";
+/// Before the options, where a model that tells no log-probabilities has to choose in words.
+const ONE_OF: &str = "Answer with one of these and nothing else:";
 /// New tokens of a thought, and of an answer that is written.
 const THOUGHT: usize = 96;
 const WRITTEN: usize = 200;
+const CHOSEN: usize = 32;
+/// A probability below this may be missing in a difference of probabilities.
+const SMALL: f64 = 0.01;
 
 /// Hash of everything that the arms put around an item: answers to other words are other answers.
 pub fn wording() -> String {
@@ -30,6 +35,31 @@ pub fn wording() -> String {
     let texts = Template::ALL.iter().map(|t| templates.text(*t)).chain([WARNING, THINK, THEN]);
     let hashed = texts.fold(Sha256::new(), |h, t| h.chain_update(t).chain_update([0]));
     format!("sha256:{}", hex(&hashed.finalize()))
+}
+
+/// How options are chosen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choosing {
+    /// By the log-probability of each as the whole answer.
+    LogProbabilities,
+    /// The model reads the options and names one in words.
+    Words,
+}
+
+impl Choosing {
+    /// What a model can do.
+    pub fn of(chat: &dyn Chat) -> Self {
+        if chat.tells_choices() { Self::LogProbabilities } else { Self::Words }
+    }
+
+    /// Names it in the configuration of a run: answers to other words are other answers.
+    pub fn name(self) -> String {
+        match self {
+            Self::LogProbabilities => "log-probabilities".to_owned(),
+            Self::Words => format!("words: {ONE_OF}"),
+        }
+    }
 }
 
 /// What came of one item in one arm.
@@ -57,18 +87,32 @@ pub struct Answered {
     pub right: bool,
     /// Log-probability of each option as a whole answer, in nats; none where the answer was written.
     pub scores: Vec<f64>,
-    /// Log-probability of what all options begin with.
+    /// Log-probability of what all options begin with; 0 where scores are those of what follows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<f64>,
+    /// Options of which a server told only that they are no likelier than their score.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub at_most: Vec<usize>,
     /// What was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
 }
 
 impl Answered {
-    /// Probability of an option once the answer has begun as all options do.
+    /// Probability of an option once the answer has begun as all options do. One that a server does not tell counts
+    /// as 0 where it is below [`SMALL`] for sure; else there is none.
     pub fn probability(&self, option: usize) -> Option<f64> {
-        Some((self.scores.get(option)? - self.frame?).exp())
+        let p = (self.scores.get(option)? - self.frame?).exp();
+        match self.at_most.contains(&option) {
+            false => Some(p),
+            true => (p < SMALL).then_some(0.0),
+        }
+    }
+
+    /// By how many nats the first option is likelier than the second, where both are told.
+    pub fn margin(&self) -> Option<f64> {
+        let told = |i: usize| self.scores.get(i).filter(|_| !self.at_most.contains(&i));
+        Some(told(0)? - told(1)?)
     }
 }
 
@@ -129,13 +173,17 @@ impl Rewriting {
     }
 }
 
-/// Asks one item in one way. A prompt that is too long for the model is a result, not an error.
+/// Asks one item in one way. A prompt that is too long for the model, or that it refuses, is a result, not an error.
 ///
 /// # Errors
 /// The model, or the way to it, failed.
 pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, ChatError> {
     let start = Instant::now();
     let rewriting = arm.options().map(|options| rewritten(chat, item, &options));
+    // A server that was gone during the rewriting says nothing about the rewriting.
+    if let Some(why) = chat.take_lost() {
+        return Err(ChatError::Unreachable { model: chat.name().to_owned(), why });
+    }
     let text = match (arm, &rewriting) {
         (Arm::Oracle, _) => item.oracle(),
         (Arm::Instructed, _) => format!("{}\n{WARNING}", item.prompt()),
@@ -145,7 +193,9 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
     let mut usage = Usage::default();
     let (answered, failed) = match answer(chat, item, text, arm, &mut usage) {
         Ok(answered) => (answered, None),
-        Err(e @ ChatError::TooLong { .. }) => (None, Some(e.to_string())),
+        Err(e @ (ChatError::TooLong { .. } | ChatError::Refused { .. } | ChatError::Cannot { .. })) => {
+            (None, Some(e.to_string()))
+        }
         Err(e) => return Err(e),
     };
     let seconds = start.elapsed().as_secs_f64() + chat.take_spared();
@@ -191,21 +241,77 @@ fn answer(
             (Judge::Number(n), Some(text)) => last_number(text) == Some(*n),
             _ => false,
         };
-        return Ok(Some(Answered { right: is, scores: Vec::new(), frame: None, reply: written }));
+        return Ok(Some(Answered::written(is, written)));
     };
     if let Some(thought) = &written {
         messages.push(Message { role: Role::Assistant, content: thought.clone() });
         messages.push(Message::user(THEN));
     }
-    let mut answers = vec![frame.as_str()];
-    answers.extend(options.iter().map(String::as_str));
-    let (scores, took) = chat.score(&messages, &answers)?;
-    *usage += took;
-    let (frame, scores) = match scores.split_first() {
-        Some((frame, scores)) => (Some(possible(*frame)), scores.iter().map(|s| possible(*s)).collect()),
-        None => (None, Vec::new()),
+    if !chat.tells_choices() {
+        let named: Vec<&str> = options.iter().map(|o| bare(frame, o)).collect();
+        if let Some(last) = messages.last_mut() {
+            last.content.push_str(&format!("\n{ONE_OF} {}.", listed(&named)));
+        }
+        let reply = chat.complete(&Ask::new(&messages, CHOSEN))?;
+        *usage += reply.usage;
+        return Ok(Some(Answered::written(chosen(&reply.text, &named) == Some(right), Some(reply.text))));
+    }
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let choice = chat.choose(&messages, frame, &options)?;
+    *usage += choice.usage;
+    let scores: Vec<f64> = choice.scores.iter().map(|s| possible(*s)).collect();
+    let right = match choice.at_most.as_slice() {
+        [] => is_best(&scores, right),
+        at_most => is_surely_best(&scores, at_most, right).ok_or(ChatError::Cannot {
+            model: chat.name().to_owned(),
+            what: "tell which option is likeliest: none of them is among its likeliest tokens",
+        })?,
     };
-    Ok(Some(Answered { right: is_best(&scores, right), scores, frame, reply: written }))
+    let frame = Some(possible(choice.frame));
+    Ok(Some(Answered { right, scores, frame, at_most: choice.at_most, reply: written }))
+}
+
+impl Answered {
+    /// An answer in words.
+    fn written(right: bool, reply: Option<String>) -> Self {
+        Self { right, scores: Vec::new(), frame: None, at_most: Vec::new(), reply }
+    }
+}
+
+/// An option without what all begin and end with.
+fn bare<'o>(frame: &str, option: &'o str) -> &'o str {
+    option.strip_prefix(frame).unwrap_or(option).trim().trim_end_matches('.')
+}
+
+/// Options in an order that does not show which one is right.
+fn listed(named: &[&str]) -> String {
+    let mut all = named.to_vec();
+    all.sort_unstable();
+    all.join("; ")
+}
+
+/// The one option that a reply names; nothing where it names none or several.
+fn chosen(reply: &str, named: &[&str]) -> Option<usize> {
+    let reply = reply.trim();
+    // A letter in parentheses may come without them, but not in the middle of a sentence: "A" is a word.
+    let bare = reply.trim_matches(|c: char| !c.is_alphanumeric());
+    let is = |option: &str| says(reply, option) || option == format!("({bare})");
+    let mut said = (0..named.len()).filter(|&i| is(named[i]));
+    let first = said.next()?;
+    said.next().is_none().then_some(first)
+}
+
+/// Whether an option is likelier than every other, where of some it is only known how likely they are at most; nothing
+/// where that leaves it open.
+fn is_surely_best(scores: &[f64], at_most: &[usize], right: usize) -> Option<bool> {
+    let told = (0..scores.len()).filter(|i| !at_most.contains(i));
+    let best = told.max_by(|a, b| scores[*a].total_cmp(&scores[*b]))?;
+    let beaten = at_most.iter().all(|i| scores.get(*i).is_some_and(|s| *s < scores[best]));
+    let right_is_lower = at_most.contains(&right) && scores.get(right).is_some_and(|s| *s <= scores[best]);
+    match beaten {
+        true => Some(best == right && is_best(scores, right)),
+        false => right_is_lower.then_some(false),
+    }
 }
 
 /// A log-probability that can be kept: nothing is less likely than this, and what is no number counts as that.
@@ -234,8 +340,42 @@ mod tests {
 
     #[test]
     fn a_probability_is_that_behind_the_frame() {
-        let a = Answered { right: true, scores: vec![-3.0, -4.0], frame: Some(-2.5), reply: None };
+        let at_most = Vec::new();
+        let a = Answered { right: true, scores: vec![-3.0, -4.0], frame: Some(-2.5), at_most, reply: None };
         assert!((a.probability(0).expect("a number") - (-0.5f64).exp()).abs() < 1e-12);
-        assert_eq!(a.probability(2), None);
+        assert_eq!((a.probability(2), a.margin()), (None, Some(1.0)));
+        // What is only bounded is small for sure, or nothing.
+        let bounded = |s| Answered { scores: vec![-3.0, s], at_most: vec![1], frame: Some(0.0), ..a.clone() };
+        assert_eq!((bounded(-8.0).probability(1), bounded(-8.0).margin()), (Some(0.0), None));
+        assert_eq!(bounded(-4.0).probability(1), None);
+    }
+
+    #[test]
+    fn what_is_only_bounded_decides_where_it_can() {
+        assert_eq!(is_surely_best(&[-1.0, -2.0, -3.0], &[1, 2], 0), Some(true));
+        assert_eq!(is_surely_best(&[-1.0, -2.0, -3.0], &[1, 2], 1), Some(false));
+        assert_eq!(is_surely_best(&[-2.0, -1.0], &[1], 0), None, "the other may be likelier");
+        assert_eq!(
+            is_surely_best(&[-2.0, -1.0, -0.5], &[0, 2], 0),
+            Some(false),
+            "it is below one that is told"
+        );
+        assert_eq!(is_surely_best(&[-2.0, -2.0], &[0, 1], 0), None);
+    }
+
+    #[test]
+    fn an_option_is_named_in_words() {
+        let cities = ["Rome", "New York", "York"];
+        assert_eq!(chosen("It is rome.", &cities), Some(0));
+        assert_eq!(chosen("New York", &cities), None, "that names two");
+        assert_eq!(chosen("Oslo", &cities), None);
+        let letters = ["(A)", "(B)"];
+        assert_eq!(
+            [chosen("A", &letters), chosen("B.", &letters), chosen("(B) a fish", &letters)],
+            [Some(0), Some(1), Some(1)]
+        );
+        assert_eq!(chosen("A fish", &letters), None);
+        assert_eq!(bare("The answer is", "The answer is 10."), "10");
+        assert_eq!(listed(&["Rome", "Oslo"]), "Oslo; Rome");
     }
 }

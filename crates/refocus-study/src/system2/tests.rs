@@ -131,7 +131,8 @@ fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
         &Evaluation {
             schema: "refocus.system2-eval/1",
             model: "mock".into(),
-            fingerprint: "sha256:0".into(),
+            fingerprint: Some("sha256:0".into()),
+            served: None,
             seed: 0,
             items: 60,
             suites: vec![s],
