@@ -32,8 +32,10 @@ use crate::tls::{self, TlsError};
 const MOST_BYTES: usize = 32 << 20;
 /// The pause before the second try; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Log-probabilities that are asked for behind a raw text, and what the interface itself allows.
-const MOST_BEHIND: [usize; 2] = [20, 5];
+/// Log-probabilities of so many tokens are asked for, and where that is refused of so many, as the interface allows.
+const TOP: [usize; 2] = [1000, 20];
+/// The same behind a raw text.
+const TOP_BEHIND: [usize; 2] = [1000, 5];
 /// No pause is longer, unless the server asks for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const NO_SCHEMA: &str = "answer by a schema";
@@ -108,8 +110,9 @@ pub struct HttpChat {
     limit: &'static str,
     /// Nothing until it is found out.
     tells: Tells,
-    /// Log-probabilities that are told behind a raw text.
-    behind: usize,
+    /// Log-probabilities that it tells of one token, in chats and behind a raw text.
+    top: usize,
+    top_behind: usize,
     /// It takes no schemas.
     no_schemas: bool,
     /// A limit of whoever asks.
@@ -166,7 +169,8 @@ impl HttpChat {
             client,
             limit: exchange::OLD_LIMIT,
             tells: Tells::Nothing,
-            behind: MOST_BEHIND[0],
+            top: TOP[1],
+            top_behind: TOP_BEHIND[0],
             no_schemas: false,
             until: None,
             fingerprints: BTreeSet::new(),
@@ -208,10 +212,10 @@ impl HttpChat {
     /// The answer with as many log-probabilities as the server gives.
     fn behind_text(&mut self, text: &str) -> Result<Value, ChatError> {
         loop {
-            let body = exchange::following(&self.upstream.model, text, 1, Some(self.behind));
+            let body = exchange::following(&self.upstream.model, text, 1, Some(self.top_behind));
             match self.ask_at(self.texts.clone(), body) {
-                Err(ChatError::Refused { .. }) if self.behind > MOST_BEHIND[1] => {
-                    self.behind = MOST_BEHIND[1]
+                Err(ChatError::Refused { .. }) if self.top_behind > TOP_BEHIND[1] => {
+                    self.top_behind = TOP_BEHIND[1];
                 }
                 outcome => return outcome,
             }
@@ -331,7 +335,7 @@ impl Chat for HttpChat {
     /// The interface tells the log-probabilities of the most likely first tokens only: an answer must be one of
     /// these tokens, whole.
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
-        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages))?;
+        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages, self.top))?;
         exchange::scores(&self.upstream.model, &answer, answers)
     }
 
@@ -347,15 +351,16 @@ impl Chat for HttpChat {
         let mut usage = Usage::default();
         let mut next = |begun: &str| -> Result<Vec<Likely>, ChatError> {
             let fields = way == Way::Fields;
-            let body = exchange::behind(&self.upstream.model, self.limit, messages, begun, fields);
+            let body = exchange::behind(&self.upstream.model, self.limit, messages, begun, fields, self.top);
             let answer = self.ask(body)?;
             usage += exchange::usage(&answer);
             let likely = exchange::first(&answer).filter(|l| !l.is_empty());
             likely.ok_or_else(|| self.cannot("tell log-probabilities of this answer"))
         };
         let known = walk(&mut next, frame, options)?;
-        let at_most = (0..known.len()).filter(|&i| known[i].at_most).collect();
-        Ok(Choice { frame: 0.0, scores: known.iter().map(|k| k.logprob).collect(), at_most, usage })
+        let all_told = known.iter().all(Known::is_told);
+        let most = if all_told { Vec::new() } else { known.iter().map(|k| k.most).collect() };
+        Ok(Choice { frame: 0.0, scores: known.iter().map(|k| k.logprob).collect(), most, usage })
     }
 }
 

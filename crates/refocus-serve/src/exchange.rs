@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 pub(crate) const OLD_LIMIT: &str = "max_tokens";
 /// Name that newer models of OpenAI take instead.
 const NEW_LIMIT: &str = "max_completion_tokens";
-/// Log-probabilities of so many tokens are asked for, the most that the interface allows.
-const TOP: usize = 20;
+/// Log-probabilities of so many tokens are the most that the interface allows.
+pub(crate) const TOP: usize = 20;
 /// More tokens than any answer takes.
 const MOST_TOKENS: u64 = 1 << 40;
 /// Most characters of an error that are repeated.
@@ -36,16 +36,23 @@ pub(crate) fn completion(model: &str, limit: &str, ask: &Ask<'_>) -> Value {
 }
 
 /// A request for the log-probabilities of an answer's first token.
-pub(crate) fn scoring(model: &str, limit: &str, messages: &[Message]) -> Value {
-    json!({"model": model, "messages": messages, limit: 1, "temperature": 0, "logprobs": true, "top_logprobs": TOP})
+pub(crate) fn scoring(model: &str, limit: &str, messages: &[Message], top: usize) -> Value {
+    json!({"model": model, "messages": messages, limit: 1, "temperature": 0, "logprobs": true, "top_logprobs": top})
 }
 
 /// The request of [`scoring`] for what follows the beginning of an answer. Servers want to be told in different ways.
-pub(crate) fn behind(model: &str, limit: &str, messages: &[Message], begun: &str, told: bool) -> Value {
+pub(crate) fn behind(
+    model: &str,
+    limit: &str,
+    messages: &[Message],
+    begun: &str,
+    told: bool,
+    top: usize,
+) -> Value {
     let begun = Message { role: Role::Assistant, content: begun.to_owned() };
     let messages: Vec<&Message> = messages.iter().chain([&begun]).collect();
     let mut body = json!({
-        "model": model, "messages": messages, limit: 1, "temperature": 0, "logprobs": true, "top_logprobs": TOP,
+        "model": model, "messages": messages, limit: 1, "temperature": 0, "logprobs": true, "top_logprobs": top,
     });
     if let Some(body) = body.as_object_mut().filter(|_| told) {
         body.insert("add_generation_prompt".to_owned(), false.into());
@@ -175,7 +182,7 @@ pub(crate) fn scores(model: &str, answer: &Value, answers: &[&str]) -> Result<(V
         top.iter().find(same).and_then(|t| t.get("logprob")?.as_f64())
     };
     let scores: Option<Vec<f64>> = answers.iter().map(|text| of(text)).collect();
-    let what = "score an answer that is not one of its 20 most likely first tokens";
+    let what = "score an answer that is not one of its most likely first tokens";
     Ok((scores.ok_or_else(|| cannot(what))?, usage(answer)))
 }
 

@@ -154,8 +154,8 @@ pub struct Choice {
     pub frame: f64,
     /// That of each answer from its first word on, or from the end of the frame where that is 0.
     pub scores: Vec<f64>,
-    /// Indices of answers whose log-probability is told to be no higher than their score, and not how high it is.
-    pub at_most: Vec<usize>,
+    /// What each may be at most, where a model tells only what lies between; empty where scores are exact.
+    pub most: Vec<f64>,
     /// What it took.
     pub usage: Usage,
 }
@@ -196,7 +196,7 @@ pub trait Chat {
         let (mut scores, usage) = self.score(messages, &answers)?;
         // One score for each answer is what `score` gives.
         let frame = if scores.is_empty() { 0.0 } else { scores.remove(0) };
-        Ok(Choice { frame, scores, at_most: Vec::new(), usage })
+        Ok(Choice { frame, scores, most: Vec::new(), usage })
     }
 
     /// As [`score`](Self::score), for several conversations: `[conversations][answers]`. What they begin with

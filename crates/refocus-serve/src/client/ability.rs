@@ -2,7 +2,7 @@
 
 use refocus_system2::{ChatError, Message};
 
-use super::HttpChat;
+use super::{HttpChat, TOP};
 use crate::exchange::{self, Likely};
 
 /// What a server tells of log-probabilities.
@@ -47,7 +47,19 @@ impl HttpChat {
 
     fn found_out(&mut self) -> Result<Tells, ChatError> {
         let messages = [Message::user(QUESTION)];
-        let mut body = exchange::scoring(&self.upstream.model, self.limit, &messages);
+        // More than the interface allows make whole answers better known, where the server tells them.
+        for top in TOP {
+            let body = exchange::scoring(&self.upstream.model, self.limit, &messages, top);
+            match self.ask(body) {
+                Ok(_) => {
+                    self.top = top;
+                    break;
+                }
+                Err(ChatError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut body = exchange::scoring(&self.upstream.model, self.limit, &messages, exchange::TOP);
         body[self.limit] = TOKENS.into();
         let answer = match self.ask(body) {
             Ok(answer) => answer,
@@ -62,8 +74,14 @@ impl HttpChat {
         }
         for way in [Way::Fields, Way::LastMessage] {
             for (begun, next) in beginnings(&written).take(TRIES) {
-                let body =
-                    exchange::behind(&self.upstream.model, self.limit, &messages, &begun, way == Way::Fields);
+                let body = exchange::behind(
+                    &self.upstream.model,
+                    self.limit,
+                    &messages,
+                    &begun,
+                    way == Way::Fields,
+                    exchange::TOP,
+                );
                 let answer = match self.ask(body) {
                     Ok(answer) => answer,
                     Err(ChatError::Refused { .. }) => break,

@@ -7,124 +7,172 @@ use refocus_system2::ChatError;
 
 use crate::exchange::Likely;
 
-/// What is known of a text.
+/// A log-probability that is told to this many nats counts as known.
+const NEAR: f64 = 0.02;
+/// Tokens have no more bytes than this.
+const LONGEST: usize = 32;
+
+/// What is known of a text: its log-probability in nats, behind what all begin with, lies between two numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Known {
-    /// Its log-probability in nats behind what all begin with.
+    /// The probability of one way to write it, so it is no less likely.
     pub logprob: f64,
-    /// The server told only that it is no higher: a token of it was not among the likeliest.
-    pub at_most: bool,
+    /// With all that its other ways could add, listed or not.
+    pub most: f64,
+}
+
+impl Known {
+    /// Whether both are the same for all that matters.
+    pub fn is_told(&self) -> bool {
+        self.most - self.logprob <= NEAR
+    }
+
+    fn exactly(logprob: f64) -> Self {
+        Self { logprob, most: logprob }
+    }
 }
 
 /// Tells the likeliest tokens behind a text; at least one.
 pub(super) type Next<'a> = dyn FnMut(&str) -> Result<Vec<Likely>, ChatError> + 'a;
 
 /// Log-probabilities of `texts`, each of which begins with `begun`, from the end of `begun` on. A text is taken
-/// apart as its longest tokens among the likeliest, which is how tokenizers write it but for rare cases.
+/// apart as its longest tokens among the likeliest, which is how tokenizers write it but for rare cases. What is not
+/// listed is no likelier than the last that is, and there is one token of each length at most: so much may be missing.
 ///
 /// # Errors
 /// Those of `next`.
 pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<Vec<Known>, ChatError> {
-    let mut known = vec![Known { logprob: 0.0, at_most: false }; texts.len()];
-    let mut open = vec![(begun.to_owned(), 0.0, (0..texts.len()).collect::<Vec<_>>())];
+    let mut known = vec![Known::exactly(0.0); texts.len()];
+    // Texts that go on behind the same beginning, each with the probability that may be missing by now.
+    let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Vec<_>>())];
     while let Some((begun, sum, members)) = open.pop() {
-        let (ended, members): (Vec<usize>, Vec<usize>) =
-            members.into_iter().partition(|&i| texts[i].len() <= begun.len());
-        ended.into_iter().for_each(|i| known[i] = Known { logprob: sum, at_most: false });
+        let (ended, members): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|&(i, _)| texts[i].len() <= begun.len());
+        for (i, missing) in ended {
+            known[i] = Known { logprob: sum, most: (sum.exp() + missing).ln().max(sum) };
+        }
         if members.is_empty() {
             continue;
         }
         let likely = next(&begun)?;
-        let least = likely.iter().map(|l| l.logprob).fold(0.0, f64::min);
-        let mut steps: BTreeMap<&[u8], (f64, Vec<usize>)> = BTreeMap::new();
-        for i in members {
+        let least = least(&likely).exp();
+        let mut steps: BTreeMap<&[u8], (f64, Vec<(usize, f64)>)> = BTreeMap::new();
+        for (i, missing) in members {
             let rest = texts[i].as_bytes().get(begun.len()..).unwrap_or_default();
-            match longest(&likely, rest) {
-                Some(l) => steps.entry(&l.bytes).or_insert((l.logprob, Vec::new())).1.push(i),
-                None => known[i] = Known { logprob: sum + least, at_most: true },
+            let fits: Vec<&Likely> = likely.iter().filter(|l| begins(rest, l)).collect();
+            let longest = fits.iter().copied().max_by_key(|l| l.bytes.len());
+            let listed: f64 = fits.iter().map(|l| l.logprob.exp()).sum();
+            let unlisted = rest.len().min(LONGEST).saturating_sub(fits.len()) as f64 * least;
+            let others = listed - longest.map_or(0.0, |l| l.logprob.exp()) + unlisted;
+            let missing = missing + sum.exp() * others.max(0.0);
+            match longest {
+                Some(l) => steps.entry(&l.bytes).or_insert((l.logprob, Vec::new())).1.push((i, missing)),
+                None => known[i] = Known { logprob: f64::NEG_INFINITY, most: missing.ln() },
             }
         }
         for (bytes, (logprob, members)) in steps {
-            let whole = [begun.as_bytes(), bytes].concat();
-            match String::from_utf8(whole) {
+            match String::from_utf8([begun.as_bytes(), bytes].concat()) {
                 Ok(begun) => open.push((begun, sum + logprob, members)),
                 // Half a character cannot be sent.
-                Err(_) => members
-                    .into_iter()
-                    .for_each(|i| known[i] = Known { logprob: sum + logprob, at_most: true }),
+                Err(_) => members.into_iter().for_each(|(i, missing)| {
+                    let most = ((sum + logprob).exp() + missing).ln();
+                    known[i] = Known { logprob: f64::NEG_INFINITY, most };
+                }),
             }
         }
     }
     Ok(known)
 }
 
+fn least(likely: &[Likely]) -> f64 {
+    likely.iter().map(|l| l.logprob).fold(0.0, f64::min)
+}
+
+fn begins(text: &[u8], token: &Likely) -> bool {
+    !token.bytes.is_empty() && text.starts_with(&token.bytes)
+}
+
 /// Two answers by their first tokens; nothing where these are the same.
 pub(super) fn first_tokens(likely: &[Likely], answers: [&str; 2]) -> Option<[Known; 2]> {
-    let least = likely.iter().map(|l| l.logprob).fold(0.0, f64::min);
-    let [one, other] = answers.map(|answer| longest(likely, answer.as_bytes()));
+    let of =
+        |answer: &str| likely.iter().filter(|l| begins(answer.as_bytes(), l)).max_by_key(|l| l.bytes.len());
+    let [one, other] = answers.map(of);
     let known = |found: Option<&Likely>| match found {
-        Some(l) => Known { logprob: l.logprob, at_most: false },
-        None => Known { logprob: least, at_most: true },
+        Some(l) => Known::exactly(l.logprob),
+        None => Known { logprob: f64::NEG_INFINITY, most: least(likely) },
     };
     let same = matches!((one, other), (Some(a), Some(b)) if a.bytes == b.bytes);
     (!same).then(|| [known(one), known(other)])
-}
-
-/// The longest token that a text begins with.
-fn longest<'l>(likely: &'l [Likely], text: &[u8]) -> Option<&'l Likely> {
-    let fits = |l: &&Likely| !l.bytes.is_empty() && text.starts_with(&l.bytes);
-    likely.iter().filter(fits).max_by_key(|l| l.bytes.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(bytes: &[u8], logprob: f64) -> Likely {
+        Likely { bytes: bytes.to_vec(), logprob }
+    }
+
     #[test]
     fn two_answers_are_told_apart_by_their_first_tokens() {
-        let of = |bytes: &str, logprob| Likely { bytes: bytes.into(), logprob };
-        let likely = [of(" on", -1.0), of(" off", -2.0), of(" o", -3.0)];
+        let likely = [of(b" on", -1.0), of(b" off", -2.0), of(b" o", -3.0)];
         let known = first_tokens(&likely, [" off", " on"]).expect("apart");
-        assert_eq!(known.map(|k| (k.logprob, k.at_most)), [(-2.0, false), (-1.0, false)]);
+        assert_eq!(known, [Known::exactly(-2.0), Known::exactly(-1.0)]);
         let known = first_tokens(&likely, [" x", " on"]).expect("apart");
-        assert_eq!(known.map(|k| (k.logprob, k.at_most)), [(-3.0, true), (-1.0, false)]);
+        assert_eq!((known[0].most, known[0].is_told(), known[1].logprob), (-3.0, false, -1.0));
         assert_eq!(first_tokens(&likely, [" old", " other"]), None);
     }
 
-    /// Single letters, each as likely as its place says, `ab` as one token, and half of `é`.
-    fn likely(_: &str) -> Result<Vec<Likely>, ChatError> {
-        let of = |bytes: &[u8], logprob| Likely { bytes: bytes.to_vec(), logprob };
-        Ok(vec![
-            of(b"a", -1.0),
-            of(b"ab", -0.5),
-            of(b"c", -2.0),
-            of("é".as_bytes().get(..1).expect("a byte"), -3.0),
-        ])
+    /// The probability of a text over every way to write it, of which these are all the tokens.
+    fn whole(tokens: &[Likely], rest: &[u8]) -> f64 {
+        let one = |l: &Likely| l.logprob.exp() * whole(tokens, &rest[l.bytes.len()..]);
+        if rest.is_empty() { 1.0 } else { tokens.iter().filter(|l| begins(rest, l)).map(one).sum() }
     }
 
     #[test]
-    fn a_text_is_the_sum_of_its_longest_tokens() {
-        let mut asked = Vec::new();
-        let mut next = |text: &str| {
-            asked.push(text.to_owned());
-            likely(text)
-        };
-        let known = walk(&mut next, "x", &["xabc", "xac", "xabx", "xz", "xé", "x"]).expect("a walk");
-        let exact = |logprob| Known { logprob, at_most: false };
-        let at_most = |logprob| Known { logprob, at_most: true };
-        assert_eq!(
-            known,
-            [exact(-2.5), exact(-3.0), at_most(-3.5), at_most(-3.0), at_most(-3.0), exact(0.0)]
-        );
-        // What they share is asked once.
-        asked.sort();
-        assert_eq!(asked, ["x", "xa", "xab"]);
+    fn the_probability_lies_between_what_is_told_of_it() {
+        let tokens = [
+            of(b"ab", -0.7),
+            of(b"a", -1.5),
+            of(b"c", -2.0),
+            of(b"b", -4.0),
+            of(b"abc", -9.0),
+            of(b"x", -9.5),
+        ];
+        // A server that tells the five likeliest leaves one out, one that tells two leaves more.
+        for told in [5, 4, 2] {
+            let mut asked = Vec::new();
+            let mut next = |text: &str| {
+                asked.push(text.to_owned());
+                Ok(tokens[..told].to_vec())
+            };
+            let texts = ["?abc", "?ac", "?aba", "?x", "?"];
+            let known = walk(&mut next, "?", &texts).expect("a walk");
+            for (text, known) in texts.iter().zip(&known) {
+                let truth = whole(&tokens, &text.as_bytes()[1..]).ln();
+                assert!(known.logprob <= truth + 1e-12, "{text} of {told}: {known:?} {truth}");
+                assert!(known.most >= truth - 1e-12, "{text} of {told}: {known:?} {truth}");
+            }
+            assert_eq!(known[4], Known::exactly(0.0));
+            let again = asked.len();
+            asked.sort();
+            asked.dedup();
+            assert_eq!(asked.len(), again, "what texts share is asked once");
+        }
+    }
+
+    #[test]
+    fn half_a_character_cannot_be_gone_on_from() {
+        let half = "é".as_bytes()[0];
+        let mut next = |_: &str| Ok(vec![of(&[half], -0.5), of(b"z", -20.0)]);
+        let known = walk(&mut next, "", &["é"]).expect("a walk");
+        assert!(known[0].logprob == f64::NEG_INFINITY && (known[0].most + 0.5).abs() < 1e-6, "{known:?}");
     }
 
     #[test]
     fn an_error_ends_it() {
         let mut next = |_: &str| Err(ChatError::Cannot { model: "m".to_owned(), what: "tell" });
         assert!(walk(&mut next, "", &["a"]).is_err());
-        assert_eq!(walk(&mut next, "a", &["a"]).expect("nothing to ask").len(), 1);
+        assert_eq!(walk(&mut next, "a", &["a"]).expect("nothing to ask"), [Known::exactly(0.0)]);
     }
 }

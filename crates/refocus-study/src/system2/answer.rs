@@ -26,8 +26,9 @@ const ONE_OF: &str = "Answer with one of these and nothing else:";
 const THOUGHT: usize = 96;
 const WRITTEN: usize = 200;
 const CHOSEN: usize = 32;
-/// A probability below this may be missing in a difference of probabilities.
+/// So much of a probability, or so many nats of a log-probability, may be open where it counts as told.
 const SMALL: f64 = 0.01;
+const NEAR: f64 = 0.05;
 
 /// Hash of everything that the arms put around an item: answers to other words are other answers.
 pub fn wording() -> String {
@@ -71,6 +72,9 @@ pub struct Record {
     /// Why the model could not be asked, where it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// A server does not tell what the answer is: it counts neither as right nor as wrong.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub untold: bool,
     /// In arms that rewrite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewriting: Option<Rewriting>,
@@ -90,29 +94,32 @@ pub struct Answered {
     /// Log-probability of what all options begin with; 0 where scores are those of what follows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<f64>,
-    /// Options of which a server told only that they are no likelier than their score.
+    /// What each score may be at most, where a server tells only what lies between.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub at_most: Vec<usize>,
+    pub most: Vec<f64>,
     /// What was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<String>,
 }
 
 impl Answered {
-    /// Probability of an option once the answer has begun as all options do. One that a server does not tell counts
-    /// as 0 where it is below [`SMALL`] for sure; else there is none.
+    /// Probability of an option once the answer has begun as all options do; none where a server leaves more than
+    /// [`SMALL`] open.
     pub fn probability(&self, option: usize) -> Option<f64> {
-        let p = (self.scores.get(option)? - self.frame?).exp();
-        match self.at_most.contains(&option) {
-            false => Some(p),
-            true => (p < SMALL).then_some(0.0),
-        }
+        let frame = self.frame?;
+        let p = (self.scores.get(option)? - frame).exp();
+        (self.most(option)? - frame).exp().le(&(p + SMALL)).then_some(p)
     }
 
-    /// By how many nats the first option is likelier than the second, where both are told.
+    /// By how many nats the first option is likelier than the second; none where a server leaves one of them open.
     pub fn margin(&self) -> Option<f64> {
-        let told = |i: usize| self.scores.get(i).filter(|_| !self.at_most.contains(&i));
+        let told =
+            |i: usize| Some(*self.scores.get(i)?).filter(|s| self.most(i).is_some_and(|m| m - s < NEAR));
         Some(told(0)? - told(1)?)
+    }
+
+    fn most(&self, option: usize) -> Option<f64> {
+        self.most.get(option).or(self.scores.get(option)).copied()
     }
 }
 
@@ -191,15 +198,16 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
         _ => item.prompt(),
     };
     let mut usage = Usage::default();
-    let (answered, failed) = match answer(chat, item, text, arm, &mut usage) {
-        Ok(answered) => (answered, None),
-        Err(e @ (ChatError::TooLong { .. } | ChatError::Refused { .. } | ChatError::Cannot { .. })) => {
-            (None, Some(e.to_string()))
+    let (answered, failed, untold) = match answer(chat, item, text, arm, &mut usage) {
+        Ok(answered) => (answered, None, false),
+        Err(e @ ChatError::Cannot { .. }) => (None, Some(e.to_string()), true),
+        Err(e @ (ChatError::TooLong { .. } | ChatError::Refused { .. })) => {
+            (None, Some(e.to_string()), false)
         }
         Err(e) => return Err(e),
     };
     let seconds = start.elapsed().as_secs_f64() + chat.take_spared();
-    Ok(Record { answered, failed, rewriting, usage, seconds })
+    Ok(Record { answered, failed, untold, rewriting, usage, seconds })
 }
 
 fn rewritten(chat: &mut Memo<'_>, item: &Item, options: &Options) -> Rewriting {
@@ -260,21 +268,22 @@ fn answer(
     let choice = chat.choose(&messages, frame, &options)?;
     *usage += choice.usage;
     let scores: Vec<f64> = choice.scores.iter().map(|s| possible(*s)).collect();
-    let right = match choice.at_most.as_slice() {
+    let most: Vec<f64> = choice.most.iter().map(|s| possible(*s)).collect();
+    let right = match most.as_slice() {
         [] => is_best(&scores, right),
-        at_most => is_surely_best(&scores, at_most, right).ok_or(ChatError::Cannot {
+        most => is_surely_best(&scores, most, right).ok_or(ChatError::Cannot {
             model: chat.name().to_owned(),
-            what: "tell which option is likeliest: none of them is among its likeliest tokens",
+            what: "tell which option is likeliest",
         })?,
     };
     let frame = Some(possible(choice.frame));
-    Ok(Some(Answered { right, scores, frame, at_most: choice.at_most, reply: written }))
+    Ok(Some(Answered { right, scores, frame, most, reply: written }))
 }
 
 impl Answered {
     /// An answer in words.
     fn written(right: bool, reply: Option<String>) -> Self {
-        Self { right, scores: Vec::new(), frame: None, at_most: Vec::new(), reply }
+        Self { right, scores: Vec::new(), frame: None, most: Vec::new(), reply }
     }
 }
 
@@ -301,17 +310,15 @@ fn chosen(reply: &str, named: &[&str]) -> Option<usize> {
     said.next().is_none().then_some(first)
 }
 
-/// Whether an option is likelier than every other, where of some it is only known how likely they are at most; nothing
-/// where that leaves it open.
-fn is_surely_best(scores: &[f64], at_most: &[usize], right: usize) -> Option<bool> {
-    let told = (0..scores.len()).filter(|i| !at_most.contains(i));
-    let best = told.max_by(|a, b| scores[*a].total_cmp(&scores[*b]))?;
-    let beaten = at_most.iter().all(|i| scores.get(*i).is_some_and(|s| *s < scores[best]));
-    let right_is_lower = at_most.contains(&right) && scores.get(right).is_some_and(|s| *s <= scores[best]);
-    match beaten {
-        true => Some(best == right && is_best(scores, right)),
-        false => right_is_lower.then_some(false),
+/// Whether an option is likelier than every other, where log-probabilities lie between two numbers; nothing where
+/// that leaves it open.
+fn is_surely_best(scores: &[f64], most: &[f64], right: usize) -> Option<bool> {
+    let (low, high) = (scores.get(right)?, most.get(right)?);
+    let others = || (0..scores.len()).filter(|i| *i != right);
+    if others().all(|i| most.get(i).is_some_and(|m| m < low)) {
+        return Some(true);
     }
+    others().any(|i| scores[i] >= *high).then_some(false)
 }
 
 /// A log-probability that can be kept: nothing is less likely than this, and what is no number counts as that.
@@ -340,27 +347,23 @@ mod tests {
 
     #[test]
     fn a_probability_is_that_behind_the_frame() {
-        let at_most = Vec::new();
-        let a = Answered { right: true, scores: vec![-3.0, -4.0], frame: Some(-2.5), at_most, reply: None };
+        let most = Vec::new();
+        let a = Answered { right: true, scores: vec![-3.0, -4.0], frame: Some(-2.5), most, reply: None };
         assert!((a.probability(0).expect("a number") - (-0.5f64).exp()).abs() < 1e-12);
         assert_eq!((a.probability(2), a.margin()), (None, Some(1.0)));
-        // What is only bounded is small for sure, or nothing.
-        let bounded = |s| Answered { scores: vec![-3.0, s], at_most: vec![1], frame: Some(0.0), ..a.clone() };
-        assert_eq!((bounded(-8.0).probability(1), bounded(-8.0).margin()), (Some(0.0), None));
-        assert_eq!(bounded(-4.0).probability(1), None);
+        // What is open counts where it is little.
+        let open =
+            |s, m| Answered { scores: vec![-3.0, s], most: vec![-3.0, m], frame: Some(0.0), ..a.clone() };
+        assert_eq!((open(-1e9, -8.0).probability(1), open(-1e9, -8.0).margin()), (Some(0.0), None));
+        assert_eq!((open(-1e9, -4.0).probability(1), open(-4.0, -3.99).margin()), (None, Some(1.0)));
     }
 
     #[test]
     fn what_is_only_bounded_decides_where_it_can() {
-        assert_eq!(is_surely_best(&[-1.0, -2.0, -3.0], &[1, 2], 0), Some(true));
-        assert_eq!(is_surely_best(&[-1.0, -2.0, -3.0], &[1, 2], 1), Some(false));
-        assert_eq!(is_surely_best(&[-2.0, -1.0], &[1], 0), None, "the other may be likelier");
-        assert_eq!(
-            is_surely_best(&[-2.0, -1.0, -0.5], &[0, 2], 0),
-            Some(false),
-            "it is below one that is told"
-        );
-        assert_eq!(is_surely_best(&[-2.0, -2.0], &[0, 1], 0), None);
+        assert_eq!(is_surely_best(&[-1.0, -9.0, -9.0], &[-0.9, -2.0, -3.0], 0), Some(true));
+        assert_eq!(is_surely_best(&[-1.0, -9.0, -9.0], &[-0.9, -2.0, -3.0], 1), Some(false));
+        assert_eq!(is_surely_best(&[-2.0, -9.0], &[-2.0, -1.0], 0), None, "the other may be likelier");
+        assert_eq!(is_surely_best(&[-2.0, -2.0], &[-2.0, -2.0], 0), Some(false), "a tie");
     }
 
     #[test]

@@ -188,7 +188,12 @@ fn whys(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
             *whys.entry(why).or_insert(0) += n;
         }
         let whys: Vec<String> = whys.iter().map(|(why, n)| format!("{why} ({n})")).collect();
-        writeln!(out, "\n{failed} prompts count as not answered: {}.", whys.join("; "))?;
+        writeln!(
+            out,
+            "\n{failed} prompts have no answer: {}. What the server does not tell is \
+             left out of the numbers; any other counts as not right.",
+            whys.join("; ")
+        )?;
     }
     Ok(())
 }

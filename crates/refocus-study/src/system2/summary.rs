@@ -67,7 +67,7 @@ pub struct ArmSummary {
     pub right: Option<Share>,
     /// A mean item, all of them.
     pub cost: Cost,
-    /// Items that the model could not be asked, or gave no answer that can be counted.
+    /// Items that the model could not be asked, or whose answer a server does not tell.
     pub failed: usize,
     /// Why, with how many of them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -223,7 +223,7 @@ fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
     let number = |(i, (item, kept)): (usize, (&Item, &super::kept::Kept))| {
         let record = kept.of(arm)?;
         match run.suite.measure() {
-            Measure::Right => Some(f64::from(u8::from(is_right(record)))),
+            Measure::Right => (!record.untold).then(|| f64::from(u8::from(is_right(record)))),
             Measure::Margin => {
                 let a = record.answered.as_ref()?;
                 Some(a.probability(0)? - a.probability(1)?)

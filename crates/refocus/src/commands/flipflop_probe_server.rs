@@ -117,11 +117,12 @@ fn known(chat: &mut HttpChat, text: &str, answers: [&str; 2]) -> Result<Option<[
 
 /// A tie is no right answer.
 fn preferred([right, wrong]: [Known; 2]) -> Said {
-    let margin = right.logprob - wrong.logprob;
-    match (right.at_most, wrong.at_most) {
-        (false, false) => Said::Margin(margin),
-        (false, true) if margin > 0.0 => Said::Which(true),
-        (true, false) if margin <= 0.0 => Said::Which(false),
+    if right.is_told() && wrong.is_told() {
+        return Said::Margin(right.logprob - wrong.logprob);
+    }
+    match (right.logprob > wrong.most, wrong.logprob >= right.most) {
+        (true, _) => Said::Which(true),
+        (_, true) => Said::Which(false),
         _ => Said::Undecided,
     }
 }
@@ -147,12 +148,13 @@ mod tests {
 
     #[test]
     fn what_is_only_bounded_decides_where_it_can() {
-        let of = |logprob, at_most| Known { logprob, at_most };
-        assert!(matches!(preferred([of(-1.0, false), of(-2.0, false)]), Said::Margin(m) if m == 1.0));
-        assert!(matches!(preferred([of(-1.0, false), of(-2.0, true)]), Said::Which(true)));
-        assert!(matches!(preferred([of(-2.0, true), of(-2.0, false)]), Said::Which(false)));
-        assert!(matches!(preferred([of(-2.0, true), of(-2.0, true)]), Said::Undecided));
-        assert!(matches!(preferred([of(-2.0, false), of(-2.0, true)]), Said::Undecided));
+        let told = |logprob| Known { logprob, most: logprob };
+        let below = |most| Known { logprob: f64::NEG_INFINITY, most };
+        assert!(matches!(preferred([told(-1.0), told(-2.0)]), Said::Margin(m) if m == 1.0));
+        assert!(matches!(preferred([told(-1.0), below(-2.0)]), Said::Which(true)));
+        assert!(matches!(preferred([below(-2.0), told(-2.0)]), Said::Which(false)));
+        assert!(matches!(preferred([below(-2.0), below(-2.0)]), Said::Undecided));
+        assert!(matches!(preferred([told(-2.0), below(-2.0)]), Said::Undecided));
     }
 
     #[test]
