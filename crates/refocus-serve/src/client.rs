@@ -103,6 +103,7 @@ pub struct HttpChat {
     upstream: Upstream,
     chats: Uri,
     texts: Uri,
+    listed: Uri,
     bearer: Option<HeaderValue>,
     runtime: Runtime,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -148,7 +149,7 @@ impl HttpChat {
             let whole = format!("{}/{path}", upstream.url.trim_end_matches('/'));
             whole.parse().map_err(|_| wrong("it cannot be read"))
         };
-        let (chats, texts) = (below("chat/completions")?, below("completions")?);
+        let (chats, texts, listed) = (below("chat/completions")?, below("completions")?, below("models")?);
         if chats.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("a key does not belong into it; give it in a file or in the environment"));
         }
@@ -164,6 +165,7 @@ impl HttpChat {
             upstream,
             chats,
             texts,
+            listed,
             bearer,
             runtime,
             client,
@@ -175,6 +177,18 @@ impl HttpChat {
             until: None,
             fingerprints: BTreeSet::new(),
         })
+    }
+
+    /// Names of the models that the server lists.
+    ///
+    /// # Errors
+    /// See [`ChatError`]; [`ChatError::Cannot`] where it lists none.
+    pub fn models(&mut self) -> Result<Vec<String>, ChatError> {
+        let answer = self.told(self.listed.clone(), None)?;
+        let name = |model: &Value| model.get("id")?.as_str().map(str::to_owned);
+        let all =
+            answer.get("data").and_then(Value::as_array).map(|all| all.iter().filter_map(name).collect());
+        all.ok_or_else(|| self.cannot("list models"))
     }
 
     /// What the server tells of log-probabilities; nothing before [`find_out`](Self::find_out).
@@ -240,8 +254,12 @@ impl HttpChat {
         self.ask_at(self.chats.clone(), body)
     }
 
+    fn ask_at(&mut self, target: Uri, body: Value) -> Result<Value, ChatError> {
+        self.told(target, Some(body))
+    }
+
     /// Asks until there is an answer, the tries are used up, or the time is over.
-    fn ask_at(&mut self, target: Uri, mut body: Value) -> Result<Value, ChatError> {
+    fn told(&mut self, target: Uri, mut body: Option<Value>) -> Result<Value, ChatError> {
         let begun = Instant::now();
         let own = self.upstream.deadline;
         let deadline = self.until.map_or(own, |until| own.min(until.saturating_duration_since(begun)));
@@ -249,7 +267,8 @@ impl HttpChat {
         loop {
             let left = deadline.saturating_sub(begun.elapsed());
             // A timer is made within its runtime.
-            let one = async { tokio::time::timeout(left, self.send(&target, body.to_string())).await };
+            let sent = body.as_ref().map(Value::to_string);
+            let one = async { tokio::time::timeout(left, self.send(&target, sent)).await };
             let Ok(answer) = self.runtime.block_on(one) else {
                 return Err(ChatError::TimedOut { after: deadline });
             };
@@ -262,9 +281,10 @@ impl HttpChat {
                 Err(error) => error,
             };
             // Newer models of OpenAI know the limit under its newer name only.
-            if error.param.as_deref() == Some(exchange::OLD_LIMIT) && body.get(exchange::OLD_LIMIT).is_some()
+            if error.param.as_deref() == Some(exchange::OLD_LIMIT)
+                && let Some(body) = body.as_mut().filter(|b| b.get(exchange::OLD_LIMIT).is_some())
             {
-                self.limit = exchange::rename_limit(&mut body);
+                self.limit = exchange::rename_limit(body);
                 continue;
             }
             tries += 1;
@@ -285,14 +305,20 @@ impl HttpChat {
         }
     }
 
-    async fn send(&self, target: &Uri, body: String) -> Result<Value, Failed> {
+    /// Posts a body, or gets what is there.
+    async fn send(&self, target: &Uri, body: Option<String>) -> Result<Value, Failed> {
         let passing = |why: String| Failed { why, again: Some(None), param: None, status: None };
         let lasting = |why: String| Failed { why, again: None, param: None, status: None };
-        let mut request = Request::post(target.clone()).header(CONTENT_TYPE, "application/json");
+        let mut request = match &body {
+            Some(_) => Request::post(target.clone()).header(CONTENT_TYPE, "application/json"),
+            None => Request::get(target.clone()),
+        };
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, bearer);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| lasting(e.to_string()))?;
+        let request = request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|e| lasting(e.to_string()))?;
         let answer = self.client.request(request).await.map_err(|e| passing(innermost(&e)))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MOST_BYTES).collect().await;
@@ -350,8 +376,11 @@ impl Chat for HttpChat {
         };
         let mut usage = Usage::default();
         let mut next = |begun: &str| -> Result<Vec<Likely>, ChatError> {
-            let fields = way == Way::Fields;
-            let body = exchange::behind(&self.upstream.model, self.limit, messages, begun, fields, self.top);
+            let (model, limit, fields) = (&self.upstream.model, self.limit, way == Way::Fields);
+            let body = match begun {
+                "" => exchange::scoring(model, limit, messages, self.top),
+                begun => exchange::behind(model, limit, messages, begun, fields, self.top),
+            };
             let answer = self.ask(body)?;
             usage += exchange::usage(&answer);
             let likely = exchange::first(&answer).filter(|l| !l.is_empty());

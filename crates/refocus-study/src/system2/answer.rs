@@ -191,12 +191,7 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
     if let Some(why) = chat.take_lost() {
         return Err(ChatError::Unreachable { model: chat.name().to_owned(), why });
     }
-    let text = match (arm, &rewriting) {
-        (Arm::Oracle, _) => item.oracle(),
-        (Arm::Instructed, _) => format!("{}\n{WARNING}", item.prompt()),
-        (_, Some(r)) => r.text.clone(),
-        _ => item.prompt(),
-    };
+    let text = put(item, arm, rewriting.as_ref());
     let mut usage = Usage::default();
     let (answered, failed, untold) = match answer(chat, item, text, arm, &mut usage) {
         Ok(answered) => (answered, None, false),
@@ -208,6 +203,24 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
     };
     let seconds = start.elapsed().as_secs_f64() + chat.take_spared();
     Ok(Record { answered, failed, untold, rewriting, usage, seconds })
+}
+
+/// What is answered in an arm.
+fn put(item: &Item, arm: Arm, rewriting: Option<&Rewriting>) -> String {
+    match (arm, rewriting) {
+        (Arm::Oracle, _) => item.oracle(),
+        (Arm::Instructed, _) => format!("{}\n{WARNING}", item.prompt()),
+        (_, Some(r)) => r.text.clone(),
+        _ => item.prompt(),
+    }
+}
+
+impl Record {
+    /// What a free answer is asked with in this arm.
+    pub(super) fn asked(&self, item: &Item, arm: Arm) -> String {
+        let text = put(item, arm, self.rewriting.as_ref());
+        if arm == Arm::Think { format!("{text}\n{THINK}") } else { text }
+    }
 }
 
 fn rewritten(chat: &mut Memo<'_>, item: &Item, options: &Options) -> Rewriting {

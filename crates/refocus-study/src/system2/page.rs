@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::answer::Choosing;
 use super::attention::Looked;
+use super::judged_summary::JudgedSummary;
 use super::removal::Share;
 use super::summary::{ArmSummary, RewritingSummary, SuiteSummary};
 use super::verdict::RULES;
@@ -30,6 +31,9 @@ pub struct Evaluation {
     pub items: usize,
     /// In the order of [`super::Suite::ALL`].
     pub suites: Vec<SuiteSummary>,
+    /// The suite *arguments* as a judge sees it, where one was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<JudgedSummary>,
     /// Attention to what does not matter, where the suite *spurious* was run on a local model.
     pub attention: Option<Looked>,
     /// Suites that were stopped: the items that were asked in all arms are shown, if any.
@@ -74,9 +78,10 @@ fn write(out: &mut String, e: &Evaluation, command: &str) -> std::fmt::Result {
         }
         _ => "Answers are scored by the log-probability of given options",
     };
+    let nobody = if e.judged.is_some() { "only where it is said a model" } else { "nobody" };
     write!(
         out,
-        "Everything is greedy, with this project's own wording of the prompts. {scored}; nobody judges a text. \
+        "Everything is greedy, with this project's own wording of the prompts. {scored}; {nobody} judges a text. \
          Gains are over the baseline, item by item; intervals have 95 % (shares: Wilson's; means and gains: resampled items). Tokens and seconds are those of a \
          mean item with its rewriting, on a machine that was shared. Where a rewrite is refused or cannot be read, \
          the original goes through, and counts so.\n\n"
@@ -95,6 +100,9 @@ fn write(out: &mut String, e: &Evaluation, command: &str) -> std::fmt::Result {
     verdicts(out, e)?;
     for s in &e.suites {
         suite(out, s)?;
+    }
+    if let Some(judged) = &e.judged {
+        by_a_judge(out, judged)?;
     }
     if let Some(looked) = &e.attention {
         attention(out, looked)?;
@@ -275,6 +283,57 @@ fn roc(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
             share(r.recall),
             share(r.lost),
         )?;
+    }
+    Ok(())
+}
+
+fn by_a_judge(out: &mut String, judged: &JudgedSummary) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## arguments, by a judge\n\nThe judge is {}, a model: {} replies a way were read beside the argument without its \
+         comment, in both orders, the mean of which counts. Objectivity is 5 − |S|, S the sentiment from −5 to 5. *Fall* is \
+         the share by which mean |S| is below the baseline's (the paper's headline), not the rise of the score. Arguments \
+         count once. It is not the sway above, which is made of log-probabilities.",
+        judged.judge, judged.items
+    )?;
+    if let Some(why) = &judged.why {
+        writeln!(out, "\n**Nothing can be tested here**: {why}.")?;
+    }
+    out.push_str(
+        "\n| arm | n | quality | mean \\|S\\| | objectivity | gain over baseline | fall of mean \\|S\\| | p (Holm) | verdict | unread | orders differ by |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for a in &judged.arms {
+        let or_nothing = |e: &Option<Estimate>| e.as_ref().map_or_else(String::new, number);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {:.2}, {:.2} |",
+            a.arm,
+            a.sentiment.n,
+            number(&a.quality),
+            number(&a.sentiment),
+            number(&a.objectivity),
+            or_nothing(&a.gain),
+            or_nothing(&a.fall),
+            a.p_holm.map_or_else(String::new, |p| format!("{p:.4}")),
+            a.verdict.map_or("", |v| v.name()),
+            a.unread[0],
+            a.unread[1],
+            a.orders[0],
+            a.orders[1],
+        )?;
+    }
+    let names: Vec<&str> =
+        judged.arms.first().map_or_else(Vec::new, |a| a.comments.iter().map(|c| c.0).collect());
+    writeln!(
+        out,
+        "\nObjectivity by comment.\n\n| arm | {} |\n| --- |{}",
+        names.join(" | "),
+        " --- |".repeat(names.len())
+    )?;
+    for a in &judged.arms {
+        let cells: Vec<String> = a.comments.iter().map(|c| number(&c.1)).collect();
+        writeln!(out, "| {} | {} |", a.arm, cells.join(" | "))?;
     }
     Ok(())
 }

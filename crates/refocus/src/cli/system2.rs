@@ -62,6 +62,19 @@ pub(crate) struct System2Eval {
     /// Items of the suite spurious whose attention is measured, head by head; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) look: u32,
+    /// Have what the model writes on the suite arguments judged by a model at this base URL: quality, sentiment and
+    /// objectivity, each argument and reply in both orders.
+    ///
+    /// Its key is read from REFOCUS_JUDGE_KEY or --judge-key-file, never from the command line.
+    #[arg(long, value_name = "URL")]
+    pub(crate) judge: Option<String>,
+    /// Name of the model that judges [default: the first that the server of --judge lists].
+    #[arg(long, value_name = "NAME", requires = "judge")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) judge_model: Option<String>,
+    /// File with the key for the judge [default: REFOCUS_JUDGE_KEY].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) judge_key_file: Option<PathBuf>,
     /// Folder for the answers and system2.json; the same command goes on in it.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

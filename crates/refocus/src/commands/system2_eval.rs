@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
+use refocus_serve::HttpChat;
 use refocus_serve::client::Tells;
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::system2::{
-    Arm, Choosing, Evaluation, Local, Progress, STUDY, Served, Suite, SuiteRun, System2Error, look, markdown,
-    projected, run_suite, summarise, wording,
+    Arm, Choosing, Evaluation, JudgedSummary, Local, Progress, STUDY, Served, Suite, SuiteRun, System2Error,
+    judge_suite, look, markdown, projected, run_suite, summarise, summarise_judged, wording,
 };
 use refocus_system2::Chat;
 use refocus_tasks::planted::Item;
@@ -49,6 +50,7 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
 fn here(args: &System2Eval, deadline: Option<Instant>, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let wanted = wanted(args, global.seed)?;
+    let judge = judge(args, &wanted)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
         Failure::from(e).hint("the suites ask in text: this needs a model that brings its tokenizer")
     })?;
@@ -66,14 +68,12 @@ fn here(args: &System2Eval, deadline: Option<Instant>, global: &Global, printer:
     let mut cpu = backend::cpu(global, printer)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let o = &mut Eager::new(cpu);
-    let (runs, unfinished) = {
+    let (runs, mut evaluation) = {
         let mut chat = refocus_system2::Local::new(name.as_str(), o, &model, &tokenizer, template.as_ref());
-        all_suites(&mut chat, wanted, (&store, &args.out), deadline, printer)?
+        let place = (&store, args.out.as_path());
+        all_suites(&mut chat, wanted, judge, place, (args, global.seed, deadline), printer)?
     };
-    let mut evaluation = Evaluation {
-        fingerprint: Some(fingerprint),
-        ..evaluated(name, args, &runs, unfinished, global.seed)
-    };
+    evaluation.fingerprint = Some(fingerprint);
     if let Some(run) = runs.iter().find(|r| r.suite == Suite::Spurious).filter(|_| args.look > 0) {
         let local = Local { tokenizer: &tokenizer, template: template.as_ref() };
         evaluation.attention = Some(looked(o, &model, local, run, args.look as usize, global.seed, printer)?);
@@ -90,6 +90,7 @@ fn at_a_server(
     printer: &Printer,
 ) -> Outcome<Ended> {
     let wanted = wanted(args, global.seed)?;
+    let judge = judge(args, &wanted)?;
     let mut chat = upstream::open(&args.upstream.server, url, args.upstream.name.as_deref())?;
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     let tells = chat.find_out()?;
@@ -102,15 +103,13 @@ fn at_a_server(
     let (name, url) = (chat.name().to_owned(), upstream::told(url).to_owned());
     let of_model = json!({"model": name, "upstream": url, "choosing": choosing.name()});
     let store = Store::open(&args.out, &configuration(of_model, global.seed)).map_err(other)?;
-    let asked = all_suites(&mut chat, wanted, (&store, &args.out), deadline, printer);
-    let (runs, unfinished) = asked.map_err(|e| {
+    let place = (&store, args.out.as_path());
+    let asked = all_suites(&mut chat, wanted, judge, place, (args, global.seed, deadline), printer);
+    let (_, mut evaluation) = asked.map_err(|e| {
         e.hint(format!("what was answered is kept in {}: the same command goes on", args.out.display()))
     })?;
     let fingerprints = chat.fingerprints().iter().cloned().collect();
-    let evaluation = Evaluation {
-        served: Some(Served { url, fingerprints, choosing, left_out }),
-        ..evaluated(name, args, &runs, unfinished, global.seed)
-    };
+    evaluation.served = Some(Served { url, fingerprints, choosing, left_out });
     show(args, &evaluation, table, printer)
 }
 
@@ -139,46 +138,78 @@ fn without_what_is_not_told(mut wanted: Wanted, tells: Tells) -> Outcome<(Wanted
     Ok((wanted, left_out))
 }
 
-/// All suites in turn, and the names of those that were stopped.
+/// Who judges the suite *arguments*, with the name in results, if anybody does.
+fn judge(args: &System2Eval, wanted: &Wanted) -> Outcome<Option<(HttpChat, String)>> {
+    let Some(url) = &args.judge else { return Ok(None) };
+    if !wanted.suites.iter().any(|s| s.0 == Suite::Arguments) {
+        return Err(Failure::new("--judge is for the suite arguments").hint("add arguments to --suites"));
+    }
+    let chat = upstream::judge(url, args.judge_model.as_deref(), args.judge_key_file.as_deref())?;
+    let name = format!("{} at {}", chat.name(), upstream::told(url));
+    Ok(Some((chat, name)))
+}
+
+/// All suites in turn, judged where there is a judge, and what they say.
 fn all_suites(
     chat: &mut dyn Chat,
     wanted: Wanted,
+    mut judge: Option<(HttpChat, String)>,
     place: (&Store, &Path),
-    deadline: Option<Instant>,
+    (args, seed, deadline): (&System2Eval, u64, Option<Instant>),
     printer: &Printer,
-) -> Outcome<(Vec<SuiteRun>, Vec<&'static str>)> {
-    let (mut runs, mut unfinished) = (Vec::new(), Vec::new());
+) -> Outcome<(Vec<SuiteRun>, Evaluation)> {
+    let (mut runs, mut unfinished, mut by_a_judge) = (Vec::new(), Vec::new(), None);
     tell_time(chat, &wanted, place.1, printer)?;
     for (suite, items) in wanted.suites {
         let run = one_suite(chat, (suite, items), &wanted.arms, place, deadline, printer)?;
-        if !run.whole {
+        let mut whole = run.whole;
+        if let (Suite::Arguments, Some((judge, name))) = (suite, &mut judge) {
+            let (summary, all) = judged(chat, (judge, name), &run, place, (seed, deadline), printer)?;
+            by_a_judge = Some(summary);
+            whole &= all;
+        }
+        if !whole {
             unfinished.push(suite.name());
         }
         if !run.items.is_empty() {
             runs.push(run);
         }
     }
-    Ok((runs, unfinished))
-}
-
-fn evaluated(
-    model: String,
-    args: &System2Eval,
-    runs: &[SuiteRun],
-    unfinished: Vec<&'static str>,
-    seed: u64,
-) -> Evaluation {
-    Evaluation {
+    let name = chat.name().to_owned();
+    let evaluation = Evaluation {
         schema: "refocus.system2-eval/1",
-        model,
+        model: name,
         fingerprint: None,
         served: None,
         seed,
         items: args.items as usize,
         suites: runs.iter().map(|r| summarise(r, seed)).collect(),
+        judged: by_a_judge,
         attention: None,
         unfinished,
-    }
+    };
+    Ok((runs, evaluation))
+}
+
+/// What a judge says of a suite, and whether of all of it.
+fn judged(
+    chat: &mut dyn Chat,
+    (judge, name): (&mut HttpChat, &str),
+    run: &SuiteRun,
+    place: (&Store, &Path),
+    (seed, deadline): (u64, Option<Instant>),
+    printer: &Printer,
+) -> Outcome<(JudgedSummary, bool)> {
+    let bar = printer.count_bar((run.items.len() * run.arms.len()) as u64);
+    let mut tick = |p: Progress| {
+        bar.set_message(format!("{}, judged, {}", run.suite.name(), p.arm));
+        bar.set_position(p.done as u64);
+        deadline.is_none_or(|d| Instant::now() < d)
+    };
+    let outcome = judge_suite(chat, (judge, name), run, place, &mut tick);
+    bar.finish_and_clear();
+    let (opinions, whole) = outcome?;
+    Ok((summarise_judged(run, name, &opinions, seed), whole))
 }
 
 /// Keeps the document and shows it.
@@ -344,6 +375,9 @@ fn command(args: &System2Eval) -> String {
     if data(args).is_some() {
         text.push_str(" --data DATA");
     }
+    if let Some(url) = &args.judge {
+        text.push_str(&format!(" --judge {}", upstream::told(url)));
+    }
     if let Some(table) = &args.table {
         text.push_str(&format!(" --table {}", name(table)));
     }
@@ -399,5 +433,38 @@ fn shown(e: &Evaluation, colour: bool) -> String {
         }
     }
     text.push_str("\nread, written: tokens of a mean item\n");
+    if let Some(judged) = &e.judged {
+        text.push_str(&by_a_judge(judged, colour));
+    }
     text
+}
+
+/// The suite *arguments* by a judge, for people.
+fn by_a_judge(judged: &JudgedSummary, colour: bool) -> String {
+    let columns = ["n", "quality", "mean |S|", "objectivity", "fall of mean |S|"].map(|c| (c, Side::Right));
+    let mut head = vec![("arm", Side::Left)];
+    head.extend(columns);
+    head.extend([("verdict", Side::Left), ("unread", Side::Right)]);
+    let mut table = Table::new(&head);
+    for a in &judged.arms {
+        let fall = a
+            .fall
+            .map(|f| format!("{:+.0} % ({:+.0} to {:+.0})", 100.0 * f.value, 100.0 * f.low, 100.0 * f.high));
+        table.row([
+            a.arm.to_owned(),
+            a.sentiment.n.to_string(),
+            format!("{:.2}", a.quality.value),
+            format!("{:.2}", a.sentiment.value),
+            format!("{:.2} ({:.2} to {:.2})", a.objectivity.value, a.objectivity.low, a.objectivity.high),
+            fall.unwrap_or_default(),
+            a.verdict.map_or_else(String::new, |v| v.name().to_owned()),
+            format!("{}, {}", a.unread[0], a.unread[1]),
+        ]);
+    }
+    let why = judged.why.as_ref().map_or_else(String::new, |why| format!("; {why}"));
+    format!(
+        "\narguments, judged by {}: both orders; objectivity is 5 − |S|{why}\n{}",
+        judged.judge,
+        table.render(colour)
+    )
 }

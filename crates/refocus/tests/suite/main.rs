@@ -29,3 +29,4 @@ mod support;
 mod system2_eval;
 mod tasks;
 mod train;
+mod upstream;
