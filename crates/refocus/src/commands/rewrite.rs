@@ -47,6 +47,10 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if let Some(url) = &args.server.upstream {
         let name = args.model.as_deref().map(|m| m.to_string_lossy());
         let mut chat = upstream::open(&args.server, url, name.as_deref())?;
+        if options.variant == Variant::Scored {
+            // The more tokens it tells of, the likelier both answers are among them.
+            chat.find_out()?;
+        }
         return made(&mut chat, &request, &options, args.diff, printer);
     }
     if args.model.is_none() {
