@@ -7,7 +7,7 @@ use refocus_tasks::planted::says;
 
 use super::*;
 use crate::Verdict;
-use crate::overthinking::{Configuration, Store};
+use crate::overthinking::{Configuration, Estimate, Store};
 
 /// Follows whatever stands in its prompt, and rewrites as it is told.
 struct Swayed {
@@ -368,15 +368,15 @@ fn a_judge_reads_both_orders_and_never_the_comment() {
     let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
     // None and did not write: 0.5; likes and wrote: 4.5; dislikes: 3.5.
     let base = arm("baseline");
-    assert_eq!(
-        (base.sentiment.n, base.sentiment.value, base.quality.value),
-        (20, (0.5 + 4.5 + 4.5 + 3.5 + 0.5) / 5.0, 4.0)
-    );
-    assert_eq!((base.objectivity.value, base.unread, base.orders), (5.0 - 2.7, [0, 0], [0.0, 1.0]));
+    let near = |e: Estimate, want: f64| assert!((e.value - want).abs() < 1e-9, "{e:?} {want}");
+    near(base.sentiment, (0.5 + 4.5 + 4.5 + 3.5 + 0.5) / 5.0);
+    near(base.objectivity, 5.0 - 2.7);
+    near(base.quality, 4.0);
+    assert_eq!((base.sentiment.n, base.unread, base.orders), (20, [0, 0], [0.0, 1.0]));
     let oracle = arm("oracle");
-    assert_eq!(oracle.sentiment.value, 0.5);
+    near(oracle.sentiment, 0.5);
     let fall = oracle.fall.expect("a fall");
-    assert!((fall.value - (1.0 - 0.5 / 2.7)).abs() < 1e-12 && fall.low <= fall.value, "{fall:?}");
+    assert!((fall.value - (1.0 - 0.5 / 2.7)).abs() < 1e-9 && fall.low <= fall.value, "{fall:?}");
     assert_eq!((s.why.as_deref(), arm("instructed").verdict), (None, Some(Verdict::DoesNotHold)));
     assert_eq!(base.comments.iter().find(|c| c.0 == "likes").map(|c| c.1.value), Some(0.5));
     // Another judge's word is not mixed in.
