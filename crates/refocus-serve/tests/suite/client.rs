@@ -74,10 +74,10 @@ async fn a_schema_and_a_seed_come_through() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whole_answers_are_as_likely_as_the_server_s_own_tokens_say() {
     let up = Up::new().await;
-    // A random model writes halves of characters, which no text has: it is made to write letters. Log-probabilities
-    // are those without the bias.
+    // A random model writes halves of characters, which no text has: it is made to write a letter. One, for it would
+    // not write two as its tokenizer does. Its log-probability is that without the bias.
     let ascii: serde_json::Map<String, Value> = (40..60).map(|id| (id.to_string(), 100.into())).collect();
-    let more = json!({"max_tokens": 4, "temperature": 0, "logprobs": true, "logit_bias": ascii});
+    let more = json!({"max_tokens": 1, "temperature": 0, "logprobs": true, "logit_bias": ascii});
     let want = up.chat(more).await.json();
     let tokens = want["choices"][0]["logprobs"]["content"].as_array().expect("tokens");
     let bytes = |t: &Value| {

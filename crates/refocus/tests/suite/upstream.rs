@@ -44,6 +44,10 @@ fn an_evaluation_over_http_says_what_the_local_one_says() {
             let (here, there) = (of("here"), of("there"));
             for (arm, record) in there.as_object().expect("arms") {
                 let local = &here[arm];
+                // Below the floor an arm is not asked.
+                if local.is_null() {
+                    continue;
+                }
                 for field in ["reply", "text", "reason", "removed"] {
                     assert_eq!(
                         record["rewriting"][field], local["rewriting"][field],
@@ -75,7 +79,7 @@ fn an_evaluation_over_http_says_what_the_local_one_says() {
             }
         }
     }
-    assert!(replies > 0 && scores > 8, "{replies} {scores}");
+    assert!(replies > 0 && scores > 4, "{replies} {scores}");
     let document = read(&tmp.path("there/system2.json"));
     assert_eq!((&document["fingerprint"], &document["model"]), (&Value::Null, &"tiny".into()));
     assert_eq!(document["served"]["choosing"], "log_probabilities");
@@ -206,7 +210,7 @@ fn without_log_probabilities_options_are_named_in_words_and_the_rest_is_left_out
         assert!(!std::fs::read_to_string(tmp.path(file)).expect("a file").contains("sk-very-secret"));
     }
     assert!(!said.contains("sk-very-secret"));
-    refused(tmp.refocus(&format!("{run} --suites spurious"))).stderr_eq(str![[r#"
+    refused(tmp.refocus(&run.replace("facts,spurious", "spurious"))).stderr_eq(str![[r#"
 error: nothing that was asked for can be had from this server
 hint: it does not give: [..]suite spurious (made of log-probabilities)
 
