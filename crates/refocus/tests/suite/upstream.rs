@@ -32,11 +32,11 @@ fn an_evaluation_over_http_says_what_the_local_one_says() {
     let tmp = Tmp::new("upstream-eval");
     let model = model(&tmp);
     let running = Running::of(&model, &["--name", "tiny"]);
-    let more = "--suites facts,harm --arms oracle,baseline,extractive,scored --items 4 -q";
+    let more = "--suites facts,harm --arms oracle,baseline,extractive --items 4 -q";
     tmp.refocus(&format!("system2 eval {model} {more} --threads 1 --out [TMP]/here")).assert().success();
     let there = format!("system2 eval --upstream {} --model tiny {more} --out [TMP]/there", running.url);
     tmp.refocus(&there).assert().success();
-    let (mut replies, mut scores) = (0, 0);
+    let (mut replies, mut asked) = (0, 0);
     for suite in ["facts", "harm"] {
         for at in 0..4 {
             let of =
@@ -71,15 +71,18 @@ fn an_evaluation_over_http_says_what_the_local_one_says() {
                     let here = here - frame;
                     let most = most.get(i).copied().unwrap_or(told[i]);
                     assert!(here <= most + 0.05, "{suite} {at} {arm}: {here} {most}");
-                    if most - told[i] < 0.01 {
-                        scores += 1;
-                        assert!((here - told[i]).abs() < 0.02, "{suite} {at} {arm}: {here} {}", told[i]);
-                    }
+                    // A random model holds no option likely, so bounds are most of what is told of it.
+                    assert!(most - told[i] > 0.01 || (here - told[i]).abs() < 0.02, "{here} {}", told[i]);
+                }
+                if local["answered"].is_object() {
+                    asked += 1;
+                    let untold = record["untold"] == true && record["failed"].is_string();
+                    assert!(record["answered"].is_object() != untold, "{suite} {at} {arm}: {record}");
                 }
             }
         }
     }
-    assert!(replies > 0 && scores > 4, "{replies} {scores}");
+    assert!(replies > 0 && asked > 8, "{replies} {asked}");
     let document = read(&tmp.path("there/system2.json"));
     assert_eq!((&document["fingerprint"], &document["model"]), (&Value::Null, &"tiny".into()));
     assert_eq!(document["served"]["choosing"], "log_probabilities");
@@ -112,15 +115,15 @@ fn a_probe_over_http_says_what_the_local_one_says() {
     for (here, there) in
         here["points"].as_array().expect("points").iter().zip(there["points"].as_array().expect("points"))
     {
-        for field in ["form", "strings", "right", "copy_last", "rule", "majority"] {
+        for field in ["form", "strings", "copy_last", "rule", "majority"] {
             assert_eq!(here[field], there[field], "{field}: {there}");
         }
-        let margin = |p: &Value| p["margin"].as_f64().expect("a margin");
-        assert!((margin(here) - margin(there)).abs() < 1e-3, "{here} {there}");
-        assert_eq!(
-            (&there["told"]["by"], &there["told"]["undecided"]),
-            (&"log_probabilities".into(), &0.into())
-        );
+        // A random model holds neither answer likely, so some stay undecided; what is decided is decided alike.
+        let count = |value: &Value| value.as_u64().expect("a count");
+        let (right, sure, open) =
+            (count(&here["right"]), count(&there["right"]), count(&there["told"]["undecided"]));
+        assert!(sure <= right && right <= sure + open && open < 12, "{here} {there}");
+        assert_eq!(there["told"]["by"], "log_probabilities");
         assert_eq!(there["attention"], Value::Array(Vec::new()));
     }
     assert_eq!(read(&tmp.path("p.json")), there);
