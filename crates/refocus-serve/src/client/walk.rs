@@ -32,6 +32,9 @@ impl Known {
     }
 }
 
+/// Texts by their numbers, each with the probability that may be missing by now.
+type Members = Vec<(usize, f64)>;
+
 /// Tells the likeliest tokens behind a text; at least one.
 pub(super) type Next<'a> = dyn FnMut(&str) -> Result<Vec<Likely>, ChatError> + 'a;
 
@@ -43,8 +46,8 @@ pub(super) type Next<'a> = dyn FnMut(&str) -> Result<Vec<Likely>, ChatError> + '
 /// Those of `next`.
 pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<Vec<Known>, ChatError> {
     let mut known = vec![Known::exactly(0.0); texts.len()];
-    // Texts that go on behind the same beginning, each with the probability that may be missing by now.
-    let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Vec<_>>())];
+    // Texts that go on behind the same beginning.
+    let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Members>())];
     while let Some((begun, sum, members)) = open.pop() {
         let (ended, members): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|&(i, _)| texts[i].len() <= begun.len());
@@ -56,7 +59,7 @@ pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<V
         }
         let likely = next(&begun)?;
         let least = least(&likely).exp();
-        let mut steps: BTreeMap<&[u8], (f64, Vec<(usize, f64)>)> = BTreeMap::new();
+        let mut steps: BTreeMap<&[u8], (f64, Members)> = BTreeMap::new();
         for (i, missing) in members {
             let rest = texts[i].as_bytes().get(begun.len()..).unwrap_or_default();
             let longest = likely.iter().filter(|l| begins(rest, l)).max_by_key(|l| l.bytes.len());
