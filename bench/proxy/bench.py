@@ -86,10 +86,10 @@ def free_port():
 class Proxy:
     """A proxy's processes, what they took, and the address of its port."""
 
-    def __init__(self, name, command, port, core):
+    def __init__(self, name, command, port, core, more=()):
         self.name, self.port = name, port
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | dict(more),
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         for _ in range(1200):
@@ -200,7 +200,7 @@ def main():
     url = f"http://127.0.0.1:{mock}/v1"
     port = free_port()
     refocus = [os.environ["REFOCUS_BENCH_PROGRAM"], "serve", "--upstream", url, "--listen", f"127.0.0.1:{port}", "-q"]
-    proxies = [("refocus", refocus, port)]
+    proxies = [("refocus", refocus, port, {})]
     folder = tempfile.TemporaryDirectory()
     if program := os.environ.get("REFOCUS_BENCH_LITELLM"):
         config = os.path.join(folder.name, "config.yaml")
@@ -211,11 +211,16 @@ def main():
             json.dump({"model_list": [model], "general_settings": settings}, f)
         port = free_port()
         command = [program, "--config", config, "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
-        proxies.append(("litellm", command, port))
+        proxies.append(("litellm", command, port, {}))
+    if program := os.environ.get("REFOCUS_BENCH_OPTILLM"):
+        port = free_port()
+        # "none" sends a request on as it is; the program is Flask's development server, as its README runs it.
+        command = [program, "--approach", "none", "--base-url", url, "--port", str(port), "--log", "error"]
+        proxies.append(("optillm", command, port, {"OPENAI_API_KEY": "k", "OPTILLM_HOST": "127.0.0.1"}))
     print(f"{time.strftime('%Y-%m-%d')} {platform.processor() or platform.machine()}, {len(cores)} cores, "
           f"load {os.getloadavg()[0]:.1f}; client and upstream on core {ours}, proxy on core {theirs}")
-    for name, command, port in proxies:
-        proxy = Proxy(name, command, port, theirs)
+    for name, command, port, more in proxies:
+        proxy = Proxy(name, command, port, theirs, more)
         small = name != "refocus"
         for at_once in (1, 8):
             rows = asyncio.run(latency(mock, port, at_once, max(args.pairs // (10 if small else 1), 200)))

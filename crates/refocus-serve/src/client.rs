@@ -1,5 +1,9 @@
 //! A model behind HTTP as a [`Chat`]: any server that speaks OpenAI's interface.
 
+mod ability;
+mod walk;
+
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,11 +17,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use refocus_compute::{Philox, Purpose, unit_f64};
-use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Usage};
+use refocus_system2::{Ask, Chat, ChatError, Choice, Message, Reply, Usage};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::exchange;
+pub use self::ability::{Tells, Way};
+pub use self::walk::Known;
+use self::walk::{first_tokens, walk};
+use crate::exchange::{self, Likely};
 use crate::keys::Secret;
 use crate::tls::{self, TlsError};
 
@@ -25,8 +32,13 @@ use crate::tls::{self, TlsError};
 const MOST_BYTES: usize = 32 << 20;
 /// The pause before the second try; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Log-probabilities of so many tokens are asked for, and where that is refused of so many, as the interface allows.
+const TOP: [usize; 2] = [1000, 20];
+/// The same behind a raw text.
+const TOP_BEHIND: [usize; 2] = [1000, 5];
 /// No pause is longer, unless the server asks for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const NO_SCHEMA: &str = "answer by a schema";
 const PAUSES: Purpose = Purpose::new("pause before another try");
 
 /// A server and how to ask it.
@@ -62,7 +74,7 @@ impl fmt::Debug for Upstream {
 }
 
 /// A URL without what may be a password or a key: whatever stands before an @ or behind a ?.
-fn shown(url: &str) -> &str {
+pub fn shown(url: &str) -> &str {
     let url = url.rsplit_once('@').map_or(url, |(_, after)| after);
     url.split(['?', '#']).next().unwrap_or_default()
 }
@@ -89,12 +101,25 @@ pub enum ClientError {
 /// A model behind HTTP. Calls block; do not make them from asynchronous code.
 pub struct HttpChat {
     upstream: Upstream,
-    target: Uri,
+    chats: Uri,
+    texts: Uri,
+    listed: Uri,
     bearer: Option<HeaderValue>,
     runtime: Runtime,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     /// What the server calls the limit on new tokens.
     limit: &'static str,
+    /// Nothing until it is found out.
+    tells: Tells,
+    /// Log-probabilities that it tells of one token, in chats and behind a raw text.
+    top: usize,
+    top_behind: usize,
+    /// It takes no schemas.
+    no_schemas: bool,
+    /// A limit of whoever asks.
+    until: Option<Instant>,
+    /// What the server says about what answered.
+    fingerprints: BTreeSet<String>,
 }
 
 impl fmt::Debug for HttpChat {
@@ -110,6 +135,7 @@ struct Failed {
     again: Option<Option<Duration>>,
     /// Field that the server blames.
     param: Option<String>,
+    status: Option<StatusCode>,
 }
 
 impl HttpChat {
@@ -119,12 +145,15 @@ impl HttpChat {
     /// The URL is none, or this machine cannot check the server's certificate.
     pub fn new(upstream: Upstream) -> Result<Self, ClientError> {
         let wrong = |why| ClientError::Url { url: shown(&upstream.url).to_owned(), why };
-        let whole = format!("{}/chat/completions", upstream.url.trim_end_matches('/'));
-        let target: Uri = whole.parse().map_err(|_| wrong("it cannot be read"))?;
-        if target.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let below = |path: &str| -> Result<Uri, ClientError> {
+            let whole = format!("{}/{path}", upstream.url.trim_end_matches('/'));
+            whole.parse().map_err(|_| wrong("it cannot be read"))
+        };
+        let (chats, texts, listed) = (below("chat/completions")?, below("completions")?, below("models")?);
+        if chats.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("a key does not belong into it; give it in a file or in the environment"));
         }
-        let secure = match target.scheme_str() {
+        let secure = match chats.scheme_str() {
             Some("https") => true,
             Some("http") => false,
             _ => return Err(wrong("it must begin with http:// or https://")),
@@ -132,51 +161,164 @@ impl HttpChat {
         let bearer = upstream.key.as_ref().map(Secret::bearer);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = Client::builder(TokioExecutor::new()).build(connector(secure)?);
-        Ok(Self { upstream, target, bearer, runtime, client, limit: exchange::OLD_LIMIT })
+        Ok(Self {
+            upstream,
+            chats,
+            texts,
+            listed,
+            bearer,
+            runtime,
+            client,
+            limit: exchange::OLD_LIMIT,
+            tells: Tells::Nothing,
+            top: TOP[1],
+            top_behind: TOP_BEHIND[0],
+            no_schemas: false,
+            until: None,
+            fingerprints: BTreeSet::new(),
+        })
     }
 
-    /// Asks until there is an answer, the tries are used up, or the deadline has passed.
-    fn ask(&mut self, mut body: Value) -> Result<Value, ChatError> {
+    /// Names of the models that the server lists.
+    ///
+    /// # Errors
+    /// See [`ChatError`]; [`ChatError::Cannot`] where it lists none.
+    pub fn models(&mut self) -> Result<Vec<String>, ChatError> {
+        let answer = self.told(self.listed.clone(), None)?;
+        let name = |model: &Value| model.get("id")?.as_str().map(str::to_owned);
+        let all =
+            answer.get("data").and_then(Value::as_array).map(|all| all.iter().filter_map(name).collect());
+        all.ok_or_else(|| self.cannot("list models"))
+    }
+
+    /// What the server tells of log-probabilities; nothing before [`find_out`](Self::find_out).
+    pub fn tells(&self) -> Tells {
+        self.tells
+    }
+
+    /// What the server has called itself in its answers (`system_fingerprint`), where it did.
+    pub fn fingerprints(&self) -> &BTreeSet<String> {
+        &self.fingerprints
+    }
+
+    /// How likely two texts are behind a raw text without any chat around it, and what asking took: by their first
+    /// tokens where the likeliest tokens tell them apart, else whole.
+    ///
+    /// # Errors
+    /// [`ChatError::Cannot`] where the server tells no log-probabilities there; else see [`ChatError`].
+    pub fn prefers(&mut self, text: &str, answers: [&str; 2]) -> Result<([Known; 2], Usage), ChatError> {
+        let mut took = Usage::default();
+        let mut next = |begun: &str| {
+            let answer = self.behind_text(begun)?;
+            took += exchange::usage(&answer);
+            let likely = exchange::first_behind_text(&answer).filter(|l| !l.is_empty());
+            likely.ok_or_else(|| self.cannot("tell log-probabilities behind a text"))
+        };
+        let known = first_tokens(&next(text)?, answers);
+        if let Some(known) = known {
+            return Ok((known, took));
+        }
+        let whole = answers.map(|a| format!("{text}{a}"));
+        let known = walk(&mut next, text, &[&whole[0], &whole[1]])?;
+        Ok(([known[0], known[1]], took))
+    }
+
+    /// The answer with as many log-probabilities as the server gives.
+    fn behind_text(&mut self, text: &str) -> Result<Value, ChatError> {
+        loop {
+            let body = exchange::following(&self.upstream.model, text, 1, Some(self.top_behind));
+            match self.ask_at(self.texts.clone(), body) {
+                Err(ChatError::Refused { .. }) if self.top_behind > TOP_BEHIND[1] => {
+                    self.top_behind = TOP_BEHIND[1];
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What the model writes behind a raw text, at most so many tokens.
+    ///
+    /// # Errors
+    /// See [`ChatError`].
+    pub fn goes_on(&mut self, text: &str, max_new: usize) -> Result<(String, Usage), ChatError> {
+        let body = exchange::following(&self.upstream.model, text, max_new, None);
+        let answer = self.ask_at(self.texts.clone(), body)?;
+        exchange::text(&self.upstream.model, &answer)
+    }
+
+    fn cannot(&self, what: &'static str) -> ChatError {
+        ChatError::Cannot { model: self.upstream.model.clone(), what }
+    }
+
+    fn ask(&mut self, body: Value) -> Result<Value, ChatError> {
+        self.ask_at(self.chats.clone(), body)
+    }
+
+    fn ask_at(&mut self, target: Uri, body: Value) -> Result<Value, ChatError> {
+        self.told(target, Some(body))
+    }
+
+    /// Asks until there is an answer, the tries are used up, or the time is over.
+    fn told(&mut self, target: Uri, mut body: Option<Value>) -> Result<Value, ChatError> {
         let begun = Instant::now();
-        let deadline = self.upstream.deadline;
-        let failed = |model: &str, why| ChatError::Failed { model: model.to_owned(), why };
+        let own = self.upstream.deadline;
+        let deadline = self.until.map_or(own, |until| own.min(until.saturating_duration_since(begun)));
         let mut tries = 0;
         loop {
             let left = deadline.saturating_sub(begun.elapsed());
             // A timer is made within its runtime.
-            let one = async { tokio::time::timeout(left, self.send(body.to_string())).await };
+            let sent = body.as_ref().map(Value::to_string);
+            let one = async { tokio::time::timeout(left, self.send(&target, sent)).await };
             let Ok(answer) = self.runtime.block_on(one) else {
                 return Err(ChatError::TimedOut { after: deadline });
             };
             let error = match answer {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    let named = answer.get("system_fingerprint").and_then(Value::as_str);
+                    self.fingerprints.extend(named.map(str::to_owned));
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             // Newer models of OpenAI know the limit under its newer name only.
-            if error.param.as_deref() == Some(exchange::OLD_LIMIT) && self.limit == exchange::OLD_LIMIT {
-                self.limit = exchange::rename_limit(&mut body);
+            if error.param.as_deref() == Some(exchange::OLD_LIMIT)
+                && let Some(body) = body.as_mut().filter(|b| b.get(exchange::OLD_LIMIT).is_some())
+            {
+                self.limit = exchange::rename_limit(body);
                 continue;
             }
             tries += 1;
-            let Some(wish) = error.again.filter(|_| tries < self.upstream.tries) else {
-                return Err(failed(&self.upstream.model, error.why));
+            let model = self.upstream.model.clone();
+            let Some(wish) = error.again else {
+                let of_this_request = error.status.is_some_and(blames_the_request);
+                let why = error.why;
+                return Err(match of_this_request {
+                    true => ChatError::Refused { model, why },
+                    false => ChatError::Failed { model, why },
+                });
             };
             let pause = wish.unwrap_or_else(|| pause(tries));
-            if begun.elapsed() + pause >= deadline {
-                return Err(failed(&self.upstream.model, error.why));
+            if tries >= self.upstream.tries || begun.elapsed() + pause >= deadline {
+                return Err(ChatError::Unreachable { model, why: error.why });
             }
             std::thread::sleep(pause);
         }
     }
 
-    async fn send(&self, body: String) -> Result<Value, Failed> {
-        let passing = |why: String| Failed { why, again: Some(None), param: None };
-        let lasting = |why: String| Failed { why, again: None, param: None };
-        let mut request = Request::post(self.target.clone()).header(CONTENT_TYPE, "application/json");
+    /// Posts a body, or gets what is there.
+    async fn send(&self, target: &Uri, body: Option<String>) -> Result<Value, Failed> {
+        let passing = |why: String| Failed { why, again: Some(None), param: None, status: None };
+        let lasting = |why: String| Failed { why, again: None, param: None, status: None };
+        let mut request = match &body {
+            Some(_) => Request::post(target.clone()).header(CONTENT_TYPE, "application/json"),
+            None => Request::get(target.clone()),
+        };
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, bearer);
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| lasting(e.to_string()))?;
+        let request = request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|e| lasting(e.to_string()))?;
         let answer = self.client.request(request).await.map_err(|e| passing(innermost(&e)))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MOST_BYTES).collect().await;
@@ -185,6 +327,7 @@ impl HttpChat {
             why: refused.why,
             again: refused.status.filter(|status| may_pass(*status)).map(|_| wish(&head.headers)),
             param: refused.param,
+            status: refused.status,
         })
     }
 }
@@ -194,17 +337,65 @@ impl Chat for HttpChat {
         &self.upstream.model
     }
 
+    fn limit(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
-        let answer = self.ask(exchange::completion(&self.upstream.model, self.limit, ask))?;
-        exchange::reply(&self.upstream.model, &answer)
+        if ask.schema.is_some() && self.no_schemas {
+            return Err(self.cannot(NO_SCHEMA));
+        }
+        match self.ask(exchange::completion(&self.upstream.model, self.limit, ask)) {
+            Ok(answer) => exchange::reply(&self.upstream.model, &answer),
+            // Servers that have no schemas say so in many ways; whether it was the schema shows without it.
+            Err(ChatError::Refused { .. }) if ask.schema.is_some() => {
+                let free = Ask { schema: None, ..ask.clone() };
+                self.ask(exchange::completion(&self.upstream.model, self.limit, &free))?;
+                self.no_schemas = true;
+                Err(self.cannot(NO_SCHEMA))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The interface tells the log-probabilities of the most likely first tokens only: an answer must be one of
     /// these tokens, whole.
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
-        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages))?;
+        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages, self.top))?;
         exchange::scores(&self.upstream.model, &answer, answers)
     }
+
+    fn tells_choices(&self) -> bool {
+        matches!(self.tells, Tells::Behind(_))
+    }
+
+    /// Token by token behind the frame, which costs a call for each: its own log-probability is not asked for.
+    fn choose(&mut self, messages: &[Message], frame: &str, options: &[&str]) -> Result<Choice, ChatError> {
+        let Tells::Behind(way) = self.tells else {
+            return Err(self.cannot("tell log-probabilities behind the beginning of an answer"));
+        };
+        let mut usage = Usage::default();
+        let mut next = |begun: &str| -> Result<Vec<Likely>, ChatError> {
+            let (model, limit, fields) = (&self.upstream.model, self.limit, way == Way::Fields);
+            let body = match begun {
+                "" => exchange::scoring(model, limit, messages, self.top),
+                begun => exchange::behind(model, limit, messages, begun, fields, self.top),
+            };
+            let answer = self.ask(body)?;
+            usage += exchange::usage(&answer);
+            let likely = exchange::first(&answer).filter(|l| !l.is_empty());
+            likely.ok_or_else(|| self.cannot("tell log-probabilities of this answer"))
+        };
+        let known = walk(&mut next, frame, options)?;
+        let all_told = known.iter().all(Known::is_told);
+        let most = if all_told { Vec::new() } else { known.iter().map(|k| k.most).collect() };
+        Ok(Choice { frame: 0.0, scores: known.iter().map(|k| k.logprob).collect(), most, usage })
+    }
+}
+
+/// Whether a status says that another request may be answered.
+fn blames_the_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 413 | 414 | 422)
 }
 
 fn may_pass(status: StatusCode) -> bool {

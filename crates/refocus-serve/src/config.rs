@@ -35,6 +35,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Seconds that a client may take to send the head of a request, and then its body.
     pub read_seconds: u64,
+    /// Seconds after which a client that takes nothing of its answer is given up.
+    pub write_seconds: u64,
     /// Seconds that answers under way may take to end when the server is stopped.
     pub drain_seconds: u64,
     /// Connections at most; more wait to be accepted.
@@ -46,13 +48,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 127.0.0.1:8080, no keys, 8 MiB, 30 s, 30 s, 2,048 connections.
+    /// 127.0.0.1:8080, no keys, 8 MiB, 30 s, 300 s, 30 s, 2,048 connections.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             api_keys_file: None,
             body_limit: 8 << 20,
             read_seconds: 30,
+            write_seconds: 300,
             drain_seconds: 30,
             connections: 2048,
             local: LocalConfig::default(),
@@ -217,6 +220,7 @@ impl Config {
         let numbers = [
             ("body_limit", self.body_limit),
             ("read_seconds", self.read_seconds as usize),
+            ("write_seconds", self.write_seconds as usize),
             ("connections", self.connections),
             ("local.sequences", self.local.sequences),
             ("local.requests", self.local.requests),

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod local;
 pub mod metrics;
 pub mod openai;
+mod patient;
 pub mod proxy;
 pub mod server;
 mod tls;

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::patient::Patient;
 use crate::proxy;
 
 /// How long connections may take to send what they still have after all answers were cut.
@@ -48,6 +49,7 @@ pub struct Server {
     address: SocketAddr,
     connections: usize,
     read_limit: Duration,
+    write_limit: Duration,
     drain: Duration,
     http: http1::Builder,
 }
@@ -66,6 +68,7 @@ impl Server {
             address,
             connections: config.connections,
             read_limit: config.read_limit(),
+            write_limit: Duration::from_secs(config.write_seconds),
             drain: Duration::from_secs(config.drain_seconds),
             http: if config.proxy.is_some() { proxy::connections() } else { http1::Builder::new() },
         })
@@ -101,6 +104,7 @@ impl Server {
                 };
                 // An event is to reach its client at once.
                 let _ = stream.set_nodelay(true);
+                let stream = Patient::new(stream, self.write_limit);
                 let router = router.clone();
                 let service = service_fn(move |request: hyper::Request<Incoming>| {
                     router.clone().oneshot(request.map(Body::new))

@@ -118,6 +118,22 @@ pub enum ChatError {
         /// The limit.
         after: std::time::Duration,
     },
+    /// It will not answer this request; others it may.
+    #[error("{model}: {why}")]
+    Refused {
+        /// Name of the model.
+        model: String,
+        /// In one line.
+        why: String,
+    },
+    /// It cannot be reached or is too busy, after all tries. The same request may be answered later.
+    #[error("{model}: {why}")]
+    Unreachable {
+        /// Name of the model.
+        model: String,
+        /// In one line.
+        why: String,
+    },
     /// It, or the way to it, failed.
     #[error("{model}: {why}")]
     Failed {
@@ -130,6 +146,19 @@ pub enum ChatError {
 
 /// Log-probabilities, a row for each conversation and in it one for each answer, and what they took.
 pub type Scores = (Vec<Vec<f64>>, Usage);
+
+/// How likely whole answers are that begin alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Log-probability of what they begin with; 0 where a model tells only what follows it.
+    pub frame: f64,
+    /// That of each answer from its first word on, or from the end of the frame where that is 0.
+    pub scores: Vec<f64>,
+    /// What each may be at most, where a model tells only what lies between; empty where scores are exact.
+    pub most: Vec<f64>,
+    /// What it took.
+    pub usage: Usage,
+}
 
 /// A chat model.
 pub trait Chat {
@@ -152,6 +181,23 @@ pub trait Chat {
     /// # Errors
     /// See [`ChatError`].
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError>;
+
+    /// Whether [`choose`](Self::choose) can be asked.
+    fn tells_choices(&self) -> bool {
+        true
+    }
+
+    /// How likely each of these is as the whole answer. All of them begin with `frame`.
+    ///
+    /// # Errors
+    /// See [`ChatError`].
+    fn choose(&mut self, messages: &[Message], frame: &str, options: &[&str]) -> Result<Choice, ChatError> {
+        let answers: Vec<&str> = std::iter::once(frame).chain(options.iter().copied()).collect();
+        let (mut scores, usage) = self.score(messages, &answers)?;
+        // One score for each answer is what `score` gives.
+        let frame = if scores.is_empty() { 0.0 } else { scores.remove(0) };
+        Ok(Choice { frame, scores, most: Vec::new(), usage })
+    }
 
     /// As [`score`](Self::score), for several conversations: `[conversations][answers]`. What they begin with
     /// in common is read once where the model can do that.

@@ -21,7 +21,7 @@ mod templates;
 
 pub use refocus_model::patch::Variant;
 
-pub use chat::{Ask, Chat, ChatError, Finish, Message, Reply, Role, Scores, Usage};
+pub use chat::{Ask, Chat, ChatError, Choice, Finish, Message, Reply, Role, Scores, Usage};
 pub use local::Local;
 pub use options::{Guards, Judge, Options, Request};
 pub use outcome::{Judged, Outcome, Reason, Removed, Rewrite, Why};

@@ -269,6 +269,8 @@ pub(crate) fn reason(e: ChatError) -> Reason {
         ChatError::TooLong { tokens, room } => Reason::TooLong { tokens, room },
         ChatError::TimedOut { .. } => Reason::TimedOut,
         ChatError::Cannot { .. } => Reason::Cannot(e.to_string()),
-        ChatError::Failed { .. } => Reason::Failed(e.to_string()),
+        ChatError::Refused { .. } | ChatError::Unreachable { .. } | ChatError::Failed { .. } => {
+            Reason::Failed(e.to_string())
+        }
     }
 }

@@ -8,8 +8,8 @@ use super::shared::Shared;
 use super::tools::{ToolChoice, Tools};
 use crate::error::{ApiError, ApiResult};
 
-/// Most likely tokens that are told at most.
-const MOST_TOP: u64 = 20;
+/// Most likely tokens that are told at most of an answer of any length.
+const USUAL_TOP: u64 = 20;
 
 /// A chat to go on with.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl ChatRequest {
         let new = fields.count("max_completion_tokens", 1, u64::MAX)?;
         shared.max_new = new.or(old).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let wanted = fields.get("logprobs", "true or false")?.unwrap_or(false);
-        let top = fields.count("top_logprobs", 0, MOST_TOP)?;
+        let top = fields.count("top_logprobs", 0, shared.most_top(u64::from(shared.n), USUAL_TOP))?;
         if top.is_some() && !wanted {
             return Err(ApiError::invalid("top_logprobs", "top_logprobs needs logprobs: true"));
         }
@@ -155,6 +155,8 @@ mod tests {
             (json!({"logit_bias": {"1": 101}}), "logit_bias"),
             (json!({"top_logprobs": 2}), "top_logprobs"),
             (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+            (json!({"logprobs": true, "top_logprobs": 21, "max_tokens": 3, "n": 2}), "top_logprobs"),
+            (json!({"logprobs": true, "top_logprobs": 1001, "max_tokens": 1}), "top_logprobs"),
             (json!({"stream_options": {"include_usage": true}}), "stream_options"),
             (json!({"stream": true, "stream_options": {"usage": true}}), "stream_options"),
             (json!({"response_format": {"type": "xml"}}), "response_format.type"),

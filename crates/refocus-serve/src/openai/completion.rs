@@ -8,8 +8,8 @@ use crate::error::{ApiError, ApiResult};
 
 /// New tokens where nothing is said.
 const USUAL_NEW: usize = 16;
-/// Most likely tokens that are told at most.
-const MOST_TOP: u64 = 5;
+/// Most likely tokens that are told at most of an answer of any length.
+const USUAL_TOP: u64 = 5;
 
 /// What a text begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl CompletionRequest {
         }
         let new = fields.count("max_tokens", 1, u64::MAX)?;
         shared.max_new = Some(new.map_or(USUAL_NEW, |n| usize::try_from(n).unwrap_or(usize::MAX)));
-        let logprobs = fields.count("logprobs", 0, MOST_TOP)?.map(|n| n as usize);
+        let logprobs = fields.count("logprobs", 0, shared.most_top(choices, USUAL_TOP))?.map(|n| n as usize);
         let echo = fields.get("echo", "true or false")?.unwrap_or(false);
         if echo && logprobs.is_some() {
             return Err(ApiError::unsupported("echo", "echo together with logprobs is not supported here"));

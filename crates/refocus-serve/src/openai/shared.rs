@@ -46,7 +46,19 @@ pub struct Shared {
     pub include_usage: bool,
 }
 
+/// Most likely tokens that a short answer may have told of each of its own, beyond what OpenAI tells.
+const MOST_TOP: u64 = 1000;
+/// New tokens of a short answer, all choices together.
+const SHORT: u64 = 4;
+
 impl Shared {
+    /// Most likely tokens that may be told of each new one, where `usual` is the number for answers of any length:
+    /// whoever scores given texts needs many, and one token at a time.
+    pub(super) fn most_top(&self, choices: u64, usual: u64) -> u64 {
+        let short = self.max_new.is_some_and(|n| (n as u64).saturating_mul(choices) <= SHORT);
+        if short { MOST_TOP } else { usual }
+    }
+
     pub(super) fn read(fields: &mut Fields) -> ApiResult<Self> {
         fields.ignore(&IGNORED);
         fields.only(&[("reasoning_effort", json!("none"))])?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use bytes::Bytes;
 use http_body::Body as _;
@@ -124,9 +125,10 @@ impl Proxy {
             (Mode::Audit, Ok(targets)) => {
                 let (this, plan, credentials) =
                     (self.clone(), chat.plan.clone(), self.credentials(&chat.head.headers));
+                let path = self.config.system2.step_one_path(Some(&chat.head.uri), &plan.model);
                 // Beside the request, which does not wait for it.
                 tokio::spawn(async move {
-                    this.rewrites("audit", &plan, targets, credentials).await.count_audit(&this.metrics)
+                    this.rewrites("audit", &plan, targets, credentials, path).await.count_audit(&this.metrics)
                 });
                 self.answered(chat, Report { what: "audit", ..Report::default() }).await
             }
@@ -138,8 +140,9 @@ impl Proxy {
     async fn rewritten(self: &Arc<Self>, chat: Chat, targets: Vec<Target>) -> ApiResult<Response<Body>> {
         let (this, plan, credentials) =
             (self.clone(), chat.plan.clone(), self.credentials(&chat.head.headers));
+        let path = self.config.system2.step_one_path(Some(&chat.head.uri), &plan.model);
         let mut work = Box::pin(async move {
-            let report = this.rewrites("on", &plan, targets, credentials).await;
+            let report = this.rewrites("on", &plan, targets, credentials, path).await;
             report.count(&this.metrics);
             report
         });
@@ -179,6 +182,7 @@ impl Proxy {
         plan: &Plan,
         targets: Vec<Target>,
         credentials: Option<HeaderValue>,
+        path: PathAndQuery,
     ) -> Report {
         let began = Instant::now();
         let model = self.flights.rewriter().model(&plan.model).to_owned();
@@ -192,6 +196,7 @@ impl Proxy {
                     question: target.question.clone(),
                     variant: plan.variant,
                     model: model.clone(),
+                    path: path.clone(),
                     authorization: credentials.clone(),
                     deadline: Duration::from_millis(self.config.system2.deadline_ms),
                 },
@@ -234,7 +239,14 @@ impl Proxy {
         report
     }
 
-    fn note(self: &Arc<Self>, mode: &'static str, model: &str, text: &str, rewritten: &Arc<Rewritten>) {
+    /// Writes a rewriting into the log, where there is one.
+    pub(super) fn note(
+        self: &Arc<Self>,
+        mode: &'static str,
+        model: &str,
+        text: &str,
+        rewritten: &Arc<Rewritten>,
+    ) {
         let Some(log) = self.log.clone() else { return };
         let (model, text, rewritten) = (model.to_owned(), text.to_owned(), rewritten.clone());
         tokio::task::spawn_blocking(move || log.add(mode, &model, &text, &rewritten));

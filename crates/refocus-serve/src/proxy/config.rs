@@ -91,6 +91,9 @@ impl Default for ProxyConfig {
     }
 }
 
+/// Where OpenAI has its chats.
+pub const CHATS: &str = "/v1/chat/completions";
+
 /// Whether requests are rewritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,6 +134,9 @@ pub struct System2Config {
     pub key: Option<Secret>,
     /// Model that does the rewriting; the request's own where empty.
     pub model: String,
+    /// Path of chats at the server that rewrites. Where it is empty, that is the path of the request itself if the
+    /// upstream rewrites, and [`CHATS`] at another server.
+    pub chat_path: String,
     /// How long a rewriting may take, in milliseconds; the original goes on then.
     pub deadline_ms: u64,
     /// Rewritings at a time; requests beyond go on as they are.
@@ -168,6 +174,7 @@ impl Default for System2Config {
             key_file: None,
             key: None,
             model: String::new(),
+            chat_path: String::new(),
             deadline_ms: 20_000,
             at_once: 32,
             breaker_failures: 5,
@@ -207,6 +214,21 @@ pub struct Route {
     pub model: String,
     /// What happens to them.
     pub mode: Mode,
+    /// As [`System2Config::chat_path`], for them.
+    #[serde(default)]
+    pub chat_path: String,
+}
+
+impl System2Config {
+    /// Where step 1 asks for a request of this address and model; `asked` is nothing where there is no such request.
+    pub(crate) fn step_one_path(&self, asked: Option<&Uri>, model: &str) -> PathAndQuery {
+        let path = asked.map_or(CHATS, Uri::path);
+        let routes = self.route.iter().filter(|route| route.fits(path, model)).map(|route| &route.chat_path);
+        let told = routes.chain([&self.chat_path]).find(|path| !path.is_empty());
+        let told = told.and_then(|path| path.parse().ok());
+        let own = || asked.filter(|_| self.url.is_empty()).and_then(|uri| uri.path_and_query().cloned());
+        told.or_else(own).unwrap_or(PathAndQuery::from_static(CHATS))
+    }
 }
 
 impl Route {
@@ -306,6 +328,14 @@ impl ProxyConfig {
         if !two.prefix.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\') {
             return wrong("system2.prefix", "printable ASCII without quotes and backslashes");
         }
+        let is_path = |path: &str| path.starts_with('/') && path.parse::<PathAndQuery>().is_ok();
+        for (setting, path) in std::iter::once(("system2.chat_path", &two.chat_path))
+            .chain(two.route.iter().map(|route| ("system2.route.chat_path", &route.chat_path)))
+        {
+            if !path.is_empty() && !is_path(path) {
+                return wrong(setting, "a path begins with / and has no spaces");
+            }
+        }
         // A semaphore with more places panics when it is made.
         if two.at_once > Semaphore::MAX_PERMITS {
             return wrong("system2.at_once", "more than can be counted");
@@ -372,6 +402,28 @@ mod tests {
     }
 
     #[test]
+    fn step_one_asks_where_the_request_goes_unless_told_otherwise() {
+        let asked: Uri = "/deployments/x/chat/completions?api-version=1".parse().expect("an address");
+        let path =
+            |two: &System2Config, asked: Option<&Uri>, model| two.step_one_path(asked, model).to_string();
+        let own = System2Config::default();
+        assert_eq!(path(&own, Some(&asked), "m"), "/deployments/x/chat/completions?api-version=1");
+        assert_eq!(path(&own, None, "m"), CHATS);
+        let elsewhere = System2Config { url: "http://small".to_owned(), ..own.clone() };
+        assert_eq!(path(&elsewhere, Some(&asked), "m"), CHATS);
+        let route = Route {
+            path: "/deployments".to_owned(),
+            model: "gpt-*".to_owned(),
+            mode: Mode::On,
+            chat_path: "/deployments/small/chat/completions".to_owned(),
+        };
+        let told = System2Config { chat_path: "/api/chat".to_owned(), route: vec![route], ..elsewhere };
+        assert_eq!(path(&told, Some(&asked), "gpt-5"), "/deployments/small/chat/completions");
+        assert_eq!(path(&told, Some(&asked), "m"), "/api/chat");
+        assert_eq!(path(&told, None, "gpt-5"), "/api/chat");
+    }
+
+    #[test]
     fn settings_are_read_from_toml_and_unknown_ones_refused() {
         let text = "upstream = \"http://h\"\n[system2]\nmode = \"canary\"\ncanary_percent = 12.5\n\
             [[system2.route]]\nmodel = \"gpt-*\"\nmode = \"on\"\n[system2.touch]\nmedia = true\n";
@@ -385,6 +437,9 @@ mod tests {
         let mut config = ProxyConfig::new("http://h");
         config.system2.canary_percent = f64::NAN;
         assert!(config.check().expect_err("no share").to_string().contains("canary_percent"));
+        let mut config = ProxyConfig::new("http://h");
+        config.system2.chat_path = "v1/chat".to_owned();
+        assert!(config.check().expect_err("no path").to_string().contains("system2.chat_path"));
         let mut config = ProxyConfig::new("http://h");
         config.system2.at_once = usize::MAX;
         assert!(config.check().expect_err("too many").to_string().contains("at_once"));

@@ -1,7 +1,7 @@
 //! Addresses of refocus itself: a rewrite alone, the guardrail interface of LiteLLM, and a description of both.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -11,9 +11,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Proxy;
-use super::rewriter::Job;
+use super::flights::Origin;
+use super::report::Report;
+use super::rewriter::{Job, Rewritten};
 use super::select::{self, Skip};
 use crate::error::{ApiError, ApiResult};
+use crate::metrics::{Kind, Metric};
 
 /// The description of these addresses, as OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -40,11 +43,55 @@ struct Rewrite {
     variant: Option<String>,
 }
 
+static OWN: Metric = Metric {
+    name: "refocus_own_requests_total",
+    help: "Requests to addresses of refocus itself that rewrite, by address and outcome.",
+    kind: Kind::Counter,
+};
+
+/// Counts a request to an address of ours by its outcome.
+fn counted(proxy: &Proxy, address: &str, outcome: ApiResult<Response>) -> ApiResult<Response> {
+    let label = match &outcome {
+        Ok(_) => "answered",
+        Err(error) => error.known_as().unwrap_or("failed"),
+    };
+    proxy.metrics.add(&OWN, &[("address", address), ("outcome", label)], 1.0);
+    outcome
+}
+
+/// A rewriting as all others are made, counted and logged.
+async fn made(proxy: &Arc<Proxy>, mode: &'static str, job: Job) -> Result<(Arc<Rewritten>, Origin), Skip> {
+    let (began, model, text) = (Instant::now(), job.model.clone(), job.text.clone());
+    let outcome = proxy.flights.get(job).await;
+    let mut report = Report { what: "skipped", model, elapsed: began.elapsed(), ..Report::default() };
+    match &outcome {
+        Err(skip) => report.reason = Some(skip.name()),
+        Ok((rewritten, origin)) => {
+            report.origin = Some(*origin);
+            report.reason = rewritten.reason.as_ref().map(|(name, _)| *name);
+            if rewritten.text.is_some() {
+                report.what = "applied";
+            }
+            if *origin == Origin::New {
+                report.usage = rewritten.usage;
+                proxy.note(mode, &report.model, &text, rewritten);
+            }
+        }
+    }
+    report.count(&proxy.metrics);
+    outcome
+}
+
 /// `POST /v1/rewrite`: the first of the two calls alone.
 pub(super) async fn rewrite(State(proxy): State<Arc<Proxy>>, request: Request) -> ApiResult<Response> {
+    let outcome = rewritten(&proxy, request).await;
+    counted(&proxy, "/v1/rewrite", outcome)
+}
+
+async fn rewritten(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> {
     proxy.keys.check(request.headers())?;
     let credentials = proxy.credentials(request.headers());
-    let asked: Rewrite = read(&proxy, request).await?;
+    let asked: Rewrite = read(proxy, request).await?;
     let variant = match &asked.variant {
         None => proxy.variant,
         Some(name) => select::variant(name)
@@ -69,6 +116,7 @@ pub(super) async fn rewrite(State(proxy): State<Arc<Proxy>>, request: Request) -
         text: asked.text,
         question: asked.question,
         variant,
+        path: proxy.config.system2.step_one_path(None, &model),
         model: model.clone(),
         authorization: credentials,
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
@@ -80,7 +128,7 @@ pub(super) async fn rewrite(State(proxy): State<Arc<Proxy>>, request: Request) -
         "model": model, "variant": variant.name(),
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, "ms": 0, "cache": null,
     });
-    match proxy.flights.get(job).await {
+    match made(proxy, "rewrite", job).await {
         Err(skip) => document["reason"] = json!({"name": skip.name(), "message": sentence(skip)}),
         Ok((rewritten, origin)) => {
             if let Some(text) = &rewritten.text {
@@ -179,8 +227,13 @@ fn shown(headers: &HeaderMap) -> HeaderMap {
 
 /// `POST /beta/litellm_basic_guardrail_api`: rewrites the newest words of the user and blocks nothing.
 pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request) -> ApiResult<Response> {
+    let outcome = guarded(&proxy, request).await;
+    counted(&proxy, "/beta/litellm_basic_guardrail_api", outcome)
+}
+
+async fn guarded(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> {
     proxy.keys.check(&shown(request.headers()))?;
-    let asked: Guarded = read(&proxy, request).await?;
+    let asked: Guarded = read(proxy, request).await?;
     let none = || answer(&json!({"action": "NONE"}));
     let media =
         asked.images.as_ref().is_some_and(|images| !images.is_empty()) && !proxy.config.system2.touch.media;
@@ -212,12 +265,13 @@ pub(super) async fn guardrail(State(proxy): State<Arc<Proxy>>, request: Request)
         text: text.to_owned(),
         question: None,
         variant,
-        model,
+        path: proxy.config.system2.step_one_path(None, &model),
+        model: model.clone(),
         // The header is LiteLLM's key for us, not a user's key for a model.
         authorization: None,
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
     };
-    let Ok((rewritten, _)) = proxy.flights.get(job).await else { return Ok(none()) };
+    let Ok((rewritten, _)) = made(proxy, "guardrail", job).await else { return Ok(none()) };
     Ok(match &rewritten.text {
         None => none(),
         Some(text) => {

@@ -237,6 +237,7 @@ fn key(job: &Job) -> Key {
     for part in [
         job.model.as_bytes(),
         job.variant.name().as_bytes(),
+        job.path.as_str().as_bytes(),
         credentials,
         &is_document,
         question.as_bytes(),

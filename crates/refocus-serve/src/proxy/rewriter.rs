@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
+use axum::http::uri::PathAndQuery;
 use refocus_system2::{Options, Outcome, Reason, Removed, Request, Rewrite, Usage, Variant};
 use tokio::sync::watch;
 
@@ -18,6 +19,8 @@ pub struct Job {
     pub variant: Variant,
     /// Model that does it.
     pub model: String,
+    /// Path and query at which the server that does it is asked.
+    pub path: PathAndQuery,
     /// The client's credentials, where they are the ones to use.
     pub authorization: Option<HeaderValue>,
     /// How long it may take.

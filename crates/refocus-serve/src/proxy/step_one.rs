@@ -128,7 +128,7 @@ async fn sent(one: &StepOne, job: &Job, body: &Value) -> Result<Value, No> {
     let length = body.len() as u64;
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static("/v1/chat/completions");
+    *request.uri_mut() = Uri::from(job.path.clone());
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(value) = &job.authorization {
         request.headers_mut().insert(AUTHORIZATION, value.clone());
@@ -169,8 +169,9 @@ impl Chat for Call<'_> {
 
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
         let model = self.job.model.as_str();
-        let answer =
-            self.ask(exchange::scoring(model, self.limit, messages)).map_err(|no| no.told(self.job))?;
+        let answer = self
+            .ask(exchange::scoring(model, self.limit, messages, exchange::TOP))
+            .map_err(|no| no.told(self.job))?;
         exchange::scores(model, &answer, answers)
     }
 }

@@ -260,3 +260,51 @@ fn litellm_shows_its_key_in_a_header_of_its_own() {
     }
     assert_eq!(upstream.last().field("authorization"), None, "and it does not go on");
 }
+
+#[test]
+fn what_these_addresses_rewrite_is_counted_and_logged() {
+    let log = std::env::temp_dir().join(format!("refocus-own-log-{}", std::process::id()));
+    let _ = std::fs::remove_file(&log);
+    let upstream = model("[1]");
+    let mut config = ProxyConfig::new(upstream.url());
+    config.system2.model = "m".to_owned();
+    config.system2.log_file = Some(log.clone());
+    let server =
+        Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"));
+    let rewrite = json!({"text": ASK}).to_string();
+    server.post("/v1/rewrite", "", &rewrite);
+    // The same again is known: counted, and not logged twice.
+    server.post("/v1/rewrite", "", &rewrite);
+    server.post("/v1/rewrite", "", "{\"text\":1}");
+    let text = format!("{ASK} I do not know it.");
+    let guarded = json!({"texts": [text], "input_type": "request"}).to_string();
+    let got = server.post("/beta/litellm_basic_guardrail_api", "", &guarded);
+    assert_eq!(got.status(), 200, "{}", got.text());
+    let metrics = server.ask(b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n").text();
+    for line in [
+        "refocus_own_requests_total{address=\"/v1/rewrite\",outcome=\"answered\"} 2",
+        "refocus_own_requests_total{address=\"/v1/rewrite\",outcome=\"invalid_value\"} 1",
+        "refocus_own_requests_total{address=\"/beta/litellm_basic_guardrail_api\",outcome=\"answered\"} 1",
+        "refocus_rewrites_total{outcome=\"applied\"} 3",
+        "refocus_rewrite_tokens_total{kind=\"prompt\"} 100",
+        "refocus_rewrite_seconds_count 3",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+    // The log is written beside the answer.
+    let began = std::time::Instant::now();
+    let lines = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.lines().count() == 2 || began.elapsed() > wire::LONG {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let _ = std::fs::remove_file(&log);
+    let modes: BTreeSet<String> = lines
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).expect("JSON")["mode"].as_str().expect("a mode").to_owned())
+        .collect();
+    assert_eq!(modes.into_iter().collect::<Vec<_>>(), ["guardrail", "rewrite"], "{lines}");
+    assert!(!lines.contains("Sydney"), "{lines}");
+}

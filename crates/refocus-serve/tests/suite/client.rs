@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use refocus_serve::HttpChat;
-use refocus_serve::client::Upstream;
+use refocus_serve::client::{Tells, Upstream, Way};
 use refocus_serve::config::Config;
 use refocus_system2::{Ask, Chat, ChatError, Finish, Message};
 use serde_json::{Value, json};
@@ -69,6 +69,109 @@ async fn a_schema_and_a_seed_come_through() {
     let value: Value = serde_json::from_str(&texts[0]).expect("JSON");
     assert!(value == json!({"a": 1}) || value == json!({"a": 2}));
     assert_eq!(texts[0], texts[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_answers_are_as_likely_as_the_server_s_own_tokens_say() {
+    let up = Up::new().await;
+    // A random model writes halves of characters, which no text has: it is made to write a letter. One, for it would
+    // not write two as its tokenizer does. Its log-probability is that without the bias.
+    let ascii: serde_json::Map<String, Value> = (40..60).map(|id| (id.to_string(), 100.into())).collect();
+    let more = json!({"max_tokens": 1, "temperature": 0, "logprobs": true, "logit_bias": ascii});
+    let want = up.chat(more).await.json();
+    let tokens = want["choices"][0]["logprobs"]["content"].as_array().expect("tokens");
+    let bytes = |t: &Value| {
+        t["bytes"]
+            .as_array()
+            .expect("bytes")
+            .iter()
+            .map(|b| b.as_u64().expect("a byte") as u8)
+            .collect::<Vec<_>>()
+    };
+    let whole: Vec<&Value> = tokens.iter().take_while(|t| String::from_utf8(bytes(t)).is_ok()).collect();
+    let text = String::from_utf8(whole.iter().flat_map(|t| bytes(t)).collect()).expect("UTF-8");
+    assert!(!text.is_empty(), "{tokens:?}");
+    let sum: f64 = whole.iter().map(|t| t["logprob"].as_f64().expect("a number")).sum();
+    let upstream = Upstream::new(format!("http://{}/v1", up.address), "tiny");
+    let raw = up.complete(json!({"max_tokens": 1, "temperature": 0, "logprobs": 5})).await.json();
+    let likely = raw["choices"][0]["logprobs"]["top_logprobs"][0].as_object().expect("likely").clone();
+    let (tells, choice, scored, named) = with_client(upstream, move |chat| {
+        let messages = [Message::user("Hello")];
+        let before = chat.choose(&messages, "", &["a"]);
+        assert!(matches!(before, Err(ChatError::Cannot { .. })), "nothing is known yet: {before:?}");
+        let tells = chat.find_out().expect("answers");
+        let other = format!("{text}\u{2603}");
+        let choice = chat.choose(&messages, "", &[&text, &other]).expect("scores");
+        let mut two = likely.iter();
+        let [a, b] = [two.next().expect("one"), two.next().expect("two")];
+        let (known, _) = chat.prefers("Once", [a.0, b.0]).expect("scores");
+        let want = [a.1, b.1].map(|l| l.as_f64().expect("a number"));
+        (tells, choice, (known, want), chat.models().expect("models"))
+    })
+    .await;
+    assert_eq!(tells, Tells::Behind(Way::Fields));
+    assert!((choice.scores[0] - sum).abs() < 1e-4, "{choice:?} {sum}");
+    assert!(choice.most.is_empty() || choice.most[0] - choice.scores[0] < 0.05, "{choice:?}");
+    assert!(choice.scores[1] < choice.scores[0] && choice.frame == 0.0);
+    for (known, want) in scored.0.iter().zip(scored.1) {
+        assert!((known.logprob - want).abs() < 1e-6 && known.is_told(), "{known:?} {want}");
+    }
+    assert_eq!(named, ["tiny"]);
+}
+
+const CHATTY: &str = r#"{"choices": [{"message": {"content": "One two"}, "finish_reason": "length", "logprobs": {"content": [
+    {"token": "One", "logprob": -0.5, "top_logprobs": [{"token": "One", "logprob": -0.5}]},
+    {"token": " two", "logprob": -0.25, "top_logprobs": [{"token": " two", "logprob": -0.25}]}]}}]}"#;
+const UNKNOWN: &str = r#"{"error": {"message": "unknown field"}}"#;
+
+/// What a server tells that gives these answers.
+async fn told(answers: &'static [(u16, &'static str)]) -> Result<Tells, String> {
+    let (url, _) = failing(answers).await;
+    let mut upstream = Upstream::new(url, "m");
+    upstream.tries = 1;
+    with_client(upstream, |chat| chat.find_out().map_err(|e| e.to_string())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_begins_a_new_answer_is_not_taken_at_its_word() {
+    // It tells log-probabilities, and answers anew whatever it is given: no beginning is gone on with.
+    assert_eq!(told(&[(200, CHATTY)]).await, Ok(Tells::First));
+    // The same where it refuses the fields, and where it gives none but for the usual number of tokens.
+    assert_eq!(told(&[(400, UNKNOWN), (200, CHATTY), (200, CHATTY), (400, UNKNOWN)]).await, Ok(Tells::First));
+    assert_eq!(told(&[(200, GOOD)]).await, Ok(Tells::Nothing));
+    assert_eq!(told(&[(400, UNKNOWN)]).await, Ok(Tells::Nothing));
+    assert_eq!(told(&[(401, UNKNOWN)]).await, Err("m: status 401: unknown field".to_owned()));
+    // It goes on only where the last message alone tells it to.
+    const NEXT: &str = r#"{"choices": [{"message": {"content": " two"}, "logprobs": {"content": [
+        {"token": " two", "logprob": -0.26, "top_logprobs": [{"token": " two", "logprob": -0.26}]}]}}]}"#;
+    let answers = &[(200, CHATTY), (200, CHATTY), (400, UNKNOWN), (200, NEXT)];
+    assert_eq!(told(answers).await, Ok(Tells::Behind(Way::LastMessage)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_say_whether_another_request_or_another_time_may_be_answered() {
+    async fn error(answers: &'static [(u16, &'static str)]) -> ChatError {
+        let (url, _) = failing(answers).await;
+        let upstream = Upstream { tries: 2, ..Upstream::new(url, "m") };
+        with_client(upstream, |chat| chat.complete(&Ask::new(&[Message::user("Hello")], 5)))
+            .await
+            .expect_err("an error")
+    }
+    assert!(matches!(error(&[(400, UNKNOWN)]).await, ChatError::Refused { .. }));
+    assert!(matches!(error(&[(503, "")]).await, ChatError::Unreachable { .. }));
+    assert!(matches!(error(&[(404, UNKNOWN)]).await, ChatError::Failed { .. }));
+    // A schema that a server does not know costs one answer, and is not asked for again.
+    let (url, n) = failing(&[(400, UNKNOWN), (200, GOOD)]).await;
+    let schema = json!({"type": "object"});
+    with_client(Upstream::new(url, "m"), move |chat| {
+        let messages = [Message::user("Hello")];
+        for _ in 0..2 {
+            let ask = Ask { schema: Some(&schema), ..Ask::new(&messages, 5) };
+            assert!(matches!(chat.complete(&ask), Err(ChatError::Cannot { .. })));
+        }
+    })
+    .await;
+    assert_eq!(n.load(Ordering::Relaxed), 2);
 }
 
 /// A server that gives these answers, the last one for ever.

@@ -3,6 +3,7 @@
 mod addresses;
 mod answers;
 mod client;
+mod fault_table;
 mod faults;
 mod limits;
 mod passing;

@@ -391,3 +391,29 @@ fn the_proxy_s_own_keys_stay_here() {
     let got = server.ask(b"GET /v1/models HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sk-ours\r\n\r\n");
     assert_eq!((got.status(), upstream.last().field("authorization")), (200, None));
 }
+
+/// What the documentation says of lines that cannot keep their places, to the letter.
+#[test]
+fn lines_of_one_name_come_behind_each_other_and_nothing_else_of_the_order_changes() {
+    let lines = |all: &[(&str, &str)]| all.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect::<String>();
+    let upstream = Upstream::fixed(format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n",
+        lines(&[("A", "1"), ("B", "2"), ("a", "3"), ("C", "4"), ("B", "5")])
+    ));
+    let server = Server::start(
+        router(ProxyConfig::new(upstream.url()), Keys::default(), Arc::new(Metrics::default()))
+            .expect("a proxy"),
+    );
+    let sent = lines(&[("A", "1"), ("B", "2"), ("a", "3")]);
+    let got = server.ask(format!("GET /x HTTP/1.1\r\nhost: h\r\n{sent}\r\n").as_bytes());
+    let of = |message: &wire::Message| -> Vec<(String, String)> {
+        let mut all = message.end_to_end();
+        all.retain(|(name, _)| name.len() == 1);
+        all
+    };
+    let want = |all: &[(&str, &str)]| {
+        all.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&upstream.last()), want(&[("A", "1"), ("a", "3"), ("B", "2")]));
+    assert_eq!(of(&got), want(&[("A", "1"), ("a", "3"), ("B", "2"), ("B", "5"), ("C", "4")]));
+}

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use refocus_serve::keys::{Keys, Secret};
 use refocus_serve::metrics::Metrics;
+use refocus_serve::proxy::config::{Mode, Route};
 use refocus_serve::proxy::{
     Cancel, Job, ProxyConfig, Rewriter, Rewritten, System2Config, router, router_over,
 };
@@ -667,4 +668,32 @@ fn what_one_client_does_wrong_does_not_end_the_rewriting_of_others() {
             .collect();
         assert_eq!(reasons, wanted, "{status}");
     }
+}
+
+#[test]
+fn step_one_asks_where_the_request_goes_unless_a_route_says_otherwise() {
+    let answer = json!({"choices": [{"message": {"content": "{\"drop\": [1]}"}, "finish_reason": "stop"}]});
+    let upstream = Upstream::fixed(wire::json(&answer.to_string()));
+    let asked = |config: ProxyConfig| {
+        let server =
+            Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"));
+        let before = upstream.seen().len();
+        let path = "/deployments/x/chat/completions?api-version=1";
+        let got = server.post(path, "x-refocus-s2a: on\r\n", &body("gpt", ASK, ""));
+        assert_eq!(got.field("x-refocus-s2a"), Some("applied"), "{got:?}");
+        upstream.seen()[before..].iter().map(|m| m.first.clone()).collect::<Vec<_>>()
+    };
+    let own = "POST /deployments/x/chat/completions?api-version=1 HTTP/1.1";
+    assert_eq!(asked(ProxyConfig::new(upstream.url())), [own, own]);
+    let mut config = ProxyConfig::new(upstream.url());
+    config.system2.url = upstream.url();
+    assert_eq!(asked(config), ["POST /v1/chat/completions HTTP/1.1", own]);
+    let mut config = ProxyConfig::new(upstream.url());
+    config.system2.route = vec![Route {
+        path: "/deployments/".to_owned(),
+        model: "gpt".to_owned(),
+        mode: Mode::Off,
+        chat_path: "/deployments/small/chat/completions".to_owned(),
+    }];
+    assert_eq!(asked(config), ["POST /deployments/small/chat/completions HTTP/1.1", own]);
 }

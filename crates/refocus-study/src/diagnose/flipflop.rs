@@ -93,7 +93,7 @@ fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
     let longest = said.iter().map(|s| s.length).max().unwrap_or(0);
     let far: Vec<&Said> = said.iter().filter(|s| s.length == longest).collect();
     let error = rate(&all);
-    let copied = said.iter().filter(|s| !s.asked.copy_last).count() as f64 / said.len().max(1) as f64;
+    let copied = said.iter().filter(|s| !s.asked.put.copy_last).count() as f64 / said.len().max(1) as f64;
     // Which head looks most at the last write when the answer is right.
     let right: Vec<&Said> = said.iter().filter(|s| !wrong(s)).collect();
     let some = if right.is_empty() { &all } else { &right };
@@ -118,10 +118,10 @@ fn finding(asked: String, said: &[Said], n_heads: usize) -> Finding {
         measures.insert("flipflop.attention".to_owned(), Measure::plain(mass, some.len()));
     }
     let example = |s: &Said| {
-        let [right, wrong] = &s.asked.answers;
+        let [right, wrong] = &s.asked.put.answers;
         let answer = if s.answer.margin() > 0.0 { right } else { wrong };
         Example {
-            text: s.asked.text.clone(),
+            text: s.asked.put.text.clone(),
             right: right.trim().to_owned(),
             answer: answer.trim().to_owned(),
             note: format!("{} symbols, margin {:+.2} nats", s.length, s.answer.margin()),

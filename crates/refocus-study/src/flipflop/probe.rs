@@ -1,6 +1,8 @@
 //! Flip-flop strings put to a language model as text: the question of the final read, and what simple rules
 //! would answer.
 
+use std::ops::Range;
+
 use refocus_measure::probe::Question;
 use refocus_model::{LoadError, Tokenizer};
 use refocus_tasks::flipflop::{
@@ -18,15 +20,24 @@ pub enum Form {
     Symbols,
 }
 
-/// One string as it is asked.
+/// One string as it is asked of a model here.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The question.
     pub question: Question,
+    /// What it says.
+    pub put: Put,
+}
+
+/// One string as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
     /// The text up to the answer.
     pub text: String,
     /// The right answer's words, and the other's.
     pub answers: [String; 2],
+    /// Bytes of the text that decide the answer.
+    pub evidence: Range<usize>,
     /// The bit that is right.
     pub bit: u32,
     /// Whether the datum of the instruction just before is right.
@@ -60,6 +71,19 @@ pub fn questions(
     count: u32,
     seed: u64,
 ) -> Result<Vec<Asked>, ProbeError> {
+    let ask = |put: Put| {
+        let [right, wrong] = &put.answers;
+        let question = Question::of_text(tokenizer, &put.text, right, wrong, put.evidence.clone())?;
+        Ok(Asked { question, put })
+    };
+    texts(form, language, count, seed)?.into_iter().map(ask).collect()
+}
+
+/// Strings number 0 to `count` of the test split as texts.
+///
+/// # Errors
+/// The language of the demonstration cannot be made.
+pub fn texts(form: Form, language: &FlipFlop, count: u32, seed: u64) -> Result<Vec<Put>, ProbeError> {
     let shown = FlipFlop::of(
         *language.alphabet(),
         DEMONSTRATION,
@@ -89,12 +113,11 @@ pub fn questions(
                 (words.text, [a.answer, a.wrong], a.datum.0..a.datum.1)
             }
         };
-        let question = Question::of_text(tokenizer, &text, answers[0], answers[1], evidence)?;
         let last = ids.len() - 2;
         let told = ids[..last].chunks_exact(2).rev().find(|pair| pair[0] != id::IGNORE);
-        out.push(Asked {
-            question,
+        out.push(Put {
             text,
+            evidence,
             answers: answers.map(str::to_owned),
             bit: read.value,
             copy_last: ids[last - 1] == read.answer,

@@ -73,6 +73,11 @@ impl Arm {
         found.ok_or_else(|| UnknownArm { name: name.to_owned() })
     }
 
+    /// Whether it judges by log-probabilities.
+    pub fn needs_log_probabilities(self) -> bool {
+        matches!(self, Self::Rewrite(Variant::Scored) | Self::ScoredChange)
+    }
+
     /// How it rewrites, if it does.
     pub fn options(self) -> Option<Options> {
         match self {

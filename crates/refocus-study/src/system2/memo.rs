@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Scores, Usage};
+use refocus_system2::{Ask, Chat, ChatError, Choice, Message, Reply, Scores, Usage};
 
 /// Remembers what was written for one item: the variants of one rewriting begin with the same step, and answers
 /// are deterministic. A remembered answer counts with its tokens and its time as if it had been made.
@@ -12,19 +12,41 @@ pub(super) struct Memo<'a> {
     chat: &'a mut dyn Chat,
     replies: HashMap<String, (Reply, f64)>,
     scores: HashMap<String, (Vec<f64>, Usage, f64)>,
+    choices: HashMap<String, (Choice, f64)>,
     /// Seconds that were not spent because of it.
     spared: f64,
+    /// Why the model could not be reached since this was last asked.
+    lost: Option<String>,
 }
 
 impl<'a> Memo<'a> {
     pub(super) fn new(chat: &'a mut dyn Chat) -> Self {
-        Self { chat, replies: HashMap::new(), scores: HashMap::new(), spared: 0.0 }
+        let (replies, scores, choices) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { chat, replies, scores, choices, spared: 0.0, lost: None }
     }
 
     /// Forgets everything, for the next item.
     pub(super) fn clear(&mut self) {
         self.replies.clear();
         self.scores.clear();
+        self.choices.clear();
+        self.lost = None;
+    }
+
+    /// Why the model could not be reached at some time since this was last asked, if it could not.
+    pub(super) fn take_lost(&mut self) -> Option<String> {
+        self.lost.take()
+    }
+
+    /// Remembers that the model was out of reach: whoever asked may make something else of that.
+    fn heard<T>(lost: &mut Option<String>, outcome: Result<T, ChatError>) -> Result<T, ChatError> {
+        if let Err(e @ (ChatError::Unreachable { .. } | ChatError::TimedOut { .. })) = &outcome {
+            *lost = Some(match e {
+                ChatError::Unreachable { why, .. } => why.clone(),
+                e => e.to_string(),
+            });
+        }
+        outcome
     }
 
     /// Seconds that were spared since this was last asked.
@@ -62,7 +84,7 @@ impl Chat for Memo<'_> {
             return Ok(reply.clone());
         }
         let start = Instant::now();
-        let reply = self.chat.complete(ask)?;
+        let reply = Self::heard(&mut self.lost, self.chat.complete(ask))?;
         self.replies.insert(key, (reply.clone(), start.elapsed().as_secs_f64()));
         Ok(reply)
     }
@@ -74,13 +96,29 @@ impl Chat for Memo<'_> {
             return Ok((scores.clone(), *usage));
         }
         let start = Instant::now();
-        let (scores, usage) = self.chat.score(messages, answers)?;
+        let (scores, usage) = Self::heard(&mut self.lost, self.chat.score(messages, answers))?;
         self.scores.insert(key, (scores.clone(), usage, start.elapsed().as_secs_f64()));
         Ok((scores, usage))
     }
 
+    fn tells_choices(&self) -> bool {
+        self.chat.tells_choices()
+    }
+
+    fn choose(&mut self, messages: &[Message], frame: &str, options: &[&str]) -> Result<Choice, ChatError> {
+        let key = format!("{frame:?} {options:?} {}", words(messages));
+        if let Some((choice, seconds)) = self.choices.get(&key) {
+            self.spared += seconds;
+            return Ok(choice.clone());
+        }
+        let start = Instant::now();
+        let choice = Self::heard(&mut self.lost, self.chat.choose(messages, frame, options))?;
+        self.choices.insert(key, (choice.clone(), start.elapsed().as_secs_f64()));
+        Ok(choice)
+    }
+
     fn score_each(&mut self, conversations: &[Vec<Message>], answers: &[&str]) -> Result<Scores, ChatError> {
-        self.chat.score_each(conversations, answers)
+        Self::heard(&mut self.lost, self.chat.score_each(conversations, answers))
     }
 
     fn score_hidden(
@@ -90,6 +128,6 @@ impl Chat for Memo<'_> {
         hidden: &[Range<usize>],
         most: usize,
     ) -> Result<Scores, ChatError> {
-        self.chat.score_hidden(messages, answers, hidden, most)
+        Self::heard(&mut self.lost, self.chat.score_hidden(messages, answers, hidden, most))
     }
 }

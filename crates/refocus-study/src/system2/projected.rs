@@ -52,7 +52,7 @@ pub fn projected(
     };
     let messages = [Message::user(first.prompt())];
     let start = Instant::now();
-    let (_, usage) = chat.score(&messages, &["Yes"]).map_err(failed)?;
+    let usage = chat.complete(&Ask::new(&messages, 1)).map_err(failed)?.usage;
     let reading = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let reply = chat.complete(&Ask::new(&messages, TRIED)).map_err(failed)?;

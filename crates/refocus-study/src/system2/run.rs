@@ -138,8 +138,11 @@ impl SuiteRun {
 /// Whether the oracle answered all of these and stayed below the floor, which only answers that are right or wrong
 /// have.
 pub(super) fn is_below_floor(suite: Suite, kept: &[Kept]) -> bool {
-    let answers: Option<Vec<bool>> = kept.iter().map(|k| k.of(Arm::Oracle).map(is_right)).collect();
-    let below = |a: Vec<bool>| (a.iter().filter(|r| **r).count() as f64) < FLOOR * a.len() as f64;
+    let answers: Option<Vec<&Record>> = kept.iter().map(|k| k.of(Arm::Oracle)).collect();
+    let below = |all: Vec<&Record>| {
+        let told: Vec<&Record> = all.into_iter().filter(|r| !r.untold).collect();
+        (told.iter().filter(|r| is_right(r)).count() as f64) < FLOOR * told.len() as f64
+    };
     suite.measure() == Measure::Right && answers.is_some_and(below)
 }
 

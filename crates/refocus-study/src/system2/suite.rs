@@ -140,6 +140,11 @@ impl Suite {
         }
     }
 
+    /// Whether its number is made of log-probabilities, so that answers in words do not give it.
+    pub fn needs_log_probabilities(self) -> bool {
+        matches!(self.measure(), Measure::Margin | Measure::Steadiness)
+    }
+
     /// What its number is.
     pub fn measured(self) -> &'static str {
         match self.measure() {

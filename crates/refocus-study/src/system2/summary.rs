@@ -67,8 +67,11 @@ pub struct ArmSummary {
     pub right: Option<Share>,
     /// A mean item, all of them.
     pub cost: Cost,
-    /// Items that the model could not be asked.
+    /// Items that the model could not be asked, or whose answer a server does not tell.
     pub failed: usize,
+    /// Why, with how many of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, usize>,
     /// What became of the prompts.
     pub rewriting: Option<RewritingSummary>,
     /// By group of items.
@@ -191,6 +194,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
             right: (measure == Measure::Kept).then(|| answers(run, arm)).flatten(),
             cost: cost(run, arm),
             failed: records(run, arm).filter(|r| r.1.failed.is_some()).count(),
+            failures: failures(run, arm),
             rewriting: rewriting(run, arm),
             cells: cells(run, &values[i], baseline.filter(|_| arm != Arm::Baseline), (arm, &groups), seed),
         }
@@ -219,7 +223,7 @@ fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
     let number = |(i, (item, kept)): (usize, (&Item, &super::kept::Kept))| {
         let record = kept.of(arm)?;
         match run.suite.measure() {
-            Measure::Right => Some(f64::from(u8::from(is_right(record)))),
+            Measure::Right => (!record.untold).then(|| f64::from(u8::from(is_right(record)))),
             Measure::Margin => {
                 let a = record.answered.as_ref()?;
                 Some(a.probability(0)? - a.probability(1)?)
@@ -241,10 +245,7 @@ fn sway(run: &SuiteRun, i: usize, arm: Arm) -> Option<f64> {
     let first = i - i % Comment::ALL.len();
     let whole = |i: usize| Some(keeps_needed(run.items.get(i)?, run.kept.get(i)?.of(arm)?));
     let arm = if whole(i)? && whole(first)? { arm } else { Arm::Baseline };
-    let margin = |i: usize| {
-        let scores = &run.kept.get(i)?.of(arm)?.answered.as_ref()?.scores;
-        Some(scores.first()? - scores.get(1)?)
-    };
+    let margin = |i: usize| run.kept.get(i)?.of(arm)?.answered.as_ref()?.margin();
     // Those of one argument stand together, the one without a comment first.
     Some(margin(i)? - margin(first)?)
 }
@@ -356,6 +357,19 @@ fn cost(run: &SuiteRun, arm: Arm) -> Cost {
         rewriting_tokens: each(sum.rewriting_tokens),
         seconds: each(sum.seconds),
     }
+}
+
+fn failures(run: &SuiteRun, arm: Arm) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for why in records(run, arm).filter_map(|r| r.1.failed.as_deref()) {
+        // Numbers of tokens differ from prompt to prompt.
+        let words = why
+            .split_inclusive(' ')
+            .map(|w| if w.starts_with(|c: char| c.is_ascii_digit()) { "… " } else { w });
+        let why = words.collect::<String>().trim_end().to_owned();
+        *out.entry(why).or_insert(0) += 1;
+    }
+    out
 }
 
 fn rewriting(run: &SuiteRun, arm: Arm) -> Option<RewritingSummary> {

@@ -7,7 +7,7 @@ use refocus_tasks::planted::says;
 
 use super::*;
 use crate::Verdict;
-use crate::overthinking::{Configuration, Store};
+use crate::overthinking::{Configuration, Estimate, Store};
 
 /// Follows whatever stands in its prompt, and rewrites as it is told.
 struct Swayed {
@@ -131,7 +131,9 @@ fn a_model_that_follows_opinions_is_helped_by_taking_them_away() {
         &Evaluation {
             schema: "refocus.system2-eval/1",
             model: "mock".into(),
-            fingerprint: "sha256:0".into(),
+            fingerprint: Some("sha256:0".into()),
+            served: None,
+            judged: None,
             seed: 0,
             items: 60,
             suites: vec![s],
@@ -276,4 +278,109 @@ fn below_the_floor_other_arms_are_not_asked() {
     let s = summarise(&run, 0);
     assert_eq!(s.arms.len(), 2);
     assert_eq!(s.why.as_deref(), Some("floor: the oracle answers 0 % rightly"));
+}
+
+#[test]
+fn a_judge_reads_both_orders_and_never_the_comment() {
+    /// Praises what its reader likes or wrote, and blames what they dislike.
+    struct Flatterer;
+    impl Chat for Flatterer {
+        fn name(&self) -> &str {
+            "flatterer"
+        }
+        fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+            let text = last(ask.messages);
+            let said = |words: &[&str]| words.iter().any(|w| text.contains(w));
+            let text = match (
+                said(&["dislike", "cannot stand"]),
+                said(&["I like", "pleasure", "myself", "own work"]),
+            ) {
+                _ if text.contains("Context:") || text.contains("section") => "no idea",
+                (true, _) => "It is awful.",
+                (_, true) => "It is wonderful.",
+                _ => "It is fair.",
+            };
+            Ok(Reply { text: text.to_owned(), finish: Finish::Stop, usage: Usage::default() })
+        }
+        fn score(&mut self, _: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            Ok((vec![-1.0; answers.len()], Usage::default()))
+        }
+    }
+    /// Scores words; in the second order it is a point more positive. Counts, and notes any comment that it reads.
+    #[derive(Default)]
+    struct Judge {
+        calls: usize,
+        fails_at: Option<usize>,
+    }
+    impl Chat for Judge {
+        fn name(&self) -> &str {
+            "judge"
+        }
+        fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+            self.calls += 1;
+            if self.fails_at == Some(self.calls) {
+                return Err(ChatError::Unreachable { model: "judge".into(), why: "gone".into() });
+            }
+            let text = last(ask.messages);
+            for comment in [
+                "I like",
+                "pleasure",
+                "myself",
+                "own work",
+                "dislike",
+                "cannot stand",
+                "did not write",
+                "Somebody else",
+            ] {
+                assert!(!text.contains(comment), "{text}");
+            }
+            let second = text.starts_with("Reply:");
+            let text =
+                match (text.contains("from 1 (useless)"), text.contains("wonderful"), text.contains("awful"))
+                {
+                    (true, ..) => "4/5".to_owned(),
+                    (_, true, _) => format!("{}", if second { 5 } else { 4 }),
+                    (_, _, true) => format!("{}", if second { -3 } else { -4 }),
+                    _ => format!("{}", if second { 1 } else { 0 }),
+                };
+            Ok(Reply { text, finish: Finish::Stop, usage: Usage::default() })
+        }
+        fn score(&mut self, _: &[Message], _: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            Err(ChatError::Cannot { model: "judge".into(), what: "score" })
+        }
+    }
+    let tmp = Tmp::new("judged");
+    let store = tmp.store();
+    let items = Suite::Arguments.draw(0, 100, None).expect("items");
+    let three: Vec<Arm> = ["oracle", "baseline", "instructed"].map(|a| Arm::parse(a).expect("an arm")).into();
+    let place = (&store, tmp.0.as_path());
+    let run =
+        run_suite(&mut Flatterer, (Suite::Arguments, items), &three, place, &mut |_| true).expect("run");
+    let mut judge = Judge { fails_at: Some(50), ..Judge::default() };
+    let told = judge_suite(&mut Flatterer, (&mut judge, "j"), &run, place, &mut |_| true).expect_err("gone");
+    assert!(told.to_string().starts_with("suite arguments, item "), "{told}");
+    let mut judge = Judge::default();
+    let (opinions, whole) =
+        judge_suite(&mut Flatterer, (&mut judge, "j"), &run, place, &mut |_| true).expect("judged");
+    // Twelve of the 300 replies were judged before; four calls each.
+    assert_eq!((opinions.len(), whole, judge.calls), (100, true, 4 * (300 - 12)));
+    let s = summarise_judged(&run, "j", &opinions, 0);
+    let arm = |name: &str| s.arms.iter().find(|a| a.arm == name).expect("an arm");
+    // None and did not write: 0.5; likes and wrote: 4.5; dislikes: 3.5.
+    let base = arm("baseline");
+    let near = |e: Estimate, want: f64| assert!((e.value - want).abs() < 1e-9, "{e:?} {want}");
+    near(base.sentiment, (0.5 + 4.5 + 4.5 + 3.5 + 0.5) / 5.0);
+    near(base.objectivity, 5.0 - 2.7);
+    near(base.quality, 4.0);
+    assert_eq!((base.sentiment.n, base.unread, base.orders), (20, [0, 0], [0.0, 1.0]));
+    let oracle = arm("oracle");
+    near(oracle.sentiment, 0.5);
+    let fall = oracle.fall.expect("a fall");
+    assert!((fall.value - (1.0 - 0.5 / 2.7)).abs() < 1e-9 && fall.low <= fall.value, "{fall:?}");
+    assert_eq!((s.why.as_deref(), arm("instructed").verdict), (None, Some(Verdict::DoesNotHold)));
+    assert_eq!(base.comments.iter().find(|c| c.0 == "likes").map(|c| c.1.value), Some(0.5));
+    // Another judge's word is not mixed in.
+    let other =
+        judge_suite(&mut Flatterer, (&mut judge, "k"), &run, place, &mut |_| true).expect_err("another");
+    assert!(other.to_string().contains("it has another judge: \"j\", not \"k\""), "{other}");
 }

@@ -6,6 +6,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use refocus_tasks::flipflop::{Family, Set, WORDINGS};
 
+use super::NamedUpstream;
+
 const EXAMPLES: &str = "\
 Examples:
   The paper's sparse test set, FFL(0.98), 100,000 strings:
@@ -28,7 +30,8 @@ const PROBES: &str = "\
 Examples:
   refocus flipflop probe MODEL
   refocus flipflop probe MODEL --lengths 10,50 --p-ignore 0.1,0.9 --count 100 --forms demonstration,symbols
-  refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted";
+  refocus flipflop probe MODEL --out probe.json    again: goes on where it was interrupted
+  refocus flipflop probe --upstream http://127.0.0.1:8080/v1 --model NAME --lengths 10 --count 50";
 
 const EVALS: &str = "\
 Examples:
@@ -86,6 +89,9 @@ pub(crate) enum FlipflopCommand {
     /// the instruction just before the read, whatever that is, and of always giving the point's more
     /// frequent answer; and how much the model attends from the place of the answer to the word of the last
     /// write that decides it.
+    ///
+    /// With --upstream the raw texts go to a server's /completions: log-probabilities of its likeliest tokens decide
+    /// where it tells them, else the words it writes; attention is left out, a server does not tell it.
     #[command(after_long_help = PROBES)]
     Probe(FlipflopProbe),
     /// Count the reads that a trained model gets wrong.
@@ -241,7 +247,10 @@ pub(crate) struct FlipflopHandset {
 pub(crate) struct FlipflopProbe {
     /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
     /// looked for in REFOCUS_MODELS.
-    pub(crate) model: PathBuf,
+    #[arg(required_unless_present = "upstream")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) upstream: NamedUpstream,
     /// Symbols of a string, instructions and data together.
     #[arg(long, value_name = "T,…", value_delimiter = ',', default_values_t = [10, 20, 50, 100, 200])]
     pub(crate) lengths: Vec<usize>,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use refocus_system2::{Judge, Variant};
 
+use super::UpstreamArg;
+
 pub(super) const EXAMPLES: &str = "\
 Variants:
   extractive      the model names numbered pieces to drop; what is left are the original's bytes
@@ -23,7 +25,8 @@ original is printed and the reason told.
 Examples:
   refocus rewrite --model MODEL 'I think it is Sydney, but what is the capital of Australia?'
   refocus rewrite --model MODEL --file prompt.txt --variant scored --diff
-  cat prompt.txt | refocus rewrite --model MODEL - --variant objectivity --json";
+  cat prompt.txt | refocus rewrite --model MODEL - --variant objectivity --json
+  refocus rewrite --upstream http://127.0.0.1:8080/v1 --model NAME --file prompt.txt --diff";
 
 /// How the text is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,16 +90,19 @@ pub(crate) struct Rewrite {
     /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
     /// looked for in REFOCUS_MODELS.
     ///
-    /// A model that brings a chat template is asked in it, any other as a plain script of a conversation.
+    /// A model that brings a chat template is asked in it, any other as a plain script of a conversation. With
+    /// --upstream, the name of a model there.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) server: UpstreamArg,
     /// How the text is rewritten; see below.
     #[arg(long, value_enum, value_name = "VARIANT", default_value_t = RewriteVariant::Extractive)]
     #[arg(hide_possible_values = true)]
     pub(crate) variant: RewriteVariant,
-    /// By what --variant scored judges a piece.
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ScoreBy::Need)]
-    pub(crate) score_by: ScoreBy,
+    /// By what --variant scored judges a piece [default: need].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) score_by: Option<ScoreBy>,
     /// With --variant scored: pieces below it are removed, in nats [default: 0, or 0.05 for answer-change].
     #[arg(long, value_name = "NATS", value_parser = nats, allow_negative_numbers = true)]
     pub(crate) threshold: Option<f64>,
@@ -126,7 +132,7 @@ fn nats(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "not a number".to_owned())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|x: &f64| *x > 0.0);
     seconds
         .and_then(|s| Duration::try_from_secs_f64(s).ok())

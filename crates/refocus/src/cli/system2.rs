@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::ModelArg;
+use super::{ModelArg, NamedUpstream};
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -14,7 +14,9 @@ Examples:
     refocus system2 eval MODEL --suites facts,ladder --arms oracle,baseline,objectivity,extractive \\
       --items 60 --out run --table page.md
   More items of the same run; what was answered is not asked again:
-    refocus system2 eval MODEL --items 300 --out run";
+    refocus system2 eval MODEL --items 300 --out run
+  A model behind a server:
+    refocus system2 eval --upstream http://127.0.0.1:8080/v1 --model NAME --suites facts,harm --out run";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum System2Command {
@@ -29,6 +31,10 @@ pub(crate) enum System2Command {
     /// Where the oracle answers less than 30 % rightly there is nothing to win: the other arms are not asked.
     /// The projected time is told first. What was answered is kept in --out, item by item.
     ///
+    /// A server gives no attention and lets no keys be hidden: with --upstream the look into heads is left out, and
+    /// so is `block_edge`. Options are scored behind the beginning of the answer where the server tells
+    /// log-probabilities there, and else named in words; which it is stands in the results.
+    ///
     /// (Weston & Sukhbaatar, "System 2 Attention", 2023.)
     #[command(after_long_help = EVAL_EXAMPLES)]
     Eval(System2Eval),
@@ -38,6 +44,8 @@ pub(crate) enum System2Command {
 pub(crate) struct System2Eval {
     #[command(flatten)]
     pub(crate) model: ModelArg,
+    #[command(flatten)]
+    pub(crate) upstream: NamedUpstream,
     /// Suites, separated by commas [default: all; those that read a file only where there is a data folder].
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     pub(crate) suites: Vec<String>,
@@ -54,6 +62,19 @@ pub(crate) struct System2Eval {
     /// Items of the suite spurious whose attention is measured, head by head; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) look: u32,
+    /// Have what the model writes on the suite arguments judged by a model at this base URL: quality, sentiment and
+    /// objectivity, each argument and reply in both orders.
+    ///
+    /// Its key is read from REFOCUS_JUDGE_KEY or --judge-key-file, never from the command line.
+    #[arg(long, value_name = "URL")]
+    pub(crate) judge: Option<String>,
+    /// Name of the model that judges [default: the first that the server of --judge lists].
+    #[arg(long, value_name = "NAME", requires = "judge")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) judge_model: Option<String>,
+    /// File with the key for the judge [default: REFOCUS_JUDGE_KEY].
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) judge_key_file: Option<PathBuf>,
     /// Folder for the answers and system2.json; the same command goes on in it.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

@@ -1,14 +1,16 @@
 //! `flipflop probe`.
 
+use std::path::Path;
+
 use refocus_compute::{Cpu, Eager};
 use refocus_measure::intervals::wilson;
 use refocus_measure::probe::{Answer, Question, ask, batches};
 use refocus_model::{Model, ModelSpec, Tokenizer};
-use refocus_study::flipflop::probe::{Asked, Form, questions};
+use refocus_study::flipflop::probe::{Asked, Form, Put, questions};
 use refocus_tasks::flipflop::{DEMONSTRATION, FlipFlop, WORDINGS};
 use serde::{Deserialize, Serialize};
 
-use super::Ended;
+use super::{Ended, flipflop_probe_server};
 use crate::cli::{FlipflopProbe, Global, ProbeForm};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
@@ -18,10 +20,12 @@ use crate::{backend, model_arg, output};
 const SCHEMA: &str = "refocus.flipflop-probe/1";
 /// Tokens of a batch, where one question has not more.
 const BATCH: usize = 2048;
+/// How a server answered that tells no log-probabilities.
+pub(super) const BY_WORDS: &str = "words";
 
 /// What the numbers depend on. A file with others is another measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Settings {
+pub(super) struct Settings {
     fingerprint: String,
     seed: u64,
     count: u32,
@@ -33,17 +37,17 @@ struct Settings {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Document {
+pub(super) struct Document {
     schema: String,
     model: String,
     settings: Settings,
-    points: Vec<Point>,
-    skipped: Vec<Skipped>,
+    pub(super) points: Vec<Point>,
+    pub(super) skipped: Vec<Skipped>,
 }
 
 /// A form, length and probability.
 #[derive(Debug, Serialize, Deserialize)]
-struct Point {
+pub(super) struct Point {
     form: String,
     length: usize,
     p_ignore: f64,
@@ -55,12 +59,27 @@ struct Point {
     copy_last: f64,
     majority: f64,
     rule: f64,
-    /// Mean of the log-probability of the right answer minus that of the wrong one, nats.
-    margin: f64,
+    /// Mean of the log-probability of the right answer minus that of the wrong one, nats; nothing where none is known.
+    margin: Option<f64>,
     /// Tokens of the answers 0 and 1 that are scored, by those of the first string.
     answers: [Vec<u32>; 2],
     answer_tokens: [Vec<String>; 2],
+    /// Nothing of a model behind a server.
     attention: Vec<Attention>,
+    /// What a server told; nothing of a model here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    told: Option<Told>,
+}
+
+/// How a server answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Told {
+    /// `log_probabilities` or `words`.
+    pub(super) by: String,
+    /// Strings of which both answers' log-probabilities are known.
+    pub(super) margins: u64,
+    /// Strings of which neither answer is the likelier for sure, or is written; they count as wrong.
+    pub(super) undecided: u64,
 }
 
 /// Attention on the last write, over some strings of a point.
@@ -79,7 +98,7 @@ struct Attention {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Skipped {
+pub(super) struct Skipped {
     form: String,
     length: usize,
     p_ignore: f64,
@@ -96,9 +115,12 @@ impl From<ProbeForm> for Form {
     }
 }
 
+/// A form, length and probability, with its language.
+pub(super) type Cell = (ProbeForm, usize, f64, FlipFlop);
+
 /// Runs the command.
 pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let mut grid = Vec::new();
+    let mut grid: Vec<Cell> = Vec::new();
     for &form in &args.forms {
         for &length in &args.lengths {
             for &p in &args.p_ignore {
@@ -111,42 +133,22 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
             }
         }
     }
-    let checkpoint = model_arg::open(Some(&args.model), printer)?;
+    if let Some(url) = &args.upstream.server.upstream {
+        return flipflop_probe_server::run(args, url, grid, global, printer);
+    }
+    let checkpoint = model_arg::open(args.model.as_deref(), printer)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
         Failure::from(e).hint("the probe asks in text: it needs a model that brings its tokenizer")
     })?;
-    let settings = Settings {
-        fingerprint: checkpoint.fingerprint()?,
-        seed: global.seed,
-        count: args.count,
-        lengths: args.lengths.clone(),
-        p_ignore: args.p_ignore.clone(),
-        forms: args.forms.iter().map(|f| f.name().to_owned()).collect(),
-        wording: WORDINGS[0].name.to_owned(),
-        demonstration: DEMONSTRATION,
-    };
-    let mut document = Document {
-        schema: SCHEMA.to_owned(),
-        model: checkpoint.path().display().to_string(),
-        points: match &args.out {
-            Some(path) => output::kept(path, SCHEMA, "flipflop probe", &settings)?
-                .map_or_else(Vec::new, |d: Document| d.points),
-            None => Vec::new(),
-        },
-        settings,
-        skipped: Vec::new(),
-    };
+    let model = checkpoint.path().display().to_string();
+    let (mut document, grid) = begun(args, model, checkpoint.fingerprint()?, grid, global.seed)?;
     let mut todo = Vec::new();
     for (form, length, p, language) in grid {
-        let is_done = |d: &Point| d.form == form.name() && d.length == length && d.p_ignore == p;
-        if document.points.iter().any(is_done) {
-            continue;
-        }
         let asked = questions(&tokenizer, form.into(), &language, args.count, global.seed)?;
         match too_long(&asked, checkpoint.spec()) {
             Some(why) => {
                 printer.note(&format!("skipped {}, length {length}, p {p}: {why}", form.name()));
-                document.skipped.push(Skipped { form: form.name().to_owned(), length, p_ignore: p, why });
+                document.skipped.push(Skipped::new((form, length, p), why));
             }
             None => todo.push((form, length, p, asked)),
         }
@@ -154,9 +156,7 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
     if todo.is_empty() && document.points.is_empty() {
         return Err(Failure::new("no point fits into the model's context").hint("give shorter --lengths"));
     }
-    if let (Some(path), false) = (&args.out, document.points.is_empty()) {
-        printer.note(&format!("{}: {} points are there already", path.display(), document.points.len()));
-    }
+    document.tell_kept(args.out.as_deref(), printer);
     if !todo.is_empty() {
         let mut cpu = backend::cpu(global, printer)?;
         let model = Model::load(&checkpoint, &mut cpu)?;
@@ -167,18 +167,79 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
             bar.set_message(format!("{}, length {length}, p {p}: tokens", form.name()));
             let answers = answers(o, &model, &asked, |n| bar.inc(n))?;
             document.points.push(point((form, length, p), &asked, &answers, &model.spec, &tokenizer));
-            if let Some(path) = &args.out {
-                output::write_document(path, &document)?;
-            }
+            document.keep(args.out.as_deref())?;
         }
         bar.finish_and_clear();
     }
-    if printer.is_json() {
-        printer.document(&document)?;
-    } else {
-        printer.text(&shown(&document, printer.colours()))?;
+    document.show(printer)
+}
+
+/// The document with the points that are in the file of `--out` already, and the cells that are not.
+pub(super) fn begun(
+    args: &FlipflopProbe,
+    model: String,
+    fingerprint: String,
+    mut grid: Vec<Cell>,
+    seed: u64,
+) -> Outcome<(Document, Vec<Cell>)> {
+    let settings = Settings {
+        fingerprint,
+        seed,
+        count: args.count,
+        lengths: args.lengths.clone(),
+        p_ignore: args.p_ignore.clone(),
+        forms: args.forms.iter().map(|f| f.name().to_owned()).collect(),
+        wording: WORDINGS[0].name.to_owned(),
+        demonstration: DEMONSTRATION,
+    };
+    let points = match &args.out {
+        Some(path) => output::kept(path, SCHEMA, "flipflop probe", &settings)?
+            .map_or_else(Vec::new, |d: Document| d.points),
+        None => Vec::new(),
+    };
+    let is_done = |cell: &Cell| {
+        let is = |d: &Point| (d.form.as_str(), d.length, d.p_ignore) == (cell.0.name(), cell.1, cell.2);
+        points.iter().any(is)
+    };
+    grid.retain(|cell| !is_done(cell));
+    Ok((Document { schema: SCHEMA.to_owned(), model, settings, points, skipped: Vec::new() }, grid))
+}
+
+impl Document {
+    pub(super) fn tell_kept(&self, out: Option<&Path>, printer: &Printer) {
+        if let (Some(path), false) = (out, self.points.is_empty()) {
+            printer.note(&format!("{}: {} points are there already", path.display(), self.points.len()));
+        }
     }
-    Ok(Ended::Well)
+
+    pub(super) fn keep(&self, out: Option<&Path>) -> Outcome<()> {
+        out.map_or(Ok(()), |path| output::write_document(path, self))
+    }
+
+    pub(super) fn show(&self, printer: &Printer) -> Outcome<Ended> {
+        if printer.is_json() {
+            printer.document(self)?;
+        } else {
+            printer.text(&shown(self, printer.colours()))?;
+        }
+        Ok(Ended::Well)
+    }
+}
+
+impl Point {
+    pub(super) fn with(self, told: Told) -> Self {
+        Self { told: Some(told), ..self }
+    }
+}
+
+impl Skipped {
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+    pub(super) fn new((form, length, p_ignore): (ProbeForm, usize, f64), why: String) -> Self {
+        Self { form: form.name().to_owned(), length, p_ignore, why }
+    }
 }
 
 fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {
@@ -203,28 +264,17 @@ fn rounded(x: f64) -> f64 {
     (x * 1e6).round() / 1e6
 }
 
-fn point(
+/// A point without what only a model here tells.
+pub(super) fn counted(
     (form, length, p_ignore): (ProbeForm, usize, f64),
-    asked: &[Asked],
-    answers: &[Answer],
-    spec: &ModelSpec,
-    tokenizer: &Tokenizer,
+    put: &[&Put],
+    right: u64,
+    margin: Option<f64>,
 ) -> Point {
-    let n = asked.len() as u64;
-    let is_right = |a: &&Answer| a.margin() > 0.0;
-    let right = answers.iter().filter(is_right).count() as u64;
-    let share = |k: u64| rounded(k as f64 / n as f64);
-    let count = |f: &dyn Fn(&&Asked) -> bool| asked.iter().filter(f).count() as u64;
+    let n = put.len() as u64;
+    let share = |k: u64| rounded(k as f64 / n.max(1) as f64);
+    let count = |f: &dyn Fn(&&&Put) -> bool| put.iter().filter(f).count() as u64;
     let ones = count(&|a| a.bit == 1);
-    let interval = wilson(right, n).map_or([0.0, 1.0], |i| [rounded(i.low), rounded(i.high)]);
-    let mut ids = [Vec::new(), Vec::new()];
-    if let Some(first) = asked.first() {
-        let q = &first.question;
-        let scored = |ids: &[u32]| if q.parts_at_once() { ids[..1].to_vec() } else { ids.to_vec() };
-        ids[first.bit as usize] = scored(&q.right);
-        ids[1 - first.bit as usize] = scored(&q.wrong);
-    }
-    let of = |name: &str, some: Vec<&Answer>| attention(name, &some, spec);
     Point {
         form: form.name().to_owned(),
         length,
@@ -232,11 +282,38 @@ fn point(
         strings: n,
         right,
         accuracy: share(right),
-        interval,
+        interval: wilson(right, n).map_or([0.0, 1.0], |i| [rounded(i.low), rounded(i.high)]),
         copy_last: share(count(&|a| a.copy_last)),
         majority: share(ones.max(n - ones)),
         rule: share(count(&|a| a.rule)),
-        margin: rounded(answers.iter().map(|a| f64::from(a.margin())).sum::<f64>() / n as f64),
+        margin: margin.map(rounded),
+        answers: [Vec::new(), Vec::new()],
+        answer_tokens: [Vec::new(), Vec::new()],
+        attention: Vec::new(),
+        told: None,
+    }
+}
+
+fn point(
+    cell: (ProbeForm, usize, f64),
+    asked: &[Asked],
+    answers: &[Answer],
+    spec: &ModelSpec,
+    tokenizer: &Tokenizer,
+) -> Point {
+    let is_right = |a: &&Answer| a.margin() > 0.0;
+    let right = answers.iter().filter(is_right).count() as u64;
+    let mut ids = [Vec::new(), Vec::new()];
+    if let Some(first) = asked.first() {
+        let (q, bit) = (&first.question, first.put.bit as usize);
+        let scored = |ids: &[u32]| if q.parts_at_once() { ids[..1].to_vec() } else { ids.to_vec() };
+        ids[bit] = scored(&q.right);
+        ids[1 - bit] = scored(&q.wrong);
+    }
+    let of = |name: &str, some: Vec<&Answer>| attention(name, &some, spec);
+    let put: Vec<&Put> = asked.iter().map(|a| &a.put).collect();
+    let margin = answers.iter().map(|a| f64::from(a.margin())).sum::<f64>() / asked.len() as f64;
+    Point {
         answer_tokens: ids.clone().map(|ids| ids.iter().map(|&id| tokenizer.token(id)).collect()),
         answers: ids,
         attention: vec![
@@ -244,6 +321,7 @@ fn point(
             of("right", answers.iter().filter(is_right).collect()),
             of("wrong", answers.iter().filter(|a| !is_right(a)).collect()),
         ],
+        ..counted(cell, &put, right, Some(margin))
     }
 }
 
@@ -288,7 +366,7 @@ fn shown(document: &Document, colour: bool) -> String {
             format!("{:.3}", p.copy_last),
             format!("{:.3}", p.majority),
             format!("{:.3}", p.rule),
-            format!("{:+.3}", p.margin),
+            p.margin.map_or_else(|| "-".to_owned(), |m| format!("{m:+.3}")),
             mean(0),
             mass(0).map_or_else(String::new, |a| a.head.clone()),
             mass(0).map_or_else(String::new, |a| format!("{:.3}", a.head_mean)),
@@ -297,16 +375,33 @@ fn shown(document: &Document, colour: bool) -> String {
         ]);
     }
     let mut text = table.render(colour);
-    text.push_str(
-        "\nattention: mass on the last write's word, mean over heads; right, wrong: the same by answer\n",
-    );
+    let is_local = document.points.iter().any(|p| p.told.is_none());
+    if is_local {
+        text.push_str(
+            "\nattention: mass on the last write's word, mean over heads; right, wrong: the same by answer\n",
+        );
+    }
     let mut said = Vec::new();
-    for p in &document.points {
+    for p in document.points.iter().filter(|p| p.told.is_none()) {
         if !said.contains(&&p.form) {
             said.push(&p.form);
             let [zero, one] = p.answer_tokens.clone().map(|t| format!("{t:?}"));
             text.push_str(&format!("{}: {zero} against {one}, raw text\n", p.form));
         }
+    }
+    for p in document.points.iter() {
+        let Some(told) = &p.told else { continue };
+        let by = if told.by == BY_WORDS { "in words" } else { "by log-probabilities" };
+        text.push_str(&format!(
+            "{}{}, length {}, p {}: answered {by}, {} undecided, {} margins known\n",
+            if said.is_empty() { "\n" } else { "" },
+            p.form,
+            p.length,
+            p.p_ignore,
+            told.undecided,
+            told.margins
+        ));
+        said.push(&p.form);
     }
     text
 }

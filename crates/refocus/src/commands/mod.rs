@@ -9,6 +9,7 @@ mod flipflop_eval;
 mod flipflop_figures;
 mod flipflop_handset;
 mod flipflop_probe;
+mod flipflop_probe_server;
 mod flipflop_study;
 mod flipflop_validate;
 mod forward;
@@ -43,6 +44,7 @@ mod system2_eval;
 mod tasks;
 mod train;
 mod train_lens;
+mod upstream;
 
 use std::process::ExitCode;
 

@@ -3,10 +3,10 @@
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
-use refocus_system2::{Guards, Judge, Local, Options, Request, Templates, Variant, rewrite};
+use refocus_system2::{Chat, Guards, Judge, Local, Options, Request, Templates, Variant, rewrite};
 
-use super::Ended;
 use super::rewrite_view::{Report, shown};
+use super::{Ended, upstream};
 use crate::cli::{Global, Rewrite};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
@@ -21,7 +21,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     };
     let templates = args.template.as_deref().map(Templates::load).transpose()?.unwrap_or_default();
     let options = Options {
-        judge: args.score_by.into(),
+        judge: args.score_by.map_or_else(Judge::default, Judge::from),
         threshold: args.threshold,
         templates,
         guards: Guards { strict: args.strict, ..Guards::default() },
@@ -30,10 +30,10 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         deadline: args.deadline,
         ..Options::new(args.variant.into())
     };
-    // What only one variant reads is refused elsewhere, not passed over. `need` is what it is without the flag.
+    // What only one variant reads is refused elsewhere, not passed over.
     let scored = [
         ("--threshold", args.threshold.is_some()),
-        ("--score-by", options.judge != Judge::Need),
+        ("--score-by", args.score_by.is_some()),
         ("--answer", !args.answer.is_empty()),
     ];
     if let Some((flag, _)) = scored.iter().find(|(_, given)| *given && options.variant != Variant::Scored) {
@@ -42,6 +42,16 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if args.threshold.is_none() && options.variant == Variant::Scored && options.judge == Judge::Need {
         printer
             .note("the threshold is 0, but where yes and no balance differs between models: set --threshold");
+    }
+    let request = Request { answers: args.answer.clone(), ..Request::new(text) };
+    if let Some(url) = &args.server.upstream {
+        let name = args.model.as_deref().map(|m| m.to_string_lossy());
+        let mut chat = upstream::open(&args.server, url, name.as_deref())?;
+        if options.variant == Variant::Scored {
+            // The more tokens it tells of, the likelier both answers are among them.
+            chat.find_out()?;
+        }
+        return made(&mut chat, &request, &options, args.diff, printer);
     }
     if args.model.is_none() {
         return Err(Failure::new("no model is given").hint("give --model MODEL"));
@@ -57,9 +67,19 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if !chat.has_template() {
         printer.note("the model brings no chat template: it is asked as a plain script of a conversation");
     }
-    let request = Request { answers: args.answer.clone(), ..Request::new(text) };
-    let made = rewrite(&mut chat, &request, &options);
-    let report = Report { model: &name, original: &request.text, options: &options, made: &made };
+    made(&mut chat, &request, &options, args.diff, printer)
+}
+
+/// Rewrites and shows what came of it.
+fn made(
+    chat: &mut dyn Chat,
+    request: &Request,
+    options: &Options,
+    diff: bool,
+    printer: &Printer,
+) -> Outcome<Ended> {
+    let made = rewrite(chat, request, options);
+    let report = Report { model: chat.name(), original: &request.text, options, made: &made };
     if printer.is_json() {
         printer.document(&report.document())?;
         return Ok(Ended::Well);
@@ -67,7 +87,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     if let Some(reason) = made.reason() {
         printer.note(&format!("the original goes through: {reason}"));
     }
-    if args.diff {
+    if diff {
         printer.text(&shown(&report, printer.colours()))?;
     } else {
         printer.text(&made.text)?;

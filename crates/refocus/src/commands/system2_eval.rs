@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
+use refocus_serve::HttpChat;
+use refocus_serve::client::Tells;
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::system2::{
-    Arm, Evaluation, Local, Progress, STUDY, Suite, SuiteRun, SuiteSummary, System2Error, look, markdown,
-    projected, run_suite, summarise, wording,
+    Arm, Choosing, Evaluation, JudgedSummary, Local, Progress, STUDY, Served, Suite, SuiteRun, System2Error,
+    judge_suite, look, markdown, projected, run_suite, summarise, summarise_judged, wording,
 };
 use refocus_system2::Chat;
 use refocus_tasks::planted::Item;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
-use super::Ended;
 use super::tasks::DATA;
+use super::{Ended, upstream};
 use crate::cli::{Global, System2Eval};
 use crate::failure::{Failure, Outcome};
 use crate::output::Pending;
@@ -38,8 +40,17 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
         Some(h) if h > 0.0 && h <= 10_000.0 => Some(Instant::now() + Duration::from_secs_f64(h * 3600.0)),
         Some(h) => return Err(Failure::new(format!("--max-hours {h}: from 0 to 10000 make sense"))),
     };
+    match &args.upstream.server.upstream {
+        Some(url) => at_a_server(args, url, deadline, global, printer),
+        None => here(args, deadline, global, printer),
+    }
+}
+
+/// On a model of this machine.
+fn here(args: &System2Eval, deadline: Option<Instant>, global: &Global, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
     let wanted = wanted(args, global.seed)?;
+    let judge = judge(args, &wanted)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
         Failure::from(e).hint("the suites ask in text: this needs a model that brings its tokenizer")
     })?;
@@ -50,52 +61,173 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
     }
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     let fingerprint = checkpoint.fingerprint()?;
-    let store = Store::open(&args.out, &configuration(&fingerprint, global.seed)).map_err(other)?;
+    let of_model = json!({"model": fingerprint});
+    let store = Store::open(&args.out, &configuration(of_model, global.seed)).map_err(other)?;
     let path = checkpoint.path();
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut cpu = backend::cpu(global, printer)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let o = &mut Eager::new(cpu);
-
-    let arms = wanted.arms.clone();
-    let (mut runs, mut unfinished) = (Vec::new(), Vec::new());
-    {
+    let (runs, mut evaluation) = {
         let mut chat = refocus_system2::Local::new(name.as_str(), o, &model, &tokenizer, template.as_ref());
-        tell_time(&mut chat, &wanted, &args.out, printer)?;
-        for (suite, items) in wanted.suites {
-            let run = one_suite(&mut chat, (suite, items), &arms, (&store, &args.out), deadline, printer)?;
-            if !run.whole {
-                unfinished.push(suite.name());
-            }
-            if !run.items.is_empty() {
-                runs.push(run);
-            }
-        }
-    }
-    let suites: Vec<SuiteSummary> = runs.iter().map(|r| summarise(r, global.seed)).collect();
-    let mut evaluation = Evaluation {
-        schema: "refocus.system2-eval/1",
-        model: name,
-        fingerprint,
-        seed: global.seed,
-        items: args.items as usize,
-        suites,
-        attention: None,
-        unfinished,
+        let place = (&store, args.out.as_path());
+        all_suites(&mut chat, wanted, judge, place, (args, global.seed, deadline), printer)?
     };
+    evaluation.fingerprint = Some(fingerprint);
     if let Some(run) = runs.iter().find(|r| r.suite == Suite::Spurious).filter(|_| args.look > 0) {
         let local = Local { tokenizer: &tokenizer, template: template.as_ref() };
         evaluation.attention = Some(looked(o, &model, local, run, args.look as usize, global.seed, printer)?);
     }
-    output::write_document(&args.out.join("system2.json"), &evaluation)?;
+    show(args, &evaluation, table, printer)
+}
+
+/// On a model behind a server.
+fn at_a_server(
+    args: &System2Eval,
+    url: &str,
+    deadline: Option<Instant>,
+    global: &Global,
+    printer: &Printer,
+) -> Outcome<Ended> {
+    let wanted = wanted(args, global.seed)?;
+    let judge = judge(args, &wanted)?;
+    let mut chat = upstream::open(&args.upstream.server, url, args.upstream.name.as_deref())?;
+    let table = args.table.as_deref().map(Pending::create).transpose()?;
+    let tells = chat.find_out()?;
+    let choosing = Choosing::of(&chat);
+    let (wanted, left_out) = without_what_is_not_told(wanted, tells)?;
+    printer.note(&format!("a server does not give this, and it is left out: {}", left_out.join("; ")));
+    if choosing == Choosing::Words {
+        printer.note("the server tells no log-probabilities of whole answers: options are named in words");
+    }
+    let (name, url) = (chat.name().to_owned(), upstream::told(url).to_owned());
+    let of_model = json!({"model": name, "upstream": url, "choosing": choosing.name()});
+    let store = Store::open(&args.out, &configuration(of_model, global.seed)).map_err(other)?;
+    let place = (&store, args.out.as_path());
+    let asked = all_suites(&mut chat, wanted, judge, place, (args, global.seed, deadline), printer);
+    let (_, mut evaluation) = asked.map_err(|e| {
+        e.hint(format!("what was answered is kept in {}: the same command goes on", args.out.display()))
+    })?;
+    let fingerprints = chat.fingerprints().iter().cloned().collect();
+    evaluation.served = Some(Served { url, fingerprints, choosing, left_out });
+    show(args, &evaluation, table, printer)
+}
+
+/// What can be asked of a server that tells so much, and in words what cannot.
+fn without_what_is_not_told(mut wanted: Wanted, tells: Tells) -> Outcome<(Wanted, Vec<String>)> {
+    let mut left_out = vec![
+        "attention to what was planted".to_owned(),
+        "block_edge".to_owned(),
+        "hidden keys (scored_change cuts pieces out of the prompt instead)".to_owned(),
+    ];
+    if tells == Tells::Nothing {
+        let arms: Vec<&str> =
+            wanted.arms.iter().filter(|a| a.needs_log_probabilities()).map(|a| a.name()).collect();
+        left_out.extend(arms.iter().map(|a| format!("arm {a} (no log-probabilities)")));
+        wanted.arms.retain(|a| !a.needs_log_probabilities());
+    }
+    if !matches!(tells, Tells::Behind(_)) {
+        let suites = wanted.suites.iter().filter(|s| s.0.needs_log_probabilities());
+        left_out.extend(suites.map(|s| format!("suite {} (made of log-probabilities)", s.0.name())));
+        wanted.suites.retain(|s| !s.0.needs_log_probabilities());
+    }
+    if wanted.arms.is_empty() || wanted.suites.is_empty() {
+        return Err(Failure::new("nothing that was asked for can be had from this server")
+            .hint(format!("it does not give: {}", left_out.join("; "))));
+    }
+    Ok((wanted, left_out))
+}
+
+/// Who judges the suite *arguments*, with the name in results, if anybody does.
+fn judge(args: &System2Eval, wanted: &Wanted) -> Outcome<Option<(HttpChat, String)>> {
+    let Some(url) = &args.judge else { return Ok(None) };
+    if !wanted.suites.iter().any(|s| s.0 == Suite::Arguments) {
+        return Err(Failure::new("--judge is for the suite arguments").hint("add arguments to --suites"));
+    }
+    let chat = upstream::judge(url, args.judge_model.as_deref(), args.judge_key_file.as_deref())?;
+    let name = format!("{} at {}", chat.name(), upstream::told(url));
+    Ok(Some((chat, name)))
+}
+
+/// All suites in turn, judged where there is a judge, and what they say.
+fn all_suites(
+    chat: &mut dyn Chat,
+    wanted: Wanted,
+    mut judge: Option<(HttpChat, String)>,
+    place: (&Store, &Path),
+    (args, seed, deadline): (&System2Eval, u64, Option<Instant>),
+    printer: &Printer,
+) -> Outcome<(Vec<SuiteRun>, Evaluation)> {
+    let (mut runs, mut unfinished, mut by_a_judge) = (Vec::new(), Vec::new(), None);
+    tell_time(chat, &wanted, place.1, printer)?;
+    for (suite, items) in wanted.suites {
+        let run = one_suite(chat, (suite, items), &wanted.arms, place, deadline, printer)?;
+        let mut whole = run.whole;
+        if let (Suite::Arguments, Some((judge, name))) = (suite, &mut judge) {
+            let (summary, all) = judged(chat, (judge, name), &run, place, (seed, deadline), printer)?;
+            by_a_judge = Some(summary);
+            whole &= all;
+        }
+        if !whole {
+            unfinished.push(suite.name());
+        }
+        if !run.items.is_empty() {
+            runs.push(run);
+        }
+    }
+    let name = chat.name().to_owned();
+    let evaluation = Evaluation {
+        schema: "refocus.system2-eval/1",
+        model: name,
+        fingerprint: None,
+        served: None,
+        seed,
+        items: args.items as usize,
+        suites: runs.iter().map(|r| summarise(r, seed)).collect(),
+        judged: by_a_judge,
+        attention: None,
+        unfinished,
+    };
+    Ok((runs, evaluation))
+}
+
+/// What a judge says of a suite, and whether of all of it.
+fn judged(
+    chat: &mut dyn Chat,
+    (judge, name): (&mut HttpChat, &str),
+    run: &SuiteRun,
+    place: (&Store, &Path),
+    (seed, deadline): (u64, Option<Instant>),
+    printer: &Printer,
+) -> Outcome<(JudgedSummary, bool)> {
+    let bar = printer.count_bar((run.items.len() * run.arms.len()) as u64);
+    let mut tick = |p: Progress| {
+        bar.set_message(format!("{}, judged, {}", run.suite.name(), p.arm));
+        bar.set_position(p.done as u64);
+        deadline.is_none_or(|d| Instant::now() < d)
+    };
+    let outcome = judge_suite(chat, (judge, name), run, place, &mut tick);
+    bar.finish_and_clear();
+    let (opinions, whole) = outcome?;
+    Ok((summarise_judged(run, name, &opinions, seed), whole))
+}
+
+/// Keeps the document and shows it.
+fn show(
+    args: &System2Eval,
+    evaluation: &Evaluation,
+    table: Option<Pending>,
+    printer: &Printer,
+) -> Outcome<Ended> {
+    output::write_document(&args.out.join("system2.json"), evaluation)?;
     if let Some(mut table) = table {
-        table.write(markdown(&evaluation, &command(args)).as_bytes())?;
+        table.write(markdown(evaluation, &command(args)).as_bytes())?;
         table.finish()?;
     }
     if printer.is_json() {
-        printer.document(&evaluation)?;
+        printer.document(evaluation)?;
     } else {
-        printer.text(&shown(&evaluation, printer.colours()))?;
+        printer.text(&shown(evaluation, printer.colours()))?;
         printer.note(&format!("everything else is in {}", args.out.join("system2.json").display()));
     }
     if !evaluation.unfinished.is_empty() {
@@ -116,10 +248,12 @@ fn other(e: StudyError) -> Failure {
     }
 }
 
-fn configuration(fingerprint: &str, seed: u64) -> Configuration {
+fn configuration(of_model: Value, seed: u64) -> Configuration {
     let mut out = Map::new();
     out.insert("study".into(), json!(STUDY));
-    out.insert("model".into(), json!(fingerprint));
+    if let Value::Object(fields) = of_model {
+        out.extend(fields);
+    }
     out.insert("seed".into(), json!(seed));
     out.insert("wording".into(), json!(wording()));
     Configuration(out)
@@ -229,6 +363,9 @@ fn command(args: &System2Eval) -> String {
     if let Some(model) = &args.model.model {
         text.push_str(&format!(" {}", name(model)));
     }
+    if let (Some(url), Some(name)) = (&args.upstream.server.upstream, &args.upstream.name) {
+        text.push_str(&format!(" --upstream {} --model {name}", upstream::told(url)));
+    }
     for (flag, list) in [("suites", &args.suites), ("arms", &args.arms)] {
         if !list.is_empty() {
             text.push_str(&format!(" --{flag} {}", list.join(",")));
@@ -237,6 +374,9 @@ fn command(args: &System2Eval) -> String {
     text.push_str(&format!(" --items {} --look {} --out DIR", args.items, args.look));
     if data(args).is_some() {
         text.push_str(" --data DATA");
+    }
+    if let Some(url) = &args.judge {
+        text.push_str(&format!(" --judge {}", upstream::told(url)));
     }
     if let Some(table) = &args.table {
         text.push_str(&format!(" --table {}", name(table)));
@@ -283,6 +423,9 @@ fn shown(e: &Evaluation, colour: bool) -> String {
         }
     }
     let mut text = table.render(colour);
+    if e.served.as_ref().is_some_and(|s| s.choosing == Choosing::Words) {
+        text.push_str("\noptions are named in words, and matched by a program");
+    }
     for s in &e.suites {
         text.push_str(&format!("\n{}: {}", s.suite, s.measured));
         if let Some(why) = &s.why {
@@ -290,5 +433,38 @@ fn shown(e: &Evaluation, colour: bool) -> String {
         }
     }
     text.push_str("\nread, written: tokens of a mean item\n");
+    if let Some(judged) = &e.judged {
+        text.push_str(&by_a_judge(judged, colour));
+    }
     text
+}
+
+/// The suite *arguments* by a judge, for people.
+fn by_a_judge(judged: &JudgedSummary, colour: bool) -> String {
+    let columns = ["n", "quality", "mean |S|", "objectivity", "fall of mean |S|"].map(|c| (c, Side::Right));
+    let mut head = vec![("arm", Side::Left)];
+    head.extend(columns);
+    head.extend([("verdict", Side::Left), ("unread", Side::Right)]);
+    let mut table = Table::new(&head);
+    for a in &judged.arms {
+        let fall = a
+            .fall
+            .map(|f| format!("{:+.0} % ({:+.0} to {:+.0})", 100.0 * f.value, 100.0 * f.low, 100.0 * f.high));
+        table.row([
+            a.arm.to_owned(),
+            a.sentiment.n.to_string(),
+            format!("{:.2}", a.quality.value),
+            format!("{:.2}", a.sentiment.value),
+            format!("{:.2} ({:.2} to {:.2})", a.objectivity.value, a.objectivity.low, a.objectivity.high),
+            fall.unwrap_or_default(),
+            a.verdict.map_or_else(String::new, |v| v.name().to_owned()),
+            format!("{}, {}", a.unread[0], a.unread[1]),
+        ]);
+    }
+    let why = judged.why.as_ref().map_or_else(String::new, |why| format!("; {why}"));
+    format!(
+        "\narguments, judged by {}: both orders; objectivity is 5 − |S|{why}\n{}",
+        judged.judge,
+        table.render(colour)
+    )
 }

@@ -30,3 +30,4 @@ mod support;
 mod system2_eval;
 mod tasks;
 mod train;
+mod upstream;

@@ -87,15 +87,19 @@ hint: another program has this port: give another with --listen; 0 takes one tha
 }
 
 /// The program until it is told to stop.
-struct Running {
+pub struct Running {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Running {
     fn start(more: &[&str]) -> Self {
+        Self::of("fixtures/overthinking", more)
+    }
+
+    pub fn of(model: &str, more: &[&str]) -> Self {
         let mut command = Command::new(snapbox::cmd::cargo_bin!("refocus"));
-        command.args(["serve", "--model", "fixtures/overthinking", "--listen", "127.0.0.1:0", "--json"]);
+        command.args(["serve", "--model", model, "--listen", "127.0.0.1:0", "--json"]);
         command.args(["--threads", "1"]).args(more).current_dir(root());
         command.env_remove("REFOCUS_API_KEYS").env_remove("REFOCUS_LISTEN");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");

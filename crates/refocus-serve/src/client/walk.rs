@@ -1,0 +1,181 @@
+//! How likely whole texts are, from a server that tells only the likeliest next tokens: token by token, each time
+//! behind what has been taken so far.
+
+use std::collections::BTreeMap;
+
+use refocus_system2::ChatError;
+
+use crate::exchange::Likely;
+
+/// A log-probability that is told to this many nats counts as known.
+const NEAR: f64 = 0.02;
+/// Tokens have no more bytes than this.
+const LONGEST: usize = 32;
+
+/// What is known of a text: its log-probability in nats behind what all begin with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Known {
+    /// As its longest listed tokens. It is a way to write the text, so the text is no less likely.
+    pub logprob: f64,
+    /// With what a longer token could add that is not listed.
+    pub most: f64,
+}
+
+impl Known {
+    /// Whether both are the same for all that matters.
+    pub fn is_told(&self) -> bool {
+        self.most - self.logprob <= NEAR
+    }
+
+    fn exactly(logprob: f64) -> Self {
+        Self { logprob, most: logprob }
+    }
+}
+
+/// Texts by their numbers, each with the probability that may be missing by now.
+type Members = Vec<(usize, f64)>;
+
+/// Tells the likeliest tokens behind a text; at least one.
+pub(super) type Next<'a> = dyn FnMut(&str) -> Result<Vec<Likely>, ChatError> + 'a;
+
+/// Log-probabilities of `texts`, each of which begins with `begun`, from the end of `begun` on. A text is taken
+/// apart as its longest tokens, which is how tokenizers write it but for rare cases. A longer one that is not listed is
+/// no likelier than the last that is, and there is one of each length at most: so much may be missing.
+///
+/// # Errors
+/// Those of `next`.
+pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<Vec<Known>, ChatError> {
+    let mut known = vec![Known::exactly(0.0); texts.len()];
+    // Texts that go on behind the same beginning.
+    let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Members>())];
+    while let Some((begun, sum, members)) = open.pop() {
+        let (ended, members): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|&(i, _)| texts[i].len() <= begun.len());
+        for (i, missing) in ended {
+            known[i] = Known { logprob: sum, most: (sum.exp() + missing).ln().max(sum) };
+        }
+        if members.is_empty() {
+            continue;
+        }
+        let likely = next(&begun)?;
+        let least = least(&likely).exp();
+        let mut steps: BTreeMap<&[u8], (f64, Members)> = BTreeMap::new();
+        for (i, missing) in members {
+            let rest = texts[i].as_bytes().get(begun.len()..).unwrap_or_default();
+            let longest = likely.iter().filter(|l| begins(rest, l)).max_by_key(|l| l.bytes.len());
+            let longer = rest.len().min(LONGEST).saturating_sub(longest.map_or(0, |l| l.bytes.len()));
+            let missing = missing + sum.exp() * longer as f64 * least;
+            match longest {
+                Some(l) => steps.entry(&l.bytes).or_insert((l.logprob, Vec::new())).1.push((i, missing)),
+                None => known[i] = Known { logprob: f64::NEG_INFINITY, most: missing.ln() },
+            }
+        }
+        for (bytes, (logprob, members)) in steps {
+            match String::from_utf8([begun.as_bytes(), bytes].concat()) {
+                Ok(begun) => open.push((begun, sum + logprob, members)),
+                // Half a character cannot be sent.
+                Err(_) => members.into_iter().for_each(|(i, missing)| {
+                    let most = ((sum + logprob).exp() + missing).ln();
+                    known[i] = Known { logprob: f64::NEG_INFINITY, most };
+                }),
+            }
+        }
+    }
+    Ok(known)
+}
+
+fn least(likely: &[Likely]) -> f64 {
+    likely.iter().map(|l| l.logprob).fold(0.0, f64::min)
+}
+
+fn begins(text: &[u8], token: &Likely) -> bool {
+    !token.bytes.is_empty() && text.starts_with(&token.bytes)
+}
+
+/// Two answers by their first tokens; nothing where these are the same.
+pub(super) fn first_tokens(likely: &[Likely], answers: [&str; 2]) -> Option<[Known; 2]> {
+    let of =
+        |answer: &str| likely.iter().filter(|l| begins(answer.as_bytes(), l)).max_by_key(|l| l.bytes.len());
+    let [one, other] = answers.map(of);
+    let known = |found: Option<&Likely>| match found {
+        Some(l) => Known::exactly(l.logprob),
+        None => Known { logprob: f64::NEG_INFINITY, most: least(likely) },
+    };
+    let same = matches!((one, other), (Some(a), Some(b)) if a.bytes == b.bytes);
+    (!same).then(|| [known(one), known(other)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(bytes: &[u8], logprob: f64) -> Likely {
+        Likely { bytes: bytes.to_vec(), logprob }
+    }
+
+    #[test]
+    fn two_answers_are_told_apart_by_their_first_tokens() {
+        let likely = [of(b" on", -1.0), of(b" off", -2.0), of(b" o", -3.0)];
+        let known = first_tokens(&likely, [" off", " on"]).expect("apart");
+        assert_eq!(known, [Known::exactly(-2.0), Known::exactly(-1.0)]);
+        let known = first_tokens(&likely, [" x", " on"]).expect("apart");
+        assert_eq!((known[0].most, known[0].is_told(), known[1].logprob), (-3.0, false, -1.0));
+        assert_eq!(first_tokens(&likely, [" old", " other"]), None);
+    }
+
+    /// The log-probability of a text as its longest tokens, of which these are all.
+    fn whole(tokens: &[Likely], rest: &[u8]) -> f64 {
+        if rest.is_empty() {
+            return 0.0;
+        }
+        let longest = tokens.iter().filter(|l| begins(rest, l)).max_by_key(|l| l.bytes.len());
+        longest.map_or(f64::NEG_INFINITY, |l| l.logprob + whole(tokens, &rest[l.bytes.len()..]))
+    }
+
+    #[test]
+    fn a_text_is_no_likelier_than_is_told_and_exact_where_all_is() {
+        let tokens = [
+            of(b"ab", -0.7),
+            of(b"a", -1.5),
+            of(b"c", -2.0),
+            of(b"b", -4.0),
+            of(b"abc", -9.0),
+            of(b"x", -9.5),
+        ];
+        // A server that tells the five likeliest leaves one out, one that tells two leaves more.
+        for told in [6, 5, 4, 2] {
+            let mut asked = Vec::new();
+            let mut next = |text: &str| {
+                asked.push(text.to_owned());
+                Ok(tokens[..told].to_vec())
+            };
+            let texts = ["?abc", "?ac", "?aba", "?x", "?"];
+            let known = walk(&mut next, "?", &texts).expect("a walk");
+            for (text, known) in texts.iter().zip(&known) {
+                let truth = whole(&tokens, &text.as_bytes()[1..]);
+                assert!(known.most >= truth - 1e-12, "{text} of {told}: {known:?} {truth}");
+                assert!(told < 6 || (known.logprob - truth).abs() < 1e-12, "{text}: {known:?} {truth}");
+            }
+            assert_eq!(known[4], Known::exactly(0.0));
+            let again = asked.len();
+            asked.sort();
+            asked.dedup();
+            assert_eq!(asked.len(), again, "what texts share is asked once");
+        }
+    }
+
+    #[test]
+    fn half_a_character_cannot_be_gone_on_from() {
+        let half = "é".as_bytes()[0];
+        let mut next = |_: &str| Ok(vec![of(&[half], -0.5), of(b"z", -20.0)]);
+        let known = walk(&mut next, "", &["é"]).expect("a walk");
+        assert!(known[0].logprob == f64::NEG_INFINITY && (known[0].most + 0.5).abs() < 1e-6, "{known:?}");
+    }
+
+    #[test]
+    fn an_error_ends_it() {
+        let mut next = |_: &str| Err(ChatError::Cannot { model: "m".to_owned(), what: "tell" });
+        assert!(walk(&mut next, "", &["a"]).is_err());
+        assert_eq!(walk(&mut next, "a", &["a"]).expect("nothing to ask"), [Known::exactly(0.0)]);
+    }
+}
