@@ -35,7 +35,6 @@ pub(crate) use self::shell::{Completions, Man};
 pub(crate) use self::system2::{System2Command, System2Eval};
 pub(crate) use self::tasks::{TasksCommand, TasksList, TasksShow, TasksValidate};
 pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens, TrainRun, TrainWorld};
-pub(crate) use self::train::{PresetName, TrainCommand, TrainFlipflop, TrainLens};
 pub(crate) use self::upstream::{NamedUpstream, UpstreamArg};
 
 const AFTER: &str = "\
