@@ -173,7 +173,7 @@ mod tests {
         let told = |text: &str| split(text).join("|");
         assert_eq!(
             told("Q: It's 12 o'clock.\n\n Then, go!?"),
-            "Q|:| It|'s| 12| o|'|clock|.|\n|\n| Then|,| go|!?"
+            "Q|:| It|'s| 12| o|'|clock|.|\n\n| Then|,| go|!?"
         );
         assert_eq!(told("a  b \n"), "a| | b| \n");
         assert_eq!(told(""), "");
