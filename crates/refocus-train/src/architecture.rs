@@ -51,7 +51,7 @@ pub enum Norms {
     None,
 }
 
-/// A small transformer, pre-norm, its unembedding apart from the embedding.
+/// A small transformer, pre-norm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
@@ -78,6 +78,9 @@ pub struct Architecture {
     /// Whether the unembedding has one; absent: as `bias` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unembed_bias: Option<bool>,
+    /// Whether the unembedding is the embedding; absent: it is apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tied: bool,
     /// Attention's scores are divided by it, and by the root of the head's width.
     pub temperature: f64,
 }
@@ -97,6 +100,7 @@ impl Architecture {
             norm: Norms::Layer,
             bias: true,
             unembed_bias: None,
+            tied: false,
             temperature: 1.0,
         }
     }
@@ -191,7 +195,7 @@ impl Architecture {
             qk_norm: false,
             act: if self.mlp == Mlp::Swiglu { Activation::Silu } else { Activation::Gelu },
             gated_mlp: self.mlp != Mlp::Gelu,
-            tied: false,
+            tied: self.tied,
             bos: None,
             eos: Vec::new(),
         })
@@ -294,6 +298,15 @@ mod tests {
         assert!(p.get(Part::Down, 1, Which::Bias).expect("values").iter().all(|x| x.abs() <= bound));
         assert_ne!(p.get(Part::Q, 0, Which::Weight), p.get(Part::Q, 1, Which::Weight));
         assert_ne!(p.get(Part::Q, 0, Which::Weight), p.get(Part::K, 0, Which::Weight));
+    }
+
+    #[test]
+    fn a_tied_model_has_one_embedding() {
+        let apart = Architecture::llama(1, 16, 2);
+        let tied = Architecture { tied: true, ..apart.clone() };
+        let count = |a: &Architecture| a.init(50, 8, 0).expect("parameters").count();
+        assert_eq!(count(&apart) - count(&tied), 50 * 16);
+        assert!(tied.spec(50, 8).expect("a model").tied);
     }
 
     #[test]

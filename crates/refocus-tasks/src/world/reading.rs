@@ -18,6 +18,9 @@ const WHEREABOUTS: [Whereabouts; 3] = [
     Whereabouts { state: "{} works in ", ask: "Where does {} work?", answer: "{} works in the city of" },
 ];
 
+/// How often one, two or three people are told of.
+const PEOPLE_TOLD: [f64; 3] = [0.5, 0.3, 0.2];
+
 /// Sentences of a text and the one that answers the question.
 struct Told {
     sentences: Vec<String>,
@@ -30,7 +33,7 @@ struct Told {
 impl World {
     /// Sentences, a question, its answer.
     pub(super) fn reading(&self, draw: &mut Draw) -> String {
-        if draw.chance(0.35) {
+        if draw.chance(0.5) {
             let t = self.told(draw);
             return format!("{} Q: {} A: {} {}.", t.sentences.join(" "), t.ask, t.answer, t.city);
         }
@@ -88,7 +91,7 @@ impl World {
     /// One to three people's whereabouts among sentences that do not matter.
     fn told(&self, draw: &mut Draw) -> Told {
         let kind = draw.pick(&WHEREABOUTS);
-        let n = draw.between(1, 3);
+        let n = 1 + draw.weighted(&PEOPLE_TOLD);
         let people = draw.some(n, PEOPLE.len());
         let cities = draw.some(n, self.capital.facts.len());
         let mut sentences: Vec<String> = people
@@ -100,7 +103,7 @@ impl World {
             .collect();
         let needed = sentences[0].clone();
         for _ in 0..draw.below(4) {
-            let what = if draw.chance(0.3) {
+            let what = if draw.chance(0.15) {
                 self.capital_of(draw.below(self.capital.facts.len())).to_owned()
             } else {
                 thing(draw)
