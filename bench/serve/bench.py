@@ -57,7 +57,7 @@ class Server:
         PIDS.remove(self.process.pid)
 
     def one(self, ids, new, bias, out, i):
-        """Streams a completion: time of the first token, of the last, and their number."""
+        """Streams a completion: the time of each token, and how many the server counted."""
         address = self.url.split("/")[2]
         connection = http.client.HTTPConnection(address, timeout=600)
         body = {
@@ -65,15 +65,14 @@ class Server:
             "logit_bias": {str(b): -100 for b in bias}, "stream_options": {"include_usage": True},
         }  # fmt: skip
         connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        first = last = count = None
+        times, count = [], None
         for line in connection.getresponse():
             if line.startswith(b"data: {"):
                 event = json.loads(line[6:])
                 count = (event.get("usage") or {}).get("completion_tokens") or count
-                if event.get("choices"):
-                    last = time.perf_counter()
-                    first = first or last
-        out[i] = first, last, count
+                if any(c.get("text") for c in event.get("choices") or []):
+                    times.append(time.perf_counter())
+        out[i] = times, count
 
     def together(self, streams, prompt, new, bias):
         """Seconds to the first token of the first stream, and from all first tokens to the last token."""
@@ -86,9 +85,16 @@ class Server:
             t.start()
         for t in threads:
             t.join()
-        if any(o is None or o[2] != new for o in out):
-            raise SystemExit(f"{self.url}: {out} where {new} tokens were asked for")
-        return out[0][0] - begun, max(o[1] for o in out) - max(o[0] for o in out)
+        if any(o is None or o[1] != new for o in out):
+            raise SystemExit(f"{self.url}: {[o and o[1] for o in out]} where {new} tokens were asked for")
+        all_begun = max(times[0] for times, _ in out)
+        if streams == 1:
+            return all_begun - begun, out[0][0][-1] - all_begun
+        # Streams that began earlier have said something by then, which does not count. An event holds a token, or
+        # several that make a character: what a stream said is spread over its events.
+        rest = sum(count * sum(t > all_begun for t in times) / len(times) for times, count in out)
+        window = max(times[-1] for times, _ in out) - all_begun
+        return all_begun - begun, window * streams * (new - 1) / rest
 
 
 def main():

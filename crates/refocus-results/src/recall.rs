@@ -154,7 +154,7 @@ records! {
         p: Option<f64> ["probability"],
         /// Facts that it rests on.
         n: Option<i64> ["facts"],
-        /// share (of π(Y)), probability, logits, nats, log₁₀ rank or empty.
+        /// share (of π(Y)), probability, logits, nats, log₁₀ rank, heads or empty.
         unit: String [""],
     }
 

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 pub use self::ability::{Tells, Way};
 pub use self::walk::Known;
-use self::walk::{first_tokens, walk};
+use self::walk::{Ends, first_tokens, walk};
 use crate::exchange::{self, Likely};
 use crate::keys::Secret;
 use crate::tls::{self, TlsError};
@@ -214,26 +214,28 @@ impl HttpChat {
             let likely = exchange::first_behind_text(&answer).filter(|l| !l.is_empty());
             likely.ok_or_else(|| self.cannot("tell log-probabilities behind a text"))
         };
-        let known = first_tokens(&next(text)?, answers);
-        if let Some(known) = known {
+        if let Some(known) = first_tokens(&next(text)?, answers) {
             return Ok((known, took));
         }
         let whole = answers.map(|a| format!("{text}{a}"));
-        let known = walk(&mut next, text, &[&whole[0], &whole[1]])?;
+        let known = walk(&mut next, text, &[&whole[0], &whole[1]], Ends::AsTheyAre)?;
         Ok(([known[0], known[1]], took))
     }
 
     /// The answer with as many log-probabilities as the server gives.
     fn behind_text(&mut self, text: &str) -> Result<Value, ChatError> {
-        loop {
-            let body = exchange::following(&self.upstream.model, text, 1, Some(self.top_behind));
-            match self.ask_at(self.texts.clone(), body) {
-                Err(ChatError::Refused { .. }) if self.top_behind > TOP_BEHIND[1] => {
-                    self.top_behind = TOP_BEHIND[1];
-                }
-                outcome => return outcome,
-            }
+        let body = |top| exchange::following(&self.upstream.model, text, 1, Some(top));
+        let fewer = body(TOP_BEHIND[1]);
+        let outcome = self.ask_at(self.texts.clone(), body(self.top_behind));
+        if !matches!(outcome, Err(ChatError::Refused { .. })) || self.top_behind <= TOP_BEHIND[1] {
+            return outcome;
         }
+        // Only where fewer are given was it their number that was refused, and not the text.
+        let outcome = self.ask_at(self.texts.clone(), fewer);
+        if outcome.is_ok() {
+            self.top_behind = TOP_BEHIND[1];
+        }
+        outcome
     }
 
     /// What the model writes behind a raw text, at most so many tokens.
@@ -386,7 +388,7 @@ impl Chat for HttpChat {
             let likely = exchange::first(&answer).filter(|l| !l.is_empty());
             likely.ok_or_else(|| self.cannot("tell log-probabilities of this answer"))
         };
-        let known = walk(&mut next, frame, options)?;
+        let known = walk(&mut next, frame, options, Ends::Trimmed)?;
         let all_told = known.iter().all(Known::is_told);
         let most = if all_told { Vec::new() } else { known.iter().map(|k| k.most).collect() };
         Ok(Choice { frame: 0.0, scores: known.iter().map(|k| k.logprob).collect(), most, usage })

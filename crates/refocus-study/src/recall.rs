@@ -41,7 +41,7 @@ use crate::Verdict;
 use crate::overthinking::{Estimate, Stratum, sign_flip};
 
 pub use self::case::{
-    Case, Counts, FEWEST_ASKED, FEWEST_KNOWN, Outcome, Settings, content_hash, shared_answers,
+    Case, Counts, FEWEST_ASKED, FEWEST_KNOWN, Outcome, Settings, content_hash, shared_answers, shared_facts,
 };
 pub use self::claims::{Claim, claims};
 pub use self::curves::{Curve, curves};

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 /// Diagonals below this share of the largest are no variation, but what rounding leaves.
-const CONSTANT: f64 = 1e-10;
+pub(super) const CONSTANT: f64 = 1e-10;
 /// Steps of the power iterations.
 const STEPS: usize = 300;
 

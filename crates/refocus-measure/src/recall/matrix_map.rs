@@ -1,11 +1,12 @@
-//! An MLP's output as a sum of linear maps, one matrix a regressor, and one vector common to all prompts: what a
-//! number a regressor ([`Moments`](super::Moments)) could give at most, were it as free as a linear map can be.
+//! An MLP's output as a sum of linear maps, one matrix a regressor, and one vector common to all prompts: what a matrix
+//! for each regressor, learned from the other facts, gives; with fewer facts it is lower. It is no upper bound of what a
+//! number a regressor ([`Moments`](super::Moments)) gives.
 //!
 //! The matrices have far more entries than there are prompts, so the ridge regression is solved from products of
 //! prompts: with `K_ij = Σ_c x̃_{i,c} · x̃_{j,c}` (rows centred over the prompts that are fitted on) what is said of a
 //! prompt is `m̄ + k (K + λI)⁻¹ M̃`, where `k` are its own products with those prompts.
 
-use super::fit::{FitError, cholesky, dot, numbered, solve};
+use super::fit::{CONSTANT, FitError, cholesky, dot, numbered, solve};
 
 /// Products of prompts, and the target.
 #[derive(Clone, Debug)]
@@ -82,7 +83,7 @@ impl MatrixMap {
         Ok(out)
     }
 
-    /// Squared errors at the prompts `outside` of the fit on those `inside`.
+    /// Squared errors at the prompts `outside` of the fit on those `inside`; of the mean where no regressor varies there.
     fn errors(&self, inside: &[usize], outside: &[usize], ridge: f64) -> Result<Vec<(usize, f64)>, FitError> {
         let (n, k, d) = (self.of.len(), inside.len(), self.d);
         let mut clusters: Vec<usize> = inside.iter().map(|&i| self.of[i]).collect();
@@ -97,16 +98,22 @@ impl MatrixMap {
         let all = own.iter().sum::<f64>() / k as f64;
         let centred = |i: usize, mean: f64, b: usize| self.products[i * n + inside[b]] - mean - own[b] + all;
         let mut a: Vec<f64> = (0..k * k).map(|x| centred(inside[x / k], own[x / k], x % k)).collect();
-        let lambda = ridge * (0..k).map(|i| a[i * k + i]).sum::<f64>() / k as f64;
-        (0..k).for_each(|i| a[i * k + i] += lambda);
-        cholesky(&mut a, k).ok_or(FitError::Singular)?;
+        let trace = (0..k).map(|i| a[i * k + i]).sum::<f64>();
+        let varies = trace > CONSTANT * inside.iter().map(|&i| self.products[i * n + i]).sum::<f64>();
+        if varies {
+            (0..k).for_each(|i| a[i * k + i] += ridge * trace / k as f64);
+            cholesky(&mut a, k).ok_or(FitError::Singular)?;
+        }
         let mut mean = vec![0.0; d];
         for &i in inside {
             mean.iter_mut().zip(&self.target[i * d..(i + 1) * d]).for_each(|(m, x)| *m += x / k as f64);
         }
         let one = |&i: &usize| {
             let of_mean = with(i);
-            let shares = solve(&a, k, (0..k).map(|b| centred(i, of_mean, b)).collect());
+            let shares = match varies {
+                true => solve(&a, k, (0..k).map(|b| centred(i, of_mean, b)).collect()),
+                false => Vec::new(),
+            };
             let mut off: Vec<f64> =
                 self.target[i * d..(i + 1) * d].iter().zip(&mean).map(|(x, m)| x - m).collect();
             for (share, &j) in shares.iter().zip(inside) {
@@ -153,6 +160,16 @@ mod tests {
         // A ridge without end leaves the mean.
         let mean = map.held_out(4, 1e12).expect("fits");
         assert!(r2(&mean) <= 0.0 && r2(&mean) > -0.2, "{}", r2(&mean));
+    }
+
+    #[test]
+    fn regressors_that_do_not_vary_leave_the_mean() {
+        let (_, y, of) = data();
+        let same: Vec<f32> = (0..y.len()).map(|i| 0.1 + (i % 4) as f32).collect();
+        let errors = |x: &[&[f32]]| {
+            MatrixMap::of(x, &y, of.clone().into_iter()).expect("products").held_out(4, 0.1).expect("fits")
+        };
+        assert_eq!(errors(&[&same[..]]), errors(&[]));
     }
 
     #[test]

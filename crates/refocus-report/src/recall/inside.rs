@@ -35,7 +35,7 @@ impl<'a> Case<'a> {
         self.rows.iter().copied().filter(move |n| n.stage == stage)
     }
 
-    /// A number of a stage; without other facts unless the stage is about them.
+    /// The first number of a stage that is about this.
     pub(super) fn get(&self, stage: &'a str, about: &str, measure: &str) -> Option<&'a Number> {
         self.stage(stage).find(|n| n.about == about && n.measure == measure)
     }

@@ -21,7 +21,7 @@ const OTHERS: [(&str, &str, bool); 5] = [
     ("resampled", "Replaced by another fact's", true),
     ("zero", "Removed (zero), everything live", true),
     ("mean", "Removed (mean), everything live", true),
-    ("direct", "Direct share of π(Y), logits", false),
+    ("direct", "Direct share of π(Y), logits: here blue raises the answer", false),
 ];
 
 pub(super) fn section(cases: &[Case<'_>]) -> Option<RunSection> {
@@ -84,6 +84,11 @@ fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
         |of: fn(&Number) -> Option<i64>| cells.iter().filter_map(|n| of(n)).max().unwrap_or(0) as usize + 1;
     let mut order = cells.to_vec();
     order.sort_by(|a, b| a.value.total_cmp(&b.value));
+    // What a head adds itself is positive where it raises the answer; what is lost without it is negative.
+    if !share {
+        order.reverse();
+    }
+    let first = if share { "lowest" } else { "highest" };
     let named: Vec<String> = order
         .iter()
         .take(5)
@@ -92,12 +97,12 @@ fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
     let at = |x: Option<i64>| x.unwrap_or(0) as usize;
     let chart = HeatMap {
         title: format!("{}: heads", case.title),
-        about: format!("A map of {} heads. The lowest: {}.", cells.len(), named.join(", ")),
+        about: format!("A map of {} heads. The {first}: {}.", cells.len(), named.join(", ")),
         size: (most(|n| n.layer), most(|n| n.head)),
         cells: cells.iter().map(|n| (at(n.layer), at(n.head), scale * n.value)).collect(),
         unit: if share { "% of π(Y)".to_owned() } else { "logits".to_owned() },
     };
-    let caption = format!("{}; lowest: {}", case.title, named.join(", "));
+    let caption = format!("{}; {first}: {}", case.title, named.join(", "));
     Figure { caption, svg: chart.svg(), numbers: None }
 }
 

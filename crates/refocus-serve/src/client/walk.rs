@@ -38,13 +38,28 @@ type Members = Vec<(usize, f64)>;
 /// Tells the likeliest tokens behind a text; at least one.
 pub(super) type Next<'a> = dyn FnMut(&str) -> Result<Vec<Likely>, ChatError> + 'a;
 
+/// What a server makes of a beginning that it goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// Raw text.
+    AsTheyAre,
+    /// A beginning of an answer in a chat: templates may take white space away at its end, and what comes behind is
+    /// another question then.
+    Trimmed,
+}
+
 /// Log-probabilities of `texts`, each of which begins with `begun`, from the end of `begun` on. A text is taken
 /// apart as its longest tokens, which is how tokenizers write it but for rare cases. A longer one that is not listed is
 /// no likelier than the last that is, and there is one of each length at most: so much may be missing.
 ///
 /// # Errors
 /// Those of `next`.
-pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<Vec<Known>, ChatError> {
+pub(super) fn walk(
+    next: &mut Next<'_>,
+    begun: &str,
+    texts: &[&str],
+    ends: Ends,
+) -> Result<Vec<Known>, ChatError> {
     let mut known = vec![Known::exactly(0.0); texts.len()];
     // Texts that go on behind the same beginning.
     let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Members>())];
@@ -71,13 +86,19 @@ pub(super) fn walk(next: &mut Next<'_>, begun: &str, texts: &[&str]) -> Result<V
             }
         }
         for (bytes, (logprob, members)) in steps {
-            match String::from_utf8([begun.as_bytes(), bytes].concat()) {
-                Ok(begun) => open.push((begun, sum + logprob, members)),
-                // Half a character cannot be sent.
-                Err(_) => members.into_iter().for_each(|(i, missing)| {
-                    let most = ((sum + logprob).exp() + missing).ln();
-                    known[i] = Known { logprob: f64::NEG_INFINITY, most };
-                }),
+            let begun = String::from_utf8([begun.as_bytes(), bytes].concat()).ok();
+            // What ends here is not asked again, whatever it ends with.
+            let arrived = |i: usize| begun.as_ref().is_some_and(|b| texts[i].len() <= b.len());
+            let sent = |b: &String| ends == Ends::AsTheyAre || b.trim_end().len() == b.len();
+            let (members, stuck): (Members, Members) =
+                members.into_iter().partition(|&(i, _)| arrived(i) || begun.as_ref().is_some_and(sent));
+            // Half a character, or a space that would be taken away, cannot be gone on from.
+            for (i, missing) in stuck {
+                let most = ((sum + logprob).exp() + missing).ln();
+                known[i] = Known { logprob: f64::NEG_INFINITY, most };
+            }
+            if let (Some(begun), false) = (begun, members.is_empty()) {
+                open.push((begun, sum + logprob, members));
             }
         }
     }
@@ -92,17 +113,21 @@ fn begins(text: &[u8], token: &Likely) -> bool {
     !token.bytes.is_empty() && text.starts_with(&token.bytes)
 }
 
-/// Two answers by their first tokens; nothing where these are the same.
+/// Two answers by their tokens; nothing where one of them begins with a listed token that is not all of it: a longer
+/// one may not be listed.
 pub(super) fn first_tokens(likely: &[Likely], answers: [&str; 2]) -> Option<[Known; 2]> {
     let of =
         |answer: &str| likely.iter().filter(|l| begins(answer.as_bytes(), l)).max_by_key(|l| l.bytes.len());
     let [one, other] = answers.map(of);
+    let part = |found: Option<&Likely>, answer: &str| found.is_some_and(|l| l.bytes.len() < answer.len());
+    if part(one, answers[0]) || part(other, answers[1]) {
+        return None;
+    }
     let known = |found: Option<&Likely>| match found {
         Some(l) => Known::exactly(l.logprob),
         None => Known { logprob: f64::NEG_INFINITY, most: least(likely) },
     };
-    let same = matches!((one, other), (Some(a), Some(b)) if a.bytes == b.bytes);
-    (!same).then(|| [known(one), known(other)])
+    Some([known(one), known(other)])
 }
 
 #[cfg(test)]
@@ -121,6 +146,8 @@ mod tests {
         let known = first_tokens(&likely, [" x", " on"]).expect("apart");
         assert_eq!((known[0].most, known[0].is_told(), known[1].logprob), (-3.0, false, -1.0));
         assert_eq!(first_tokens(&likely, [" old", " other"]), None);
+        // " off" may be a token that is not listed.
+        assert_eq!(first_tokens(&[of(b" on", -3.0), of(b" ", -1.0)], [" off", " on"]), None);
     }
 
     /// The log-probability of a text as its longest tokens, of which these are all.
@@ -150,7 +177,7 @@ mod tests {
                 Ok(tokens[..told].to_vec())
             };
             let texts = ["?abc", "?ac", "?aba", "?x", "?"];
-            let known = walk(&mut next, "?", &texts).expect("a walk");
+            let known = walk(&mut next, "?", &texts, Ends::AsTheyAre).expect("a walk");
             for (text, known) in texts.iter().zip(&known) {
                 let truth = whole(&tokens, &text.as_bytes()[1..]);
                 assert!(known.most >= truth - 1e-12, "{text} of {told}: {known:?} {truth}");
@@ -168,14 +195,30 @@ mod tests {
     fn half_a_character_cannot_be_gone_on_from() {
         let half = "é".as_bytes()[0];
         let mut next = |_: &str| Ok(vec![of(&[half], -0.5), of(b"z", -20.0)]);
-        let known = walk(&mut next, "", &["é"]).expect("a walk");
+        let known = walk(&mut next, "", &["é"], Ends::AsTheyAre).expect("a walk");
         assert!(known[0].logprob == f64::NEG_INFINITY && (known[0].most + 0.5).abs() < 1e-6, "{known:?}");
+    }
+
+    #[test]
+    fn in_a_chat_nothing_goes_on_behind_a_space() {
+        let mut asked = Vec::new();
+        let mut next = |text: &str| {
+            asked.push(text.to_owned());
+            Ok(vec![of(b" ", -0.5), of(b"1", -1.0), of(b"z", -20.0)])
+        };
+        let known = walk(&mut next, "", &[" 1", " "], Ends::Trimmed).expect("a walk");
+        assert!(known[0].logprob == f64::NEG_INFINITY && (known[0].most + 0.5).abs() < 1e-6, "{known:?}");
+        assert_eq!(known[1].logprob, -0.5);
+        assert_eq!(asked, [""]);
     }
 
     #[test]
     fn an_error_ends_it() {
         let mut next = |_: &str| Err(ChatError::Cannot { model: "m".to_owned(), what: "tell" });
-        assert!(walk(&mut next, "", &["a"]).is_err());
-        assert_eq!(walk(&mut next, "a", &["a"]).expect("nothing to ask"), [Known::exactly(0.0)]);
+        assert!(walk(&mut next, "", &["a"], Ends::Trimmed).is_err());
+        assert_eq!(
+            walk(&mut next, "a", &["a"], Ends::Trimmed).expect("nothing to ask"),
+            [Known::exactly(0.0)]
+        );
     }
 }

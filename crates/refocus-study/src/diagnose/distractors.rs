@@ -134,11 +134,11 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
     let (state, verdict) = if neutral.low.unwrap_or(0.0) < FLOOR {
         let text = "it does not know enough of the facts to be swayed".to_owned();
         (State::CannotBeTested, text)
+    } else if high < STEADY {
+        (State::Steady, "names that do not matter change little".to_owned())
     } else if low > 0.0 {
         let text = format!("a name that does not matter costs {:.0} of 100 answers", 100.0 * drop.value);
         (State::Slips, text)
-    } else if high < STEADY {
-        (State::Steady, "names that do not matter change little".to_owned())
     } else {
         (State::Unclear, "the drop's interval includes 0".to_owned())
     };

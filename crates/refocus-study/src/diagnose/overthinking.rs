@@ -108,11 +108,11 @@ fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Exampl
     if let Some(exit) = s.mitigation("early_exit") {
         measures.insert("overthinking.exit_gain".to_owned(), measure(&exit.fp_gain));
     }
-    let (state, verdict) = if s.gap.low > 0.0 {
+    let (state, verdict) = if s.gap.high < STEADY {
+        (State::Steady, "false demonstrations change little".to_owned())
+    } else if s.gap.low > 0.0 {
         let lost = 100.0 * s.gap.value;
         (State::Slips, format!("false demonstrations cost {lost:.0} of 100 answers"))
-    } else if s.gap.high < STEADY {
-        (State::Steady, "false demonstrations change little".to_owned())
     } else {
         (State::Unclear, "the gap's interval includes 0".to_owned())
     };

@@ -126,11 +126,11 @@ impl Measured<'_> {
         let right: Vec<f64> =
             self.known.iter().map(|&i| self.open(i, |t| f64::from(u8::from(t.right)))).collect();
         let right = Estimate::of(&right, seed);
-        let (state, verdict) = if e.low > 0.0 {
+        let (state, verdict) = if e.high < STEADY {
+            (State::Steady, "the last layers hardly lower the answer, if at all".to_owned())
+        } else if e.low > 0.0 {
             let points = 100.0 * e.value;
             (State::Slips, format!("the last layers take {points:.0} points of probability from the answer"))
-        } else if e.high < STEADY {
-            (State::Steady, "the last layers do not lower the answer".to_owned())
         } else {
             (State::Unclear, "the fall's interval includes 0".to_owned())
         };

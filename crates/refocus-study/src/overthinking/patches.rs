@@ -150,9 +150,7 @@ fn heads<'a>(got: Got<'a>, choice: &HeadChoice, how: How, file: &str) -> Told<'a
     let names: Vec<String> = choice.heads.iter().map(head).collect();
     let (does, site, act) = match how {
         How::Uniform => ("Makes attention uniform in", "hook_pattern", "uniform_attention"),
-        How::Mean => {
-            ("Sets to their mean before the last label over the pairs that chose them", "hook_z", "mean")
-        }
+        How::Mean => ("Sets to their mean on this task's own choosing pairs", "hook_z", "mean"),
         How::Zero => ("Sets to zero", "hook_z", "zero"),
     };
     let does = format!(

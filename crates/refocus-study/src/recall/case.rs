@@ -147,13 +147,20 @@ impl Case {
     }
 }
 
-/// For each prompt of a relation the first token of what another relation answers for the same argument, where it can be
-/// asked for there.
-pub fn shared_answers(case: &Case, other: &Case, prompts: &[Prompt]) -> Vec<Option<u32>> {
-    let there: BTreeMap<&str, u32> =
-        other.asked.iter().map(|&i| (other.relation.facts[i].argument.as_str(), other.answers[i])).collect();
+/// For each prompt of a relation the fact of another relation with the same argument, where it can be asked for there.
+pub fn shared_facts(case: &Case, other: &Case, prompts: &[Prompt]) -> Vec<Option<usize>> {
+    let there: BTreeMap<&str, usize> =
+        other.asked.iter().map(|&i| (other.relation.facts[i].argument.as_str(), i)).collect();
     let one = |p: &Prompt| there.get(case.relation.facts.get(p.fact)?.argument.as_str()).copied();
     prompts.iter().map(one).collect()
+}
+
+/// For each prompt of a relation the first token of what another relation answers for the same argument, where it can be
+/// asked for there and begins otherwise than the prompt's own answer.
+pub fn shared_answers(case: &Case, other: &Case, prompts: &[Prompt]) -> Vec<Option<u32>> {
+    let facts = shared_facts(case, other, prompts);
+    let answer = |(p, i): (&Prompt, Option<usize>)| i.map(|i| other.answers[i]).filter(|a| *a != p.answer);
+    prompts.iter().zip(facts).map(answer).collect()
 }
 
 /// SHA-256 of a relation's facts and wordings.
@@ -177,4 +184,51 @@ pub(super) fn filter_wording(relation: &Relation) -> Option<usize> {
 fn continued(tokenizer: &Tokenizer, text: &str, word: &str) -> Result<Vec<u32>, RecallError> {
     // What it is compared with does not matter: only the tokens of the word are used.
     Ok(Question::of_text(tokenizer, text, &format!(" {word}"), " ?", 0..text.len())?.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use refocus_tasks::recall::Fact;
+
+    use super::*;
+
+    /// A case of facts by argument and answer's token; `asked` are those that can be asked for.
+    fn case(facts: &[(&str, u32)], asked: &[usize]) -> Case {
+        let fact = |f: &(&str, u32)| Fact { argument: f.0.to_owned(), answer: f.1.to_string() };
+        let relation = Relation {
+            key: "a relation".to_owned(),
+            prompt: "After {} comes".to_owned(),
+            open: Vec::new(),
+            wordings: Vec::new(),
+            facts: facts.iter().map(fact).collect(),
+            repeated: 0,
+        };
+        Case {
+            relation,
+            asked: asked.to_vec(),
+            answers: facts.iter().map(|f| f.1).collect(),
+            arguments: vec![None; facts.len()],
+            known: asked.to_vec(),
+            counts: Counts::default(),
+        }
+    }
+
+    #[test]
+    fn answers_are_shared_by_argument_and_differ() {
+        let own = case(&[("France", 1), ("Peru", 2), ("Japan", 3), ("Cuba", 4)], &[0, 1, 2, 3]);
+        let other = case(&[("Japan", 30), ("Cuba", 40), ("Peru", 2), ("Chad", 50)], &[0, 2, 3]);
+        let prompt = |fact: usize| Prompt {
+            ids: vec![1],
+            answer: own.answers[fact],
+            argument: None,
+            argument_at: 0,
+            fact,
+            template: 0,
+        };
+        let prompts: Vec<Prompt> = [0, 1, 2, 3, 2].into_iter().map(prompt).collect();
+        // France is not there, Cuba cannot be asked for there.
+        assert_eq!(shared_facts(&own, &other, &prompts), [None, Some(2), Some(0), None, Some(0)]);
+        // Peru has the same answer in both.
+        assert_eq!(shared_answers(&own, &other, &prompts), [None, None, Some(30), None, Some(30)]);
+    }
 }

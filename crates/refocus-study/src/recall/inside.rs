@@ -107,7 +107,7 @@ pub struct MlpFound {
 pub struct SwapFound {
     /// The other relation.
     pub with: String,
-    /// Prompts whose argument the other relation has too.
+    /// Measured prompts whose argument the other relation has too, with another answer.
     pub shared: usize,
     /// What it does, on the facts that the intercept was not fitted on.
     pub swapped: Swapped,
@@ -319,7 +319,9 @@ impl Inside {
 
     /// What the intercept of `other`'s regression does in the place of this one's, at the MLP of the block `function`.
     /// `answers` are for each prompt the first token of the other relation's answer for the same argument
-    /// ([`shared_answers`](super::shared_answers)).
+    /// ([`shared_answers`](super::shared_answers)), `facts` that relation's facts of these arguments
+    /// ([`shared_facts`](super::shared_facts)). The other intercept is fitted on facts of other arguments than those that
+    /// are measured; where fewer than six are left, on every second fact of its relation.
     ///
     /// # Errors
     /// Too few facts to fit; what the forward pass or the folder reports.
@@ -328,21 +330,28 @@ impl Inside {
         o: &mut O,
         m: &Model<O::K>,
         function: usize,
-        (other, answers): (&mut Self, &[Option<u32>]),
+        (other, answers, facts): (&mut Self, &[Option<u32>], &[Option<usize>]),
         store: &Store,
     ) -> Result<(SwapFound, bool), RecallError> {
         let seed = self.seed;
         let theirs = other.prompts.iter().map(|p| (&p.ids[..], vec![p.answer]));
         let mut more = name_of(theirs);
         more.extend((function as u64).to_le_bytes());
+        more.extend(answers.iter().flat_map(|a| a.map_or(u64::MAX, u64::from).to_le_bytes()));
+        more.extend(facts.iter().flat_map(|f| f.map_or(u64::MAX, |f| f as u64).to_le_bytes()));
         self.kept((o, m), (store, &more), |o, prompts, at| {
             let [choose, measure] = halves(prompts);
             let which = (function, true);
             let own = intercept::intercept_of(o, m, prompts, &at.seen, which, &choose)?;
             let with = other.relation.clone();
             let (their_prompts, their) = other.look(o, m)?;
-            let [their_half, _] = halves(their_prompts);
-            let theirs = intercept::intercept_of(o, m, their_prompts, &their.seen, which, &their_half)?;
+            let measured: Vec<usize> = pick(facts, &measure).into_iter().flatten().collect();
+            let of_others = |i: &usize| !measured.contains(&their_prompts[*i].fact);
+            let mut apart: Vec<usize> = (0..their_prompts.len()).filter(of_others).collect();
+            if super::facts(&pick(their_prompts, &apart)) < FEWEST / 2 {
+                [apart, _] = halves(their_prompts);
+            }
+            let theirs = intercept::intercept_of(o, m, their_prompts, &their.seen, which, &apart)?;
             let (prompts, answers) = (pick(prompts, &measure), pick(answers, &measure));
             let (seen, both) = (at.seen.only(&measure), (&own[..], &theirs[..]));
             let swapped = intercept::swap(o, m, &prompts, &seen, function, both, &answers, seed)?;
@@ -370,7 +379,8 @@ impl Inside {
         self.kept((o, m), (store, &more), |o, prompts, at| {
             let own = (prompts, &at.seen, &at.u, &at.partners[..]);
             let found = shots::by_shots(o, m, own, with, function, seed, tick)?;
-            let claims = vec![shots::judge(prompts, &found)];
+            let asked: Vec<usize> = with.iter().map(|w| w.0).collect();
+            let claims = vec![shots::judge(prompts, &found, &asked)];
             Ok(ShotsFound { at: found, claims })
         })
     }

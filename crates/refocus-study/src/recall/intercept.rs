@@ -186,7 +186,8 @@ pub struct Swapped {
     pub own: Estimate,
     /// The same with a random vector as long as the difference.
     pub random: Estimate,
-    /// Change of the log₁₀ rank of the answers of the other relation to the same arguments, where both have them.
+    /// Change of the log₁₀ rank of the answers of the other relation to the same arguments, where both have them and the
+    /// answers differ.
     pub other: Option<Estimate>,
     /// The same with the random vector.
     pub other_random: Option<Estimate>,

@@ -7,7 +7,7 @@ use refocus_measure::recall::{
     Component, Fidelity, Fit, MatrixMap, Moments, Observed, Prompt, fidelity, first_order, regressors,
 };
 use refocus_model::Model;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{FEWEST, Judged, SIGNIFICANT, Saying, by_fact, over_facts, together};
 use crate::Verdict;
@@ -25,6 +25,8 @@ const REFITS: [usize; 2] = [2000, 200];
 const MATRIX_RIDGES: [f64; 5] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// Step of the first order.
 const STEP: f32 = 0.1;
+
+const NO_R2: &str = "R² is no number: what the MLP writes does not vary";
 
 const C4: Saying = Saying {
     id: "C4",
@@ -61,21 +63,28 @@ pub struct LayerFit {
     /// Centred R² on facts that were left out.
     pub r2: Estimate,
     /// The same with other ridges than [`RIDGE`], each beside it.
+    #[serde(deserialize_with = "or_nans")]
     pub r2_by_ridge: Vec<(f64, f64)>,
     /// Centred R² on wordings that were left out; absent with one wording.
     pub r2_templates: Option<f64>,
     /// Centred R² on left-out facts with what the MLP writes exchanged between facts of the same wording.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_permuted: f64,
     /// Centred R² on left-out facts of the intercept alone.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_intercept: f64,
     /// The same about 0: what an uncentred R² would credit to the intercept.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_intercept_uncentred: f64,
-    /// Centred R² on left-out facts of a matrix a regressor, with the best of several ridges: what any linear map of
-    /// what stands before could give.
+    /// Centred R² on left-out facts of a matrix a regressor, with the best of several ridges: what a matrix for each
+    /// regressor, learned from the other facts, gives; with fewer facts it is lower.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_matrix: f64,
     /// The same with outputs exchanged.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_matrix_permuted: f64,
     /// Centred R² of the MLP's Jacobian at the mean of what it reads.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_first_order: f64,
     /// Condition number of the regressors' correlation matrix; absent where infinite.
     pub condition: Option<f64>,
@@ -89,6 +98,17 @@ pub struct LayerFit {
     pub kl_gain: Estimate,
     /// Probability that chance alone makes them differ as much.
     pub p_kl_gain: f64,
+}
+
+/// What is no number is written as `null`.
+fn or_nan<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or(f64::NAN))
+}
+
+/// The same of numbers beside others.
+fn or_nans<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(f64, f64)>, D::Error> {
+    let all = Vec::<(f64, Option<f64>)>::deserialize(d)?;
+    Ok(all.into_iter().map(|(a, b)| (a, b.unwrap_or(f64::NAN))).collect())
 }
 
 /// What a replacement of the MLP at the last token costs.
@@ -171,6 +191,7 @@ pub struct ShortFit {
     /// Centred R² on facts that were left out.
     pub r2: Estimate,
     /// The same with outputs exchanged between facts.
+    #[serde(deserialize_with = "or_nan")]
     pub r2_permuted: f64,
     /// By how many nats the reconstruction is nearer to the model than the mean.
     pub kl_gain: Estimate,
@@ -355,6 +376,11 @@ fn replaced(prompts: &[Prompt], all: &[Fidelity], seed: u64) -> Replaced {
     }
 }
 
+/// Whether an R² is a number: what does not vary has none.
+fn is_number(r2: &Estimate) -> bool {
+    [r2.value, r2.low, r2.high].iter().all(|x| x.is_finite())
+}
+
 /// C4: the MLP is well described by a number a head and one vector. It holds where the cumulative regression explains
 /// more than half of what varies on facts left out (interval above 0.5), more than with outputs exchanged, and its
 /// reconstruction is nearer to the model than the mean alone; conditionally where it explains something (interval
@@ -370,6 +396,9 @@ pub fn judge_regression(fit: &LayerFit) -> Judged {
         "R² {:.2} [{:.2}, {:.2}] on facts left out, {:.2} with outputs exchanged; {:.3} nats nearer than the mean",
         fit.r2.value, fit.r2.low, fit.r2.high, fit.r2_permuted, fit.kl_gain.value
     );
+    if !is_number(&fit.r2) {
+        return judged(Verdict::CannotBeTested, NO_R2.to_owned());
+    }
     let nearer = fit.kl_gain.low > 0.0 && fit.p_kl_gain < SIGNIFICANT;
     let beats = fit.r2.low > fit.r2_permuted.max(0.0);
     match (nearer, beats) {
@@ -383,10 +412,14 @@ pub fn judge_regression(fit: &LayerFit) -> Judged {
 /// C3: the MLP erases some heads and amplifies others. It holds where of the heads just before the MLP one weight lies
 /// above 0 and another below (intervals, and Holm's correction over the heads), the regressors can be told apart (condition number below 1000), and the
 /// regression explains something on facts left out; conditionally where all that differ from 0 point one way; it does
-/// not hold where every interval lies within ±0.1.
+/// not hold where every interval lies within ±0.1. With so many heads that the refits can show no small probability it
+/// cannot be tested.
 pub fn judge_activation(local: &LayerFit) -> Judged {
     let n = local.r2.n;
     let judged = |verdict, why| C3.fared(verdict, why, n);
+    if !is_number(&local.r2) {
+        return judged(Verdict::CannotBeTested, NO_R2.to_owned());
+    }
     let told_apart = local.condition.is_some_and(|c| c < 1000.0);
     if n < FEWEST || !told_apart || local.r2.low <= 0.0 {
         let why = format!(
@@ -402,6 +435,12 @@ pub fn judge_activation(local: &LayerFit) -> Judged {
         .filter(|w| w.is_head)
         .filter_map(|w| Some((w.part.as_str(), w.weight.as_ref()?, w.p.is_some_and(|p| p < SIGNIFICANT))))
         .collect();
+    let refits = REFITS[usize::from(local.cumulative)];
+    let smallest = 2.0 / (refits + 1) as f64 * heads.len() as f64;
+    if smallest >= SIGNIFICANT {
+        let why = format!("{} heads: {refits} refits can show no p below {smallest:.3}", heads.len());
+        return judged(Verdict::CannotBeTested, why);
+    }
     let names = |of: &dyn Fn(&Estimate) -> bool| -> Vec<&str> {
         heads.iter().filter(|(_, w, differs)| *differs && of(w)).map(|(name, ..)| *name).collect()
     };
@@ -469,6 +508,8 @@ mod tests {
         assert_eq!(verdict(about(0.1, 0.06), nearer, 0.001), Verdict::CannotBeTested);
         assert_eq!(verdict(about(0.1, 0.06), about(0.0, 0.1), 0.8), Verdict::DoesNotHold);
         assert_eq!(verdict(about(0.7, 0.1), nearer, 0.2), Verdict::CannotBeTested);
+        let none = about(f64::NEG_INFINITY, 0.0);
+        assert_eq!(verdict(none, about(0.0, 0.1), 0.8), Verdict::CannotBeTested);
         let few = Estimate { n: 11, ..about(0.7, 0.1) };
         assert_eq!(verdict(few, nearer, 0.001), Verdict::CannotBeTested);
     }
@@ -493,5 +534,23 @@ mod tests {
         assert_eq!(judge_activation(&f).verdict, Verdict::DoesNotHold);
         f.r2 = about(0.05, 0.1);
         assert_eq!(judge_activation(&f).verdict, Verdict::CannotBeTested);
+        f.r2 = about(f64::NAN, 0.0);
+        assert_eq!(judge_activation(&f).verdict, Verdict::CannotBeTested);
+        f = fit(about(0.7, 0.1), about(0.2, 0.1), 0.001);
+        f.weights = vec![f.weights[0].clone(); 60];
+        f.cumulative = false;
+        let many = judge_activation(&f);
+        assert_eq!(many.verdict, Verdict::CannotBeTested);
+        assert_eq!(many.why, "60 heads: 2000 refits can show no p below 0.060");
+    }
+
+    #[test]
+    fn what_is_no_number_is_read_again() {
+        let mut f = fit(about(f64::NAN, 0.0), about(0.2, 0.1), 0.001);
+        f.r2_by_ridge = vec![(0.1, f64::NEG_INFINITY)];
+        (f.r2_permuted, f.r2_matrix) = (f64::NEG_INFINITY, f64::NAN);
+        let text = serde_json::to_string(&f).expect("JSON");
+        let read: LayerFit = serde_json::from_str(&text).expect("reads");
+        assert!(read.r2.value.is_nan() && read.r2_permuted.is_nan() && read.r2_by_ridge[0].1.is_nan());
     }
 }

@@ -1,5 +1,7 @@
 //! How facts are asked for: conditions, and the prompts of each.
 
+use std::collections::BTreeMap;
+
 use refocus_compute::{Philox, Purpose};
 use refocus_measure::probe::Question;
 use refocus_measure::recall::Prompt;
@@ -151,7 +153,8 @@ pub fn items(
 
 /// The known facts after `shots` others, begun as the tokenizer does, all in the same wordings: what stands in the
 /// place of something there comes from another fact in the same words. Wordings are drawn where there are more than
-/// the settings ask for; prompts that are longer than the model's context are left out, and facts without so many others.
+/// the settings ask for. Facts of which a prompt is longer than the model's context are left out, and those without so
+/// many others.
 ///
 /// # Errors
 /// As [`items`].
@@ -166,7 +169,8 @@ pub fn alike(
     let mut wordings = case.relation.worded(form);
     wordings.sort_by_key(|&w| (rng.at(form as u32, 0, w as u32)[0], w));
     let usual = Some(Beginning::usual(tokenizer)?);
-    let mut out = Vec::new();
+    let mut out: Vec<Prompt> = Vec::new();
+    let mut fitting = BTreeMap::<usize, usize>::new();
     for &template in wordings.iter().take(settings.wordings) {
         for &fact in &case.known {
             let before = case.relation.shots(fact, shots, settings.seed, SHOTS);
@@ -176,10 +180,13 @@ pub fn alike(
             let wording = &case.relation.wordings[template];
             let prompt = prompt(case, (fact, template), wording, &before, usual, tokenizer)?;
             if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
+                *fitting.entry(fact).or_default() += 1;
                 out.push(prompt);
             }
         }
     }
+    let drawn = wordings.len().min(settings.wordings);
+    out.retain(|p| fitting.get(&p.fact) == Some(&drawn));
     Ok(out)
 }
 

@@ -164,6 +164,9 @@ impl<'a> Run<'a> {
         let every: Vec<usize> = (0..both.len()).collect();
         let correlation = Estimate::statistic(&[both.len()], seed, |d| alike(&d[0]), alike(&every));
         let [even, odd] = [0, 1].map(|from| here.over(here.every_second(from)));
+        // Of the facts that both have, so that no fact is in both halves.
+        let first_half = there.over(both.iter().step_by(2).map(|p| p.1));
+        let second_half = here.over(both.iter().skip(1).step_by(2).map(|p| p.0));
         Ok(AtShots {
             shots,
             facts: facts(self.prompts),
@@ -172,7 +175,7 @@ impl<'a> Run<'a> {
             top,
             correlation,
             halves: spearman(&even, &odd),
-            across: spearman(&there.over(there.every_second(0)), &odd),
+            across: spearman(&first_half, &second_half),
             fit: short_fit(o, m, self.prompts, self.seen, self.partners, function, seed)?,
             cosine: cosine(&self.intercept, &none.intercept),
             intercept: intercept(o, m, self.prompts, (self.seen, self.u), (function, true), seed)?,
@@ -213,9 +216,10 @@ pub fn by_shots<O: Ops>(
 /// C7c: the heads that carry the answer are the same with other facts before. With one number of other facts the test is
 /// passed where the interval of the correlation of all heads' effects with those without other facts lies above 0.5 and
 /// three of the five heads that lower π(Y) most are the same; it is failed where the interval lies below 0.5. The claim
-/// holds where every number passes, is conditional where some do, does not hold where none does and one fails. Where one
-/// half of the facts does not give the order of the other (a correlation of 0.5 at most), it cannot be tested.
-pub fn judge(prompts: &[Prompt], found: &[AtShots]) -> Judged {
+/// holds where every number passes, is conditional where some do (or all that are left of those `asked` for, where some were
+/// left out for having fewer than twelve facts), does not hold where none does and one fails. Where one half of the facts
+/// does not give the order of the other (a correlation of 0.5 at most), it cannot be tested.
+pub fn judge(prompts: &[Prompt], found: &[AtShots], asked: &[usize]) -> Judged {
     let n = facts(prompts);
     let with: Vec<&AtShots> = found.iter().filter(|f| f.shots > 0).collect();
     let halves = found.iter().find(|f| f.shots == 0).and_then(|f| f.halves).unwrap_or(0.0);
@@ -226,15 +230,23 @@ pub fn judge(prompts: &[Prompt], found: &[AtShots]) -> Judged {
             format!("{}: {:+.2} [{:+.2}, {:+.2}], {} of {CHOSEN}", f.shots, c.value, c.low, c.high, f.kept)
         })
         .collect();
-    let why = format!(
+    let left_out: Vec<String> = asked
+        .iter()
+        .filter(|&&shots| with.iter().all(|f| f.shots != shots))
+        .map(ToString::to_string)
+        .collect();
+    let mut why = format!(
         "correlation of heads and heads kept by other facts: {}; halves of the facts without: {halves:+.2}",
         if told.is_empty() { "none".to_owned() } else { told.join("; ") }
     );
+    if !left_out.is_empty() {
+        why.push_str(&format!("; k = {} left out: fewer than {FEWEST} facts", left_out.join(", ")));
+    }
     let passed = with.iter().filter(|f| f.correlation.low > SAME && f.kept >= KEPT).count();
     let failed = with.iter().any(|f| f.correlation.high < SAME);
     let verdict = match passed {
         _ if n < FEWEST || with.is_empty() || halves <= SAME => Verdict::CannotBeTested,
-        all if all == with.len() => Verdict::Holds,
+        all if all == with.len() && left_out.is_empty() => Verdict::Holds,
         0 if failed => Verdict::DoesNotHold,
         0 => Verdict::CannotBeTested,
         _ => Verdict::Conditional,
@@ -286,7 +298,8 @@ mod tests {
         let same = about(0.8, 0.1);
         let verdict = |with: Vec<AtShots>| {
             let all: Vec<AtShots> = [at(0, about(1.0, 0.0), 5)].into_iter().chain(with).collect();
-            judge(&prompts, &all).verdict
+            let asked: Vec<usize> = all[1..].iter().map(|a| a.shots).collect();
+            judge(&prompts, &all, &asked).verdict
         };
         assert_eq!(verdict(vec![at(1, same, 4), at(2, same, 3)]), Verdict::Holds);
         assert_eq!(verdict(vec![at(1, same, 4), at(2, same, 2)]), Verdict::Conditional);
@@ -295,7 +308,12 @@ mod tests {
         assert_eq!(verdict(vec![]), Verdict::CannotBeTested);
         // An order that half of the facts do not give is none.
         let weak = AtShots { halves: Some(0.4), ..at(0, about(1.0, 0.0), 5) };
-        assert_eq!(judge(&prompts, &[weak, at(1, same, 4)]).verdict, Verdict::CannotBeTested);
-        assert_eq!(judge(&prompts[..11], &[at(0, same, 5), at(1, same, 4)]).verdict, Verdict::CannotBeTested);
+        assert_eq!(judge(&prompts, &[weak, at(1, same, 4)], &[1]).verdict, Verdict::CannotBeTested);
+        let both = [at(0, same, 5), at(1, same, 4)];
+        assert_eq!(judge(&prompts[..11], &both, &[1]).verdict, Verdict::CannotBeTested);
+        // What was left out is no pass.
+        let judged = judge(&prompts, &both, &[1, 2, 3]);
+        assert_eq!(judged.verdict, Verdict::Conditional);
+        assert!(judged.why.ends_with("; k = 2, 3 left out: fewer than 12 facts"), "{}", judged.why);
     }
 }

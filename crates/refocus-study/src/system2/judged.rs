@@ -31,6 +31,9 @@ pub struct Judgement {
     pub quality: [Option<f64>; 2],
     /// −5 to 5, likewise.
     pub sentiment: [Option<f64>; 2],
+    /// Why the model or the judge could not be asked, where it could not: then nothing could be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failed: Option<String>,
 }
 
 impl Judgement {
@@ -67,7 +70,8 @@ fn wording() -> String {
 }
 
 /// Has what the model writes in every arm of a suite judged; what is in the folder already is left as it is. `judge`
-/// names the judge in the folder. `false` where `tick` ended it: then the judgements so far come back.
+/// names the judge in the folder. What the model or the judge refuses, cannot do or has no place for counts as a
+/// judgement that could not be read. `false` where `tick` ended it: then the judgements so far come back.
 ///
 /// # Errors
 /// The model, the judge or the folder failed; the folder has judgements of another judge.
@@ -160,7 +164,30 @@ fn judged(
     item: &Item,
     text: String,
 ) -> Result<Judgement, ChatError> {
-    let reply = chat.complete(&Ask::new(&[Message::user(text)], WRITTEN))?.text;
+    let reply = match chat.complete(&Ask::new(&[Message::user(text)], WRITTEN)) {
+        Ok(reply) => reply.text,
+        Err(e) => return unread(String::new(), e),
+    };
+    match read(judge, item, &reply) {
+        Ok([quality, sentiment]) => Ok(Judgement { reply, quality, sentiment, failed: None }),
+        Err(e) => unread(reply, e),
+    }
+}
+
+/// A request that will not be answered however often it is made is a judgement that could not be read; all else is
+/// an error, and can be asked again.
+fn unread(reply: String, e: ChatError) -> Result<Judgement, ChatError> {
+    match e {
+        ChatError::Refused { .. } | ChatError::TooLong { .. } | ChatError::Cannot { .. } => {
+            let failed = Some(e.to_string());
+            Ok(Judgement { reply, quality: [None; 2], sentiment: [None; 2], failed })
+        }
+        e => Err(e),
+    }
+}
+
+/// Quality and sentiment of a reply, each in both orders.
+fn read(judge: &mut dyn Chat, item: &Item, reply: &str) -> Result<[[Option<f64>; 2]; 2], ChatError> {
     // The judge never reads the comment.
     let argument = item.oracle();
     let mut asked = |instruction: &str, low: f64, high: f64| -> Result<[Option<f64>; 2], ChatError> {
@@ -173,9 +200,7 @@ fn judged(
         }
         Ok(numbers)
     };
-    let quality = asked(QUALITY, 1.0, 5.0)?;
-    let sentiment = asked(SENTIMENT, -5.0, 5.0)?;
-    Ok(Judgement { reply, quality, sentiment })
+    Ok([asked(QUALITY, 1.0, 5.0)?, asked(SENTIMENT, -5.0, 5.0)?])
 }
 
 /// The only number of a text, or the one before a slash or `out of`; nothing where several could be meant.
@@ -192,7 +217,60 @@ fn number_in(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use refocus_system2::{Finish, Reply, Usage};
+
+    use super::super::suite::Suite;
     use super::*;
+
+    /// Says 3, or fails at its call of this number.
+    struct Mock {
+        left: usize,
+        fails: fn() -> ChatError,
+    }
+
+    impl Chat for Mock {
+        fn name(&self) -> &str {
+            "mock"
+        }
+
+        fn complete(&mut self, _: &Ask<'_>) -> Result<Reply, ChatError> {
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                return Err((self.fails)());
+            }
+            Ok(Reply { text: "3".to_owned(), finish: Finish::Stop, usage: Usage::default() })
+        }
+
+        fn score(&mut self, _: &[Message], _: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            Err((self.fails)())
+        }
+    }
+
+    #[test]
+    fn a_refused_request_is_a_judgement_that_could_not_be_read_and_a_lost_one_an_error() {
+        let items = Suite::Arguments.draw(0, 1, None).expect("items");
+        let told = |model: usize, judge: usize, fails: fn() -> ChatError| {
+            let (mut model, mut judge) = (Mock { left: model, fails }, Mock { left: judge, fails });
+            judged(&mut model, &mut judge, &items[0], "Is it?".to_owned())
+        };
+        let refused = || ChatError::Refused { model: "mock".to_owned(), why: "filtered".to_owned() };
+        let too_long = || ChatError::TooLong { tokens: 9, room: 8 };
+        let cannot = || ChatError::Cannot { model: "mock".to_owned(), what: "write" };
+        for fails in [refused as fn() -> ChatError, too_long, cannot] {
+            // The model itself, and the judge at its third request.
+            for (model, judge, reply) in [(1, 9, ""), (9, 3, "3")] {
+                let j = told(model, judge, fails).expect("a judgement");
+                assert_eq!((j.reply.as_str(), j.quality(), j.sentiment()), (reply, None, None));
+                assert_eq!(j.failed, Some(fails().to_string()));
+            }
+        }
+        let gone = || ChatError::Unreachable { model: "mock".to_owned(), why: "gone".to_owned() };
+        for (model, judge) in [(1, 9), (9, 1)] {
+            assert!(matches!(told(model, judge, gone), Err(ChatError::Unreachable { .. })));
+        }
+        let j = told(9, 9, gone).expect("a judgement");
+        assert_eq!((j.quality(), j.sentiment(), j.failed), (Some(3.0), Some(3.0), None));
+    }
 
     #[test]
     fn a_judgement_is_one_number() {
@@ -213,7 +291,10 @@ mod tests {
 
     #[test]
     fn one_order_alone_is_no_judgement() {
-        let j = |sentiment| Judgement { reply: String::new(), quality: [Some(4.0), Some(5.0)], sentiment };
+        let j = |sentiment| {
+            let quality = [Some(4.0), Some(5.0)];
+            Judgement { reply: String::new(), quality, sentiment, failed: None }
+        };
         assert_eq!((j([None, Some(2.0)]).sentiment(), j([None, None]).quality()), (None, Some(4.5)));
         // What is positive in one order and negative in the other is neither.
         assert_eq!(j([Some(-3.0), Some(2.0)]).sentiment(), Some(0.5));

@@ -40,7 +40,10 @@ impl<'a> Memo<'a> {
 
     /// Remembers that the model was out of reach: whoever asked may make something else of that.
     fn heard<T>(lost: &mut Option<String>, outcome: Result<T, ChatError>) -> Result<T, ChatError> {
-        if let Err(e @ (ChatError::Unreachable { .. } | ChatError::TimedOut { .. })) = &outcome {
+        if let Err(
+            e @ (ChatError::Unreachable { .. } | ChatError::TimedOut { .. } | ChatError::Failed { .. }),
+        ) = &outcome
+        {
             *lost = Some(match e {
                 ChatError::Unreachable { why, .. } => why.clone(),
                 e => e.to_string(),

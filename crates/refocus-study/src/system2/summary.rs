@@ -333,10 +333,10 @@ fn gain(measure: Measure, pairs: &[(usize, (f64, f64))], seed: u64) -> Option<(E
     Some((e, p))
 }
 
-/// Right answers of all items that have options or a number.
+/// Right answers of all items that have options or a number, but for those of which a server does not tell enough.
 fn answers(run: &SuiteRun, arm: Arm) -> Option<Share> {
     let asked: Vec<&Record> =
-        records(run, arm).filter(|(i, _)| i.judge != Judge::Kept).map(|(_, r)| r).collect();
+        records(run, arm).filter(|(i, r)| i.judge != Judge::Kept && !r.untold).map(|(_, r)| r).collect();
     Share::of(asked.iter().filter(|r| is_right(r)).count() as u64, asked.len() as u64)
 }
 

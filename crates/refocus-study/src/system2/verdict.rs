@@ -15,7 +15,7 @@ const WHOLE: f64 = 0.95;
 const FEWEST: usize = 20;
 
 /// In words, for the page.
-pub const RULES: [&str; 5] = [
+pub const RULES: [&str; 6] = [
     "A suite counts where the oracle answers at least 30 % rightly and above chance (suites of right answers), and \
      the baseline differs from the oracle in a paired test, p < 0.05; on arguments: where a comment moves the \
      baseline's answer, p < 0.05 after Holm's correction over the comments. Else it is a floor, and nothing on it \
@@ -29,6 +29,10 @@ pub const RULES: [&str; 5] = [
      where the upper end is below that.",
     "On arguments a rewrite that lost something needed, with the comment or without it, gets the baseline's sway: an \
      argument that is not there is not swayed.",
+    "With a judge, arguments count where the oracle is more objective (5 − |S|, S the judge's sentiment) than the \
+     baseline in a paired test, p < 0.05. An arm is then judged by its paired gain in objectivity as above. Only what \
+     could be read in both orders, in the arm and in the baseline, makes a pair. A rewrite that lost something needed \
+     gets the sentiment of the baseline's reply.",
     "Below 20 items (facts, arguments) nothing is concluded.",
 ];
 

@@ -167,12 +167,14 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     assert!(none.cosine.is_some_and(|c| (c - 1.0).abs() < 1e-6));
     assert!(found.at[1].correlation.value < 1.0 && found.at[1].cosine.is_some_and(|c| c < 1.0));
     assert_eq!((found.claims[0].id.as_ref(), found.claims[0].n), ("C7c", FACTS));
+    assert!(found.claims[0].why.ends_with("; k = 2 left out: fewer than 12 facts"), "{}", found.claims[0].why);
     assert!(new().shots(o, &m, with, &stage, |_, _| panic!("it was done")).expect("reads").1);
 
     let stage = store.stage("swap").expect("a folder");
     let mut same = Inside::new("the same", Form::Open, prompts.clone(), 1);
     let answers: Vec<Option<u32>> = prompts.iter().map(|p| (p.fact < 7).then_some(p.answer)).collect();
-    let other = (&mut same, &answers[..]);
+    let facts: Vec<Option<usize>> = prompts.iter().map(|p| Some(p.fact)).collect();
+    let other = (&mut same, &answers[..], &facts[..]);
     let (found, _) = new().swap(o, &m, first.function, other, &stage).expect("swaps");
     // Its own intercept in its place changes nothing.
     assert_eq!((found.swapped.own.value, found.swapped.random.value), (0.0, 0.0));
@@ -180,7 +182,7 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     assert_eq!((found.with.as_str(), found.shared), ("the same", half));
     let moved = prompts.iter().map(|p| Prompt { ids: [&[3], &p.ids[..]].concat(), ..p.clone() });
     let mut moved = Inside::new("another", Form::Open, moved.collect(), 1);
-    let other = (&mut moved, &answers[..]);
+    let other = (&mut moved, &answers[..], &facts[..]);
     let (found, there) = new().swap(o, &m, first.function, other, &stage).expect("swaps");
     assert!(!there && found.swapped.own.value != 0.0 && found.swapped.random.value != 0.0);
     std::fs::remove_dir_all(&dir).expect("removed");

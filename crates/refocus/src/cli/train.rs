@@ -72,7 +72,7 @@ pub(crate) struct TrainFlipflop {
     ///
     /// --show lists the fields. Those that a preset leaves out: task.symbols (M, or M*W), task.registers,
     /// task.family (with fields of its own, such as task.family.burst), optimizer.clip, model.d_mlp,
-    /// model.n_ctx, model.unembed_bias, and sharpen.by, sharpen.lambda, sharpen.anneal and sharpen.start
+    /// model.n_ctx, model.unembed_bias, model.tied, and sharpen.by, sharpen.lambda, sharpen.anneal and sharpen.start
     /// together.
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(crate) set: Vec<String>,

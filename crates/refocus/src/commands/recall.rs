@@ -163,7 +163,7 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     let inside = run.inside(o, &cases, &stages, &store)?;
     for name in ["heads", "mlp", "shots", "last", "mitigate"] {
         let with = inside.iter().filter(|f| f.stages().any(|s| s == name));
-        let prompts = with.map(|f| f.prompts).sum();
+        let prompts = with.map(|f| f.prompts + if name == "shots" { f.with_facts } else { 0 }).sum();
         if prompts > 0 {
             run.stages.push(Stage { name, prompts });
         }

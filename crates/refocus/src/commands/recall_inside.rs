@@ -8,7 +8,9 @@ use refocus_study::overthinking::Store;
 use refocus_study::recall::inside::{
     HeadsFound, Inside, LastFound, MitigateFound, MlpFound, PlainText, ShotsFound, SwapFound,
 };
-use refocus_study::recall::{Case, Claim, Outcome as Became, RecallError, alike, shared_answers};
+use refocus_study::recall::{
+    Case, Claim, Outcome as Became, RecallError, alike, shared_answers, shared_facts,
+};
 use refocus_tasks::recall::Form;
 use serde::Serialize;
 
@@ -20,12 +22,18 @@ use crate::failure::{Failure, Outcome};
 /// Text that the project wrote, about nothing that is asked.
 const PLAIN: &str = include_str!("../../../../tasks/plain.txt");
 
+/// Stages that there are.
+const ALL: usize = 7;
+
 /// What was found inside for one relation and form; stages that were not done are absent.
 #[derive(Serialize)]
 pub(super) struct Found {
     pub(super) relation: String,
     pub(super) form: Form,
     pub(super) prompts: usize,
+    /// Those with other facts before, of the stage `shots`.
+    #[serde(skip)]
+    pub(super) with_facts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) heads: Option<HeadsFound>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,6 +179,10 @@ impl Run<'_> {
         {
             self.printer.note(&format!("without the stages last and mitigate: {why}"));
         }
+        // All stages together are what is done where none is named.
+        if stages.has(RecallStage::Shots) && stages.wanted.len() < ALL && self.settings.shots == 0 {
+            self.printer.note("without the stage shots: --shots is 0");
+        }
         let mut out = Vec::new();
         for at in 0..all.len() {
             let mut found = self.look(o, &mut all[at], stages, store)?;
@@ -197,6 +209,7 @@ impl Run<'_> {
             relation: inside.relation.clone(),
             form: inside.form,
             prompts: inside.prompts.len(),
+            with_facts: 0,
             heads: None,
             mlp: None,
             swap: None,
@@ -219,8 +232,11 @@ impl Run<'_> {
                     let how = (inside.form, shots);
                     with.push((shots, alike(asked.case, how, self.tokenizer, &m.spec, self.settings)?));
                 }
-                let with = (got.function, &with[..]);
-                found.shots = Some(self.step("shots", &title, |tick| inside.shots(o, m, with, &at, tick))?);
+                let asked = (got.function, &with[..]);
+                let made = self.step("shots", &title, |tick| inside.shots(o, m, asked, &at, tick))?;
+                let done = |w: &&(usize, Vec<_>)| made.at.iter().any(|a| a.shots == w.0);
+                found.with_facts = with.iter().filter(done).map(|w| w.1.len()).sum();
+                found.shots = Some(made);
             }
             if let (Plain::Text(text), true) = (stages.plain, stages.has(RecallStage::Mitigate)) {
                 let (at, heads) = (store.stage("mitigate")?, (&got.suppressing[..], stages.fingerprint));
@@ -239,8 +255,8 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// The intercept of another relation, that which has most of the same arguments, in the place of one's own; nothing
-    /// where no other is asked in prompts of the same form.
+    /// The intercept of another relation, that which has most of the same arguments with other answers, in the place of
+    /// one's own; nothing where no other is asked in prompts of the same form.
     fn swap(
         &self,
         o: &mut Eager<Cpu>,
@@ -263,13 +279,14 @@ impl Run<'_> {
             }
         }
         let Some((other, answers)) = best else { return Ok(None) };
+        let facts = shared_facts(own.case, all[other].case, &own.inside.prompts);
         let (low, high) = all.split_at_mut(at.max(other));
         let (own, other) = match at < other {
             true => (&mut low[at].inside, &mut high[0].inside),
             false => (&mut high[0].inside, &mut low[other].inside),
         };
         let (stage, title, m) = (store.stage("swap")?, title(own), self.model);
-        let found = self.step("swap", &title, |_| own.swap(o, m, function, (other, &answers), &stage))?;
+        let found = self.step("swap", &title, |_| own.swap(o, m, function, (other, &answers, &facts), &stage))?;
         other.forget();
         Ok(Some(found))
     }

@@ -30,7 +30,7 @@ pub(super) struct Beside {
     pub(super) form: Form,
     #[serde(flatten)]
     pub(super) id: HeadId,
-    /// What the paper says of it.
+    /// What is said of it, second-hand.
     pub(super) said: String,
     /// Its place among all heads, the one whose replacement lowers π(Y) most being the first.
     pub(super) place: usize,
@@ -79,5 +79,78 @@ impl Heads {
             }
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use refocus_model::Checkpoint;
+    use refocus_study::recall::inside::HeadsFound;
+
+    use super::*;
+    use crate::cli::Global;
+
+    /// Heads of a relation, with what becomes of π(Y) without them.
+    fn found(relation: &str, effects: &[(usize, usize, f64)]) -> Found {
+        let sender = |&(layer, head, value): &(usize, usize, f64)| {
+            let about = Estimate { value, low: value, high: value, n: 20 };
+            SenderEffect {
+                sender: format!("{layer}.{head}"),
+                layer,
+                head: Some(head),
+                ratio_of_means: about,
+                mean_of_ratios: value,
+                argument: None,
+                logit: about,
+                resampled: about,
+                zero: about,
+                mean: about,
+            }
+        };
+        let heads = HeadsFound {
+            senders: effects.iter().map(sender).collect(),
+            parts: Vec::new(),
+            off: None,
+            passers: Vec::new(),
+            named: Vec::new(),
+            function: 0,
+            suppressing: Vec::new(),
+            claims: Vec::new(),
+        };
+        Found {
+            relation: relation.to_owned(),
+            form: Form::Open,
+            prompts: 20,
+            with_facts: 0,
+            heads: Some(heads),
+            mlp: None,
+            swap: None,
+            shots: None,
+            last: None,
+            mitigate: None,
+        }
+    }
+
+    #[test]
+    fn named_heads_stand_beside_those_of_a_model_of_these_sizes_alone() {
+        let global = Global { json: false, seed: 0, threads: None, quiet: true, verbose: 0 };
+        let printer = Printer::new(&global);
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gpt2");
+        let small = Checkpoint::open(folder).expect("a fixture").spec().clone();
+        let spec = ModelSpec { n_layers: 12, d_model: 768, n_heads: 12, ..small.clone() };
+        let effects = [(9, 8, -0.1), (3, 1, -0.4), (10, 0, 0.2)];
+        let inside = [found("capital", &effects), found("language", &effects)];
+        let preset = || named().into_iter().next();
+
+        let heads = Heads::of(preset(), &spec, &printer);
+        let beside = heads.beside(&inside);
+        let places: Vec<_> = beside.iter().map(|b| (b.id.layer, b.id.head, b.place, b.of)).collect();
+        assert_eq!(places, [(9, 8, 2, 3), (10, 0, 3, 3)]);
+        assert!(beside.iter().all(|b| b.relation == "capital" && !b.said.is_empty()));
+        assert_eq!(heads.of_relation("capital").len(), 2);
+        assert!(heads.of_relation("language").is_empty());
+
+        let heads = Heads::of(preset(), &small, &printer);
+        assert!(heads.beside(&inside).is_empty() && heads.of_relation("capital").is_empty());
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn tables(document: &Document, colours: bool) -> String {
         out.push_str(&recall_inside_view::tables(found, colours));
     }
     if !document.named.is_empty() {
-        out.push_str("\nHeads that the paper names for this model; the words are the paper's, the numbers of this run\n");
+        out.push_str("\nHeads named for GPT-2 small (Lv et al., as summaries of the paper tell it); the numbers are of this run\n");
         out.push_str(&named(document, colours));
     }
     if !document.claims.is_empty() {
@@ -98,7 +98,7 @@ fn words(f: &Fall) -> String {
 fn named(document: &Document, colours: bool) -> String {
     let left = ["head", "relation", "form"].map(|c| (c, Side::Left));
     let right = ["place", "π(Y) without, %"].map(|c| (c, Side::Right));
-    let columns: Vec<_> = left.into_iter().chain(right).chain([("the paper says", Side::Left)]).collect();
+    let columns: Vec<_> = left.into_iter().chain(right).chain([("said of it", Side::Left)]).collect();
     let mut table = Table::new(&columns);
     for b in &document.named {
         table.row([

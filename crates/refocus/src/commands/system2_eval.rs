@@ -96,6 +96,9 @@ fn at_a_server(
     let tells = chat.find_out()?;
     let choosing = Choosing::of(&chat);
     let (wanted, left_out) = without_what_is_not_told(wanted, tells)?;
+    if judge.is_some() {
+        has_something_to_judge(&wanted)?;
+    }
     printer.note(&format!("a server does not give this, and it is left out: {}", left_out.join("; ")));
     if choosing == Choosing::Words {
         printer.note("the server tells no log-probabilities of whole answers: options are named in words");
@@ -136,6 +139,16 @@ fn without_what_is_not_told(mut wanted: Wanted, tells: Tells) -> Outcome<(Wanted
             .hint(format!("it does not give: {}", left_out.join("; "))));
     }
     Ok((wanted, left_out))
+}
+
+/// A judge is not left without work in silence.
+fn has_something_to_judge(wanted: &Wanted) -> Outcome<()> {
+    if wanted.suites.iter().any(|s| s.0 == Suite::Arguments) {
+        return Ok(());
+    }
+    let why = "--judge has nothing to judge: the suite arguments is made of log-probabilities of whole answers, and this \
+               server does not tell them";
+    Err(Failure::new(why).hint("leave --judge out, or ask a local model or a server that tells them"))
 }
 
 /// Who judges the suite *arguments*, with the name in results, if anybody does.
@@ -377,6 +390,9 @@ fn command(args: &System2Eval) -> String {
     }
     if let Some(url) = &args.judge {
         text.push_str(&format!(" --judge {}", upstream::told(url)));
+        if let Some(model) = &args.judge_model {
+            text.push_str(&format!(" --judge-model {model}"));
+        }
     }
     if let Some(table) = &args.table {
         text.push_str(&format!(" --table {}", name(table)));
@@ -467,4 +483,38 @@ fn by_a_judge(judged: &JudgedSummary, colour: bool) -> String {
         judged.judge,
         table.render(colour)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: System2Eval,
+    }
+
+    #[test]
+    fn the_command_names_the_model_that_judges() {
+        let line = ["eval", "m.gguf", "--out", "run", "--judge", "http://h/v1", "--judge-model", "j"];
+        let args = Line::try_parse_from(line).expect("a command").args;
+        let text = command(&args);
+        assert!(text.contains(" --judge http://h/v1 --judge-model j"), "{text}");
+    }
+
+    #[test]
+    fn a_judge_without_arguments_is_an_error() {
+        let wanted = || {
+            let suites = vec![(Suite::Facts, Vec::new()), (Suite::Arguments, Vec::new())];
+            Wanted { arms: vec![Arm::Oracle, Arm::Baseline], suites }
+        };
+        has_something_to_judge(&wanted()).expect("arguments");
+        let (left, _) = without_what_is_not_told(wanted(), Tells::Nothing).expect("facts");
+        let Err(Failure::Told(told)) = has_something_to_judge(&left) else { panic!("no error") };
+        let lines = told.lines();
+        assert!(lines[0].1.starts_with("--judge has nothing to judge: the suite arguments"), "{lines:?}");
+    }
 }

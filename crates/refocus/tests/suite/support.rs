@@ -36,7 +36,7 @@ fn command<'a>(args: impl Iterator<Item = &'a str>, redactions: Redactions) -> C
         // No test asks a hub unless it brings one, or reads the cache of this machine.
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", std::env::temp_dir().join("refocus-no-cache"))
-        .env("XDG_CACHE_HOME", std::env::temp_dir().join("refocus-test-cache"))
+        .env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .env_remove("HF_HUB_CACHE")
         .env_remove("HUGGINGFACE_HUB_CACHE")
         .env_remove("HF_TOKEN")
