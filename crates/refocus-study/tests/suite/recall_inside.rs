@@ -167,7 +167,8 @@ fn stages_are_kept_and_read_to_the_same_bytes() {
     assert!(none.cosine.is_some_and(|c| (c - 1.0).abs() < 1e-6));
     assert!(found.at[1].correlation.value < 1.0 && found.at[1].cosine.is_some_and(|c| c < 1.0));
     assert_eq!((found.claims[0].id.as_ref(), found.claims[0].n), ("C7c", FACTS));
-    assert!(found.claims[0].why.ends_with("; k = 2 left out: fewer than 12 facts"), "{}", found.claims[0].why);
+    let why = &found.claims[0].why;
+    assert!(why.ends_with("; k = 2 left out: fewer than 12 facts"), "{why}");
     assert!(new().shots(o, &m, with, &stage, |_, _| panic!("it was done")).expect("reads").1);
 
     let stage = store.stage("swap").expect("a folder");

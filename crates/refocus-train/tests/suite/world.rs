@@ -1,6 +1,6 @@
 //! Runs on documents.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Isa};
 use refocus_model::Checkpoint;
@@ -22,7 +22,7 @@ fn folder(name: &str) -> PathBuf {
     dir
 }
 
-fn run(dir: &PathBuf, steps: u32, threads: usize) -> PathBuf {
+fn run(dir: &Path, steps: u32, threads: usize) -> PathBuf {
     let mut run = Run::open(dir, small(), Cpu::new(Isa::detect(), threads)).expect("a run");
     for _ in 0..steps {
         run.advance().expect("a step");
@@ -37,7 +37,7 @@ fn a_stopped_run_ends_with_the_same_files() {
     run(&parts, 1, 2);
     run(&parts, 2, 1);
     for name in ["curve.csv", "checkpoint.safetensors", "model/model.safetensors", "model/tokenizer.json"] {
-        let read = |dir: &PathBuf| std::fs::read(dir.join(name)).expect(name);
+        let read = |dir: &Path| std::fs::read(dir.join(name)).expect(name);
         assert!(read(&whole) == read(&parts), "{name}");
     }
     for dir in [whole, parts] {

@@ -286,7 +286,8 @@ impl Run<'_> {
             false => (&mut high[0].inside, &mut low[other].inside),
         };
         let (stage, title, m) = (store.stage("swap")?, title(own), self.model);
-        let found = self.step("swap", &title, |_| own.swap(o, m, function, (other, &answers, &facts), &stage))?;
+        let found =
+            self.step("swap", &title, |_| own.swap(o, m, function, (other, &answers, &facts), &stage))?;
         other.forget();
         Ok(Some(found))
     }
