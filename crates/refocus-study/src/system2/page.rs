@@ -272,17 +272,22 @@ fn cells(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
 
 fn roc(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
     for (arm, r) in &s.roc {
-        writeln!(
+        let [planted, needed] = r.development;
+        write!(
             out,
-            "\nScores of {arm}: area {:.3} on {} planted and {} needed pieces of the development split; the threshold \
-             {:.3} chosen there removes {} of the planted and {} of the needed pieces of the other split.",
-            r.auc,
-            r.development[0],
-            r.development[1],
-            r.threshold,
-            share(r.recall),
-            share(r.lost),
+            "\nScores of {arm}: area {:.3} on {planted} planted and {needed} needed pieces of the development split; the \
+             threshold chosen there is {:.3}",
+            r.auc, r.threshold
         )?;
+        match (r.recall, r.lost) {
+            (None, None) => writeln!(out, "; the other split has no pieces.")?,
+            (recall, lost) => writeln!(
+                out,
+                ", which removes {} of the planted and {} of the needed pieces of the other split.",
+                share(recall),
+                share(lost)
+            )?,
+        }
     }
     Ok(())
 }
