@@ -103,7 +103,7 @@ pub fn intercept<O: Ops>(
 /// The intercept of a regression on some of the prompts.
 ///
 /// # Errors
-/// As [`layer_fit`].
+/// As [`layer_fit`](super::mlp::layer_fit).
 pub fn intercept_of<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,

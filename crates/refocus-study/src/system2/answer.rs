@@ -104,7 +104,7 @@ pub struct Answered {
 
 impl Answered {
     /// Probability of an option once the answer has begun as all options do; none where a server leaves more than
-    /// [`SMALL`] open.
+    /// a hundredth open.
     pub fn probability(&self, option: usize) -> Option<f64> {
         let frame = self.frame?;
         let p = (self.scores.get(option)? - frame).exp();
