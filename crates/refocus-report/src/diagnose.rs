@@ -64,6 +64,8 @@ struct Example {
 #[derive(Deserialize)]
 struct Mitigation {
     verdict: String,
+    #[serde(default)]
+    helps: bool,
     tried: Vec<Tried>,
     chosen: Vec<String>,
     changes: Vec<Change>,
@@ -348,9 +350,13 @@ fn mitigation(m: &Mitigation) -> RunSection {
     let title = format!("Everything that was tried ({})", m.tried.len());
     parts.push(Part::Fold(Fold { title, figures: Vec::new(), grids: vec![grid] }));
     if !m.patch.is_empty() {
+        let caption = match m.helps {
+            true => "The entries of patch.toml",
+            false => "The best entries; they do not surely help, so there is no patch.toml",
+        };
         let line = |l: &str| vec![Cell { text: l.to_owned(), class: "hash" }];
         let grid = Grid {
-            caption: "The entries of patch.toml".to_owned(),
+            caption: caption.to_owned(),
             head: vec![Head::text("TOML")],
             rows: m.patch.lines().filter(|l| !l.is_empty()).map(line).collect(),
         };

@@ -34,6 +34,16 @@ pub(crate) enum Part {
     Prompts(Vec<Prompt>),
 }
 
+/// Cells of maps that are drawn on one page at most: each costs about 100 bytes.
+pub(crate) const MAP_CELLS: usize = 9000;
+
+/// What is said of maps that are not drawn; nothing where all are.
+pub(crate) fn not_drawn(left_out: usize) -> Option<Part> {
+    (left_out > 0).then(|| {
+        Part::Text(format!("{left_out} more maps are not drawn, to keep the page small; the table has them."))
+    })
+}
+
 /// What is shown when it is asked for.
 pub(crate) struct Fold {
     pub(crate) title: String,

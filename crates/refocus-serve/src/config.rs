@@ -213,7 +213,8 @@ impl Config {
 
     /// As [`read_seconds`](Self::read_seconds).
     pub fn read_limit(&self) -> Duration {
-        Duration::from_secs(self.read_seconds)
+        // hyper adds it to an Instant, which panics where that overflows.
+        Duration::from_secs(self.read_seconds.min(u64::from(u32::MAX)))
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -330,8 +330,8 @@ pub(crate) struct Forward {
 #[derive(Debug, Args)]
 #[group(id = "lens_input", required = true, multiple = false, args = ["prompt", "tokens"])]
 pub(crate) struct Lens {
-    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
-    /// looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, a hub id org/name[@revision][:FILE.gguf], or builtin;
+    /// also looked for in REFOCUS_MODELS.
     pub(crate) model: PathBuf,
     /// Text to look at; the model's special tokens are added.
     pub(crate) prompt: Option<String>,

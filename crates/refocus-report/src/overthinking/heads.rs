@@ -7,10 +7,8 @@ use refocus_results::overthinking::Head as HeadRow;
 use super::{Tables, name};
 use crate::RunSection;
 use crate::chart::{BarChart, Format, HeatMap, Tone};
-use crate::view::{Cell, Figure, Fold, Grid, Head, Part};
+use crate::view::{Cell, Figure, Fold, Grid, Head, MAP_CELLS, Part, not_drawn};
 
-/// Cells that are drawn on one page at most: each costs about 100 bytes.
-const BUDGET: usize = 9000;
 /// Layers or heads that a map can have.
 const MOST: i64 = 512;
 /// Heads that a table lists.
@@ -59,7 +57,7 @@ pub(super) fn section(t: &Tables) -> Option<RunSection> {
     if measures.is_empty() {
         return None;
     }
-    let mut left = BUDGET;
+    let mut left = MAP_CELLS;
     let mut parts = Vec::new();
     let mut left_out = 0;
     for (i, ((measure, kind), rows)) in measures.into_iter().enumerate() {
@@ -91,11 +89,7 @@ pub(super) fn section(t: &Tables) -> Option<RunSection> {
             parts.push(Part::Fold(Fold { title, figures, grids: vec![grid] }));
         }
     }
-    if left_out > 0 {
-        parts.push(Part::Text(format!(
-            "{left_out} more maps are not drawn, to keep the page small; the table has them."
-        )));
-    }
+    parts.extend(not_drawn(left_out));
     Some(RunSection {
         id: "heads",
         title: "Which heads carry it".to_owned(),

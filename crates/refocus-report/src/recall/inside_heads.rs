@@ -5,10 +5,8 @@ use refocus_results::recall::Number;
 use super::inside::{Case, amount, cell, chance};
 use crate::RunSection;
 use crate::chart::{BarChart, Format, HeatMap, Tone};
-use crate::view::{Cell, Figure, Fold, Grid, Head, Part};
+use crate::view::{Cell, Figure, Fold, Grid, Head, MAP_CELLS, Part, not_drawn};
 
-/// Cells that are drawn on one page at most: each costs about 100 bytes.
-const BUDGET: usize = 9000;
 /// Layers or heads that a map can have.
 const MOST: i64 = 512;
 /// Parts that a table lists which lower the answer when replaced, and which raise it.
@@ -25,7 +23,7 @@ const OTHERS: [(&str, &str, bool); 5] = [
 ];
 
 pub(super) fn section(cases: &[Case<'_>]) -> Option<RunSection> {
-    let mut left = BUDGET;
+    let mut left = MAP_CELLS;
     let mut left_out = 0;
     let mut maps = |measure: &str, share: bool| {
         let mut out = Vec::new();
@@ -57,11 +55,7 @@ pub(super) fn section(cases: &[Case<'_>]) -> Option<RunSection> {
     for (stage, caption) in [("chosen", chosen), ("named", "Heads that the paper names, on the same facts")] {
         parts.extend(closely(cases, stage, caption).map(Part::Grid));
     }
-    if left_out > 0 {
-        parts.push(Part::Text(format!(
-            "{left_out} more maps are not drawn, to keep the page small; the table has them."
-        )));
-    }
+    parts.extend(not_drawn(left_out));
     Some(RunSection {
         id: "heads",
         title: "Which heads and MLPs carry the answer".to_owned(),

@@ -376,6 +376,8 @@ impl Inside {
         let all = with.iter().flat_map(|w| w.1.iter().map(|p| (&p.ids[..], vec![p.answer, w.0 as u32])));
         let mut more = name_of(all);
         more.extend((function as u64).to_le_bytes());
+        // What was kept before halves had means of their own is other numbers.
+        more.extend(b"halves about their own means");
         self.kept((o, m), (store, &more), |o, prompts, at| {
             let own = (prompts, &at.seen, &at.u, &at.partners[..]);
             let found = shots::by_shots(o, m, own, with, function, seed, tick)?;

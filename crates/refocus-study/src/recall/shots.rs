@@ -4,7 +4,8 @@
 use refocus_compute::Ops;
 use refocus_measure::correlation::{cosine, spearman};
 use refocus_measure::recall::{
-    Effects, Instead, Observed, Prompt, Rest, Score, Sender, Unembedding, effects, observe, partners, senders,
+    Effects, Instead, Observed, Prompt, Rest, Score, Sender, Unembedding, effects, observe,
+    partners as partners_of, senders,
 };
 use refocus_model::Model;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use super::error::RecallError;
 use super::heads::{CHOSEN, top_heads};
 use super::intercept::{Intercept, intercept, intercept_of};
 use super::mlp::{ShortFit, short_fit};
-use super::{FEWEST, Judged, Saying, by_fact, facts, over_facts, ratio};
+use super::{FEWEST, Judged, Saying, by_fact, facts, halves, over_facts, pick, ratio};
 use crate::Verdict;
 use crate::overthinking::{Estimate, HeadId};
 
@@ -90,11 +91,6 @@ impl ByFact {
     fn over(&self, at: impl Iterator<Item = usize> + Clone) -> Vec<f64> {
         self.changes.iter().map(|c| at.clone().map(|i| c[i]).sum()).collect()
     }
-
-    /// Places of every second fact, from the first or from the second on.
-    fn every_second(&self, from: usize) -> impl Iterator<Item = usize> + Clone + use<> {
-        (from..self.facts.len()).step_by(2)
-    }
 }
 
 /// Change of π(Y).
@@ -110,6 +106,9 @@ struct Run<'a> {
     partners: &'a [usize],
     paths: Effects,
     by_fact: ByFact,
+    /// The same of every second fact and of the others, each half with its own mean in a head's place: about the mean
+    /// of all facts what they have in common sums to 0, so that one half would have the other's with its sign turned.
+    by_half: Vec<ByFact>,
     intercept: Vec<f64>,
 }
 
@@ -120,14 +119,33 @@ impl<'a> Run<'a> {
         (seen, u): (&'a Observed, &'a Unembedding),
         partners: &'a [usize],
         function: usize,
+        seed: u64,
         tick: impl FnMut(usize, usize),
     ) -> Result<Self, RecallError> {
         let mode = (Instead::Mean, Rest::Frozen);
         let paths = effects(o, m, prompts, (seen, u), &senders(&m.spec), partners, mode, tick)?;
+        let heads: Vec<Sender> =
+            senders(&m.spec).into_iter().filter(|s| matches!(s, Sender::Head { .. })).collect();
+        let mut by_half = Vec::with_capacity(2);
+        for half in halves(prompts) {
+            let (own, part) = (pick(prompts, &half), seen.only(&half));
+            let others = partners_of(&own, seed)?;
+            let e = effects(o, m, &own, (&part, u), &heads, &others, mode, |_, _| {})?;
+            by_half.push(ByFact::of(&own, &e));
+        }
         let every: Vec<usize> = (0..prompts.len()).collect();
         let b = intercept_of(o, m, prompts, seen, (function, true), &every)?;
         let intercept = b.iter().map(|x| f64::from(*x)).collect();
-        Ok(Self { by_fact: ByFact::of(prompts, &paths), prompts, seen, u, partners, paths, intercept })
+        Ok(Self {
+            by_fact: ByFact::of(prompts, &paths),
+            by_half,
+            prompts,
+            seen,
+            u,
+            partners,
+            paths,
+            intercept,
+        })
     }
 
     fn top(&self, seed: u64) -> Vec<TopHead> {
@@ -163,10 +181,12 @@ impl<'a> Run<'a> {
         };
         let every: Vec<usize> = (0..both.len()).collect();
         let correlation = Estimate::statistic(&[both.len()], seed, |d| alike(&d[0]), alike(&every));
-        let [even, odd] = [0, 1].map(|from| here.over(here.every_second(from)));
-        // Of the facts that both have, so that no fact is in both halves.
-        let first_half = there.over(both.iter().step_by(2).map(|p| p.1));
-        let second_half = here.over(both.iter().skip(1).step_by(2).map(|p| p.0));
+        let whole = |h: &ByFact| h.over(0..h.facts.len());
+        let (even, odd) = (whole(&self.by_half[0]), whole(&self.by_half[1]));
+        // No fact is in both halves.
+        let (before, after) = (&none.by_half[0], &self.by_half[1]);
+        let apart = (0..after.facts.len()).filter(|&i| before.facts.binary_search(&after.facts[i]).is_err());
+        let (first_half, second_half) = (whole(before), after.over(apart));
         Ok(AtShots {
             shots,
             facts: facts(self.prompts),
@@ -201,13 +221,14 @@ pub fn by_shots<O: Ops>(
     let with: Vec<&(usize, Vec<Prompt>)> = with.iter().filter(|w| facts(&w.1) >= FEWEST).collect();
     let runs = with.len() + 1;
     let mut told = |run: usize, done: usize, all: usize| tick(run * all + done, runs * all);
-    let none = Run::of((o, m), prompts, (seen, u), own_partners, function, |done, all| told(0, done, all))?;
+    let none =
+        Run::of((o, m), prompts, (seen, u), own_partners, function, seed, |done, all| told(0, done, all))?;
     let mut out = vec![none.beside((o, m), &none, (0, function), seed)?];
     for (i, (shots, prompts)) in with.into_iter().enumerate() {
         let seen = observe(o, m, prompts, |_| {})?;
-        let (u, partners) = (Unembedding::of(o, m, prompts)?, partners(prompts, seed)?);
+        let (u, partners) = (Unembedding::of(o, m, prompts)?, partners_of(prompts, seed)?);
         let tick = |done, all| told(i + 1, done, all);
-        let run = Run::of((o, m), prompts, (&seen, &u), &partners, function, tick)?;
+        let run = Run::of((o, m), prompts, (&seen, &u), &partners, function, seed, tick)?;
         out.push(run.beside((o, m), &none, (*shots, function), seed)?);
     }
     Ok(out)

@@ -57,8 +57,9 @@ pub struct JudgedArm {
     pub comments: Vec<(&'static str, Estimate)>,
     /// Judgements that could not be read in both orders, of quality and of sentiment.
     pub unread: [usize; 2],
-    /// Mean difference between both orders, of quality and of sentiment: the judge's own noise.
-    pub orders: [f64; 2],
+    /// Mean difference between both orders, of quality and of sentiment: the judge's own noise; nothing where
+    /// none could be read in both.
+    pub orders: [Option<f64>; 2],
 }
 
 /// Counts judgements.
@@ -111,7 +112,7 @@ pub fn summarise_judged(run: &SuiteRun, judge: &str, opinions: &[Opinions], seed
                     _ => None,
                 })
                 .collect();
-            each.iter().sum::<f64>() / each.len().max(1) as f64
+            (!each.is_empty()).then(|| each.iter().sum::<f64>() / each.len() as f64)
         };
         let swayed = mean(&numbered(items, |at| sentiment(at, arm)), seed);
         JudgedArm {

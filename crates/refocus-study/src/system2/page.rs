@@ -308,11 +308,12 @@ fn by_a_judge(out: &mut String, judged: &JudgedSummary) -> std::fmt::Result {
         "\n| arm | n | quality | mean \\|S\\| | objectivity | gain over baseline | fall of mean \\|S\\| | p (Holm) | verdict | unread | orders differ by |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
+    let apart = |x: Option<f64>| x.map_or_else(|| "-".to_owned(), |x| format!("{x:.2}"));
     for a in &judged.arms {
         let or_nothing = |e: &Option<Estimate>| e.as_ref().map_or_else(String::new, number);
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {:.2}, {:.2} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {}, {} |",
             a.arm,
             a.sentiment.n,
             number(&a.quality),
@@ -324,8 +325,8 @@ fn by_a_judge(out: &mut String, judged: &JudgedSummary) -> std::fmt::Result {
             a.verdict.map_or("", |v| v.name()),
             a.unread[0],
             a.unread[1],
-            a.orders[0],
-            a.orders[1],
+            apart(a.orders[0]),
+            apart(a.orders[1]),
         )?;
     }
     let names: Vec<&str> =
@@ -371,7 +372,11 @@ fn attention(out: &mut String, looked: &Looked) -> std::fmt::Result {
     Ok(())
 }
 
+/// Nothing where nothing was counted: that is no 0.
 fn number(e: &Estimate) -> String {
+    if e.n == 0 {
+        return String::new();
+    }
     format!("{:.3} ({:.3} to {:.3})", e.value, e.low, e.high)
 }
 

@@ -372,7 +372,7 @@ fn a_judge_reads_both_orders_and_never_the_comment() {
     near(base.sentiment, (0.5 + 4.5 + 4.5 + 3.5 + 0.5) / 5.0);
     near(base.objectivity, 5.0 - 2.7);
     near(base.quality, 4.0);
-    assert_eq!((base.sentiment.n, base.unread, base.orders), (20, [0, 0], [0.0, 1.0]));
+    assert_eq!((base.sentiment.n, base.unread, base.orders), (20, [0, 0], [Some(0.0), Some(1.0)]));
     let oracle = arm("oracle");
     near(oracle.sentiment, 0.5);
     let fall = oracle.fall.expect("a fall");

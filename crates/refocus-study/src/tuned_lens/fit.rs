@@ -3,8 +3,8 @@
 //! First each map is the ridge regression from the stream to the last one, both divided by the length that the
 //! final norm will divide the last one by; the ridge pulls towards adding nothing. From there AdamW lowers the
 //! divergence of what the lens says from what the model says, KL(model ‖ lens), with the same positions for all
-//! layers at every step. A map keeps the steps only where they lower the divergence on positions that neither
-//! used; what is told is measured on windows that none of it has seen.
+//! layers at every step. A map keeps the steps only where they lower the divergence on positions that the
+//! steps did not use (the regression did); what is told is measured on windows that none of it has seen.
 
 use refocus_compute::{Kernels, KvUse, Ops, ParamId, Philox, Purpose, Tape, Then, Vocab, VocabOut};
 use refocus_measure::residual::unembed;
@@ -147,7 +147,9 @@ fn windows<'a>(
 ) -> Result<[Vec<&'a [u32]>; 2], LensError> {
     let all: Vec<&[u32]> = ids.chunks_exact(window.max(2)).collect();
     let apart_needed = settings.held_out.div_ceil(window.saturating_sub(1).max(1)).max(1);
-    let want = (settings.windows + apart_needed).max(apart_needed * APART);
+    // So many that the rest is enough when a tenth is set apart.
+    let to_learn = settings.windows.saturating_sub(1) * APART / (APART - 1) + 1;
+    let want = to_learn.max(apart_needed * APART);
     if all.len() < want {
         return Err(LensError::Short { got: all.len(), want, window });
     }

@@ -245,8 +245,8 @@ pub(crate) struct FlipflopHandset {
 
 #[derive(Debug, Args)]
 pub(crate) struct FlipflopProbe {
-    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
-    /// looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, a hub id org/name[@revision][:FILE.gguf], or builtin;
+    /// also looked for in REFOCUS_MODELS.
     #[arg(required_unless_present = "upstream")]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]

@@ -59,7 +59,7 @@ pub(crate) struct Recall {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wordings: Option<u32>,
     /// Ask as the paper asked this model (gpt2: capitals in 15 wordings), unless other flags say otherwise. The heads
-    /// that it names are looked at with every model of these sizes.
+    /// that it names are looked at with every model of these sizes that is asked for its relation.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// Ask for the first token of answers that have several, instead of leaving these out.

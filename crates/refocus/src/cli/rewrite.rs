@@ -87,8 +87,8 @@ pub(crate) struct RewriteInput {
 pub(crate) struct Rewrite {
     #[command(flatten)]
     pub(crate) input: RewriteInput,
-    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
-    /// looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, a hub id org/name[@revision][:FILE.gguf], or builtin;
+    /// also looked for in REFOCUS_MODELS.
     ///
     /// A model that brings a chat template is asked in it, any other as a plain script of a conversation. With
     /// --upstream, the name of a model there.

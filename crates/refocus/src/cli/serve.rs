@@ -30,8 +30,8 @@ Environment:
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// A folder in Hugging Face layout, a .gguf file, or a hub id org/name[@revision][:FILE.gguf]; also
-    /// looked for in REFOCUS_MODELS.
+    /// A folder in Hugging Face layout, a .gguf file, a hub id org/name[@revision][:FILE.gguf], or builtin;
+    /// also looked for in REFOCUS_MODELS.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Base URL of an OpenAI-compatible server that requests are passed on to.

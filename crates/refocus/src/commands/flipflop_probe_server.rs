@@ -52,6 +52,8 @@ pub(super) fn run(
     if let (true, Some(skipped)) = (document.points.is_empty(), document.skipped.first()) {
         return Err(Failure::new(format!("the server refuses every point: {}", skipped.why())));
     }
+    // What was skipped behind the last point is not in the file yet.
+    document.keep(args.out.as_deref())?;
     document.show(printer)
 }
 

@@ -93,6 +93,7 @@ fn inside(all: &[Intervention], spec: &ModelSpec) -> Option<String> {
             format!("{what} cannot look at tokens {} to {}", keys.start, keys.end.saturating_sub(1))
         }
         Action::Sharpen(t) if *t < 1.0 => format!("{what} is sharpened: its scores are divided by {t}"),
+        Action::Sharpen(t) if *t == 1.0 => format!("{what} stays as it is: its scores are divided by 1"),
         Action::Sharpen(t) => format!("{what} is flattened: its scores are divided by {t}"),
         Action::Exit(_) => return None,
     };
@@ -119,7 +120,7 @@ fn place(all: &[Intervention], first: &Intervention) -> String {
         let heads: Vec<String> = layers.iter().map(|l| format!("{l}.{head}")).collect();
         let passes = if heads.len() == 1 { "passes" } else { "pass" };
         let heads = if heads.len() > 4 {
-            format!("heads {head} of {blocks}")
+            format!("head {head} of each of {blocks}")
         } else {
             format!("{} {}", if heads.len() == 1 { "head" } else { "heads" }, listed(&heads))
         };

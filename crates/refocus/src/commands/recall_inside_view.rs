@@ -258,7 +258,8 @@ fn shots(f: &ShotsFound, colours: bool) -> String {
 }
 
 fn last(f: &LastFound, colours: bool) -> String {
-    let columns = ["prompts", "facts", "p(Y) from node to node", "change", "by attention", "by MLP"];
+    let columns =
+        ["prompts", "facts", "p(Y) from node to node", "change", "by the last attention", "by the last MLP"];
     let mut t = table(&["lens before"], &columns);
     for b in &f.blocks {
         let nodes: Vec<String> = b.prob.iter().map(|e| format!("{:.1}", 100.0 * e.value)).collect();

@@ -63,6 +63,10 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
         [a, b] => (refocus_report::compare(a, b)?, PathBuf::from("refocus-compare.html")),
         _ => return Err(Failure::new("give the folder of one run, or two with --compare")),
     };
+    if args.csv.is_some() && runs.is_empty() {
+        return Err(Failure::new("a diagnosis has no tables to write as CSV")
+            .hint("its numbers are in findings.json; leave --csv out"));
+    }
     let page = args.out.clone().unwrap_or(usual);
     let mut csv = Vec::new();
     if let (Some(folder), [run]) = (&args.csv, runs.as_slice()) {

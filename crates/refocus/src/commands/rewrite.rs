@@ -1,5 +1,7 @@
 //! `refocus rewrite`.
 
+use std::time::Instant;
+
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
@@ -20,7 +22,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         _ => input::text("-".as_ref())?,
     };
     let templates = args.template.as_deref().map(Templates::load).transpose()?.unwrap_or_default();
-    let options = Options {
+    let mut options = Options {
         judge: args.score_by.map_or_else(Judge::default, Judge::from),
         threshold: args.threshold,
         templates,
@@ -48,8 +50,12 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
         let name = args.model.as_deref().map(|m| m.to_string_lossy());
         let mut chat = upstream::open(&args.server, url, name.as_deref())?;
         if options.variant == Variant::Scored {
-            // The more tokens it tells of, the likelier both answers are among them.
-            chat.find_out()?;
+            // The more tokens it tells of, the likelier both answers are among them. Where it cannot be asked, the
+            // rewriting says why.
+            let began = Instant::now();
+            chat.limit(options.deadline.and_then(|d| began.checked_add(d)));
+            let _ = chat.find_out();
+            options.deadline = options.deadline.map(|d| d.saturating_sub(began.elapsed()));
         }
         return made(&mut chat, &request, &options, args.diff, printer);
     }

@@ -36,9 +36,11 @@ pub(super) fn judge(url: &str, model: Option<&str>, key_file: Option<&Path>) -> 
     if let Some(model) = model {
         return Ok(HttpChat::new(of(model))?);
     }
-    let listed = HttpChat::new(of(""))?.models();
-    let first = listed.map(|all| all.into_iter().next());
-    let Ok(Some(model)) = first else {
+    // No model is named in this request; what an error names is the server.
+    let listed = HttpChat::new(of(told(url)))?.models();
+    let listed =
+        listed.map_err(|e| Failure::from(e).hint("give --judge-model NAME if it lists no models"))?;
+    let Some(model) = listed.into_iter().next() else {
         let why = format!("{}/models lists no model", told(url));
         return Err(Failure::new(why).hint("give --judge-model NAME"));
     };

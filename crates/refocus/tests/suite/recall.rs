@@ -170,7 +170,7 @@ hint: give another folder to --out
     tmp.write("short.txt", "too short");
     let short = "train lens fixtures/overthinking --text [TMP]/short.txt --out [TMP]/other";
     refused(tmp.refocus(short)).stderr_eq(str![[r#"
-error: the text has 0 windows of 128 tokens, 51 are needed
+error: the text has 0 windows of 128 tokens, 53 are needed
 hint: give a longer text, or fewer --windows
 
 "#]]);
