@@ -81,6 +81,8 @@ pub struct Mixture {
 }
 
 impl Default for Mixture {
+    /// What [`Vocabulary::new`] collects words with: other numbers give other ids, and trained models no longer fit.
+    /// The built-in model's mixture is `models/world.toml`.
     fn default() -> Self {
         Self {
             facts: 0.3,

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use refocus_compute::Kernels;
 use refocus_model::export::{Beside, Export, Precision};
 use refocus_results::atomic::write_whole;
+use refocus_tasks::flipflop::Split;
 use refocus_tasks::world::END;
+use sha2::{Digest, Sha256};
 
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
@@ -34,6 +36,8 @@ pub struct Run<K: Kernels> {
     dir: PathBuf,
     config: RunConfig,
     language: Language,
+    /// Tells the texts of a world from those of another version.
+    texts: Option<String>,
     tests: Vec<Language>,
     trainer: Trainer<K>,
     curve: BufWriter<File>,
@@ -65,11 +69,18 @@ impl<K: Kernels> Run<K> {
                 .map_err(|e| TrainError::Checkpoint { path: settings.clone(), why: e.to_string() })?;
             refuse_other(&settings, &config, &there)?;
         }
+        let language = config.task.language()?;
+        let texts = if let Language::World(d) = &language { Some(d.hash()) } else { None };
         let mut trainer = Trainer::new(config.init()?, config.trainer(), kernels)?;
         let path = checkpoint_path(dir);
         if path.exists() {
             let saved = load(&path)?;
             refuse_other(&path, &config, &saved.config)?;
+            if saved.texts != texts {
+                let why =
+                    "it was begun by a version of refocus whose world has other texts; give another folder";
+                return Err(TrainError::Checkpoint { path, why: why.to_owned() });
+            }
             let [values, first, second] = saved.values;
             trainer.resume(saved.step, values, first.into_iter().zip(second).collect())?;
         }
@@ -77,11 +88,10 @@ impl<K: Kernels> Run<K> {
         write_whole(&settings, text.as_bytes()).map_err(|e| write(&settings, e))?;
         let step = trainer.steps();
         let (curve, last) = open_curve(&dir.join("curve.csv"), &config, step)?;
-        let language = config.task.language()?;
         let test = |s: &crate::config::TestSet| config.task.test_language(s.ignore);
         let tests = config.watch.sets.iter().map(test).collect::<Result<_, _>>()?;
         let dir = dir.to_owned();
-        Ok(Self { dir, config, language, tests, trainer, curve, resumed: step, last, _lock: lock })
+        Ok(Self { dir, config, language, texts, tests, trainer, curve, resumed: step, last, _lock: lock })
     }
 
     /// The configuration.
@@ -146,7 +156,7 @@ impl<K: Kernels> Run<K> {
         if saved {
             // First the curve, so that it is never behind the checkpoint.
             self.curve.flush().and_then(|()| self.curve.get_ref().sync_all()).map_err(fail)?;
-            save(&checkpoint_path(&self.dir), &self.trainer, &self.config)?;
+            save(&checkpoint_path(&self.dir), &self.trainer, &self.config, self.texts.as_deref())?;
         }
         let progress = Progress { report, scores, saved };
         self.last = Some(progress.clone());
@@ -189,6 +199,17 @@ impl<K: Kernels> Run<K> {
 }
 
 impl Documents {
+    /// Tells this world from that of another version: tokens and the first documents.
+    fn hash(&self) -> String {
+        let mut sum = Sha256::new();
+        sum.update(self.vocabulary.tokenizer().to_string());
+        for i in 0..1000 {
+            sum.update(self.world.document(0, Split::Test, 0, i));
+            sum.update([0]);
+        }
+        sum.finalize().iter().fold("sha256:".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+
     /// The files of the world's tokenizer, for texts of at most `tokens`.
     fn tokenizer_files(&self, tokens: usize) -> Result<Vec<Beside>> {
         let file = |name: &str, value: &serde_json::Value| {

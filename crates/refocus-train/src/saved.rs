@@ -28,6 +28,9 @@ struct Head {
     step: u32,
     config_hash: String,
     config: String,
+    /// Of a world's texts and tokens, which no configuration says; absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    texts: Option<String>,
 }
 
 /// What a checkpoint holds.
@@ -36,6 +39,8 @@ pub struct Saved {
     pub step: u32,
     /// Of the run that wrote it.
     pub config: RunConfig,
+    /// Hash of the texts of the world that it learned from, where it did.
+    pub(crate) texts: Option<String>,
     /// Values, first and second moments of every parameter, in the order of the weights.
     pub(crate) values: [Vec<Vec<f32>>; 3],
     weights: Weights,
@@ -61,12 +66,18 @@ fn bytes(x: &[f32]) -> Vec<u8> {
 }
 
 /// Saves a trainer's state. A failed attempt leaves the file that was there.
-pub(crate) fn save<K: Kernels>(path: &Path, t: &Trainer<K>, config: &RunConfig) -> Result<()> {
+pub(crate) fn save<K: Kernels>(
+    path: &Path,
+    t: &Trainer<K>,
+    config: &RunConfig,
+    texts: Option<&str>,
+) -> Result<()> {
     let head = Head {
         format: FORMAT.to_owned(),
         step: t.steps(),
         config_hash: config.hash()?,
         config: config.to_toml()?,
+        texts: texts.map(str::to_owned),
     };
     let mut tensors = Vec::new();
     for ((name, x), (m, v)) in t.weights().values().zip(t.optimizer().moments()) {
@@ -122,7 +133,7 @@ pub fn load(path: &Path) -> Result<Saved> {
     if tensors.len() != KINDS.len() * values[0].len() {
         return Err(unusable(path, "it holds tensors that its configuration does not know"));
     }
-    Ok(Saved { step: head.step, config, values, weights })
+    Ok(Saved { step: head.step, config, texts: head.texts, values, weights })
 }
 
 /// Where a run keeps its checkpoint.

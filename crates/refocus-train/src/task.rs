@@ -29,7 +29,8 @@ pub struct Task {
     /// How strings deviate from `FFL(T, p)`; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<Strings>,
-    /// What a world holds; absent: its usual mixture, where the mode is one of a world.
+    /// What a world holds; absent: [`Mixture::default`], which is not the built-in model's, where the mode
+    /// is one of a world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world: Option<Mixture>,
 }

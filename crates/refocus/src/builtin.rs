@@ -26,17 +26,26 @@ pub(crate) fn is_meant(arg: &Path) -> bool {
 
 /// The model's folder. What is there already is compared with what it must be, and written anew where it differs.
 pub(crate) fn folder() -> Outcome<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-    let Some(cache) = cache(variable) else {
+    let Some(folder) = place() else {
         return Err(Failure::new("the built-in model has no place: there is no home folder")
             .hint("set XDG_CACHE_HOME to a folder that can be written to"));
     };
-    let folder = cache.join("refocus").join(format!("{NAME}-{}", hash()));
     put(&folder).map_err(|(path, e)| {
         Failure::because(format!("{}: the built-in model cannot be written", path.display()), e)
             .hint("set XDG_CACHE_HOME to a folder that can be written to")
     })?;
     Ok(folder)
+}
+
+/// Where the model lies, or would.
+fn place() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    cache(variable).map(|c| c.join("refocus").join(format!("{NAME}-{}", hash())))
+}
+
+/// Whether a folder is the model's.
+pub(crate) fn is_folder(path: &Path) -> bool {
+    place().is_some_and(|p| p == path)
 }
 
 /// The user's cache.

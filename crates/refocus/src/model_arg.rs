@@ -35,8 +35,9 @@ pub(crate) fn open_at(path: &Path) -> Outcome<Checkpoint> {
 }
 
 /// How a document calls a model: by its path, or as the one that the program brings.
-pub(crate) fn shown(arg: &Path, checkpoint: &Checkpoint) -> String {
-    if builtin::is_meant(arg) { builtin::NAME.to_owned() } else { checkpoint.path().display().to_string() }
+pub(crate) fn shown(checkpoint: &Checkpoint) -> String {
+    let path = checkpoint.path();
+    if builtin::is_folder(path) { builtin::NAME.to_owned() } else { path.display().to_string() }
 }
 
 /// The model that the program brings, a path as it is, else the name of something in a folder of `REFOCUS_MODELS`, else a hub id.

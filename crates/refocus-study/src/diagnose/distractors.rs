@@ -173,14 +173,15 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
 #[cfg(test)]
 mod tests {
     use refocus_tasks::flipflop::Split;
-    use refocus_tasks::world::{Mixture, World};
+    use refocus_tasks::world::World;
 
     use super::*;
 
     /// The built-in model is asked in sentences, and about words, that it has not read.
     #[test]
     fn the_worlds_documents_hold_none_of_the_sentences() {
-        let world = World::new(Mixture::default()).expect("a world");
+        let recipe = refocus_train::Preset::World.config().expect("the recipe");
+        let world = World::new(recipe.task.world.expect("a mixture")).expect("a world");
         let text: Vec<String> = (0..4000).map(|i| world.document(0, Split::Train, 0, i)).collect();
         let text = text.join("\n");
         for sentence in SENTENCES {

@@ -61,3 +61,30 @@ fn the_folder_reads_texts_as_they_were_learned() {
     }
     std::fs::remove_dir_all(dir).expect("remove");
 }
+
+/// The model that the program brings can be trained again: recipe and tokens are those of its folder.
+#[test]
+fn the_built_in_model_is_of_this_world() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/builtin");
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).expect(name);
+    let recipe = Preset::World.config().expect("the recipe");
+    assert_eq!(recipe.to_toml().expect("text"), read("recipe.toml"));
+    let tokens = Vocabulary::new().expect("a vocabulary").tokenizer();
+    assert!(serde_json::to_string_pretty(&tokens).expect("JSON") == read("tokenizer.json"));
+}
+
+/// Texts are no part of a configuration, so a version with others would go on with them unseen.
+#[test]
+fn a_run_of_another_world_is_not_gone_on_with() {
+    let dir = folder("other-world");
+    run(&dir, 1, 1);
+    let path = dir.join("checkpoint.safetensors");
+    let mut bytes = std::fs::read(&path).expect("a checkpoint");
+    let key = b"texts\\\":\\\"sha256:";
+    let at = bytes.windows(key.len()).position(|w| w == key).expect("the texts' hash") + key.len();
+    bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    std::fs::write(&path, bytes).expect("write");
+    let refused = Run::open(&dir, small(), Cpu::new(Isa::detect(), 1)).err().expect("refused");
+    assert!(refused.to_string().contains("other texts"), "{refused}");
+    std::fs::remove_dir_all(&dir).expect("remove");
+}

@@ -72,7 +72,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
     let mut document = Document {
         schema: SCHEMA.to_owned(),
-        model: model_arg::shown(model, &checkpoint),
+        model: model_arg::shown(&checkpoint),
         settings,
         findings,
         mitigation,

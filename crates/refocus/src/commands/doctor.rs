@@ -67,7 +67,7 @@ pub(super) fn run(args: &Doctor, global: &Global, printer: &Printer) -> Outcome<
     if printer.is_json() {
         printer.document(&Document {
             schema: "refocus.model-doctor/1",
-            model: checkpoint.path().display().to_string(),
+            model: model_arg::shown(&checkpoint),
             isa: isa.name(),
             threads,
             passed: failed == 0,

@@ -48,6 +48,13 @@ pub(super) fn run(args: &FlipflopEval, global: &Global, printer: &Printer) -> Ou
     let path = model_arg::find(Some(&args.model), printer)?;
     let mut cpu = backend::cpu(global, printer)?;
     let mut subject = match open_run(&path, &mut cpu)? {
+        Some(run)
+            if run.config.as_ref().is_some_and(|c| c.task.mode == refocus_train::flipflop::Mode::World) =>
+        {
+            let text =
+                format!("{}: a run of `train world` reads texts and no flip-flop strings", path.display());
+            return Err(Failure::new(text).hint("`refocus flipflop probe` asks its folder model in words"));
+        }
         Some(run) => run,
         None if path.join("curve.csv").is_file() => {
             let text = format!("{}: the run has no checkpoint yet", path.display());

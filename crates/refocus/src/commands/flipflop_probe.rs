@@ -140,7 +140,7 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
         Failure::from(e).hint("the probe asks in text: it needs a model that brings its tokenizer")
     })?;
-    let model = checkpoint.path().display().to_string();
+    let model = model_arg::shown(&checkpoint);
     let (mut document, grid) = begun(args, model, checkpoint.fingerprint()?, grid, global.seed)?;
     let mut todo = Vec::new();
     for (form, length, p, language) in grid {

@@ -125,7 +125,7 @@ pub(super) fn run(args: &Forward, global: &Global, printer: &Printer) -> Outcome
 
     let document = Document {
         schema: "refocus.model-forward/1",
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         sequences: sequences(&ids, tops, &tensors, &wanted.sites, tokenizer.as_ref()),
         out: args.out.as_ref().map(|p| p.display().to_string()),
     };

@@ -128,7 +128,7 @@ pub(super) fn run(args: &Lens, global: &Global, printer: &Printer) -> Outcome<En
     };
     let tokens: Vec<String> = ids.iter().map(|&id| token(id)).collect();
     if printer.is_json() {
-        let model = checkpoint.path().display().to_string();
+        let model = model_arg::shown(&checkpoint);
         let attribution = shares.map(shares_document);
         let patching = patching.map(patching_document);
         let lens = lens_document(&grid, &token);

@@ -78,10 +78,7 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
         RunInfo {
             study: STUDY.to_owned(),
             program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
-            model: Some(ModelInfo {
-                name: checkpoint.path().display().to_string(),
-                fingerprint: fingerprint.clone(),
-            }),
+            model: Some(ModelInfo { name: model_arg::shown(&checkpoint), fingerprint: fingerprint.clone() }),
             tokenizer: None,
             tasks: versions(&drawn),
             seed: global.seed,
@@ -143,7 +140,7 @@ pub(super) fn run(args: &Overthinking, global: &Global, printer: &Printer) -> Ou
     store.write("report.html", &refocus_report::page(&StoredRun::open(out)?)?)?;
     let mut document = Document {
         schema: "refocus.overthinking/1",
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         fingerprint,
         mode: method.mode,
         defects: method.defects.clone(),

@@ -195,7 +195,7 @@ fn ways(document: &Document, colours: bool) -> String {
     for means in &document.means {
         for g in means.groups.iter().filter(|g| g.tasks.len() > 1) {
             for m in g.mitigations.iter().filter(|m| !of_one_head(&m.name)) {
-                row!(format!("mean of {} tasks", g.tasks.len()), means.setting, m);
+                row!(format!("mean of {} tasks ({})", g.tasks.len(), g.group), means.setting, m);
             }
         }
     }

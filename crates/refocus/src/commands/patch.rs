@@ -71,7 +71,7 @@ pub(super) fn check(args: &Check, printer: &Printer) -> Outcome<Ended> {
     let document = Document {
         schema: "refocus.patch-check/1",
         patch: args.patch.display().to_string(),
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         fingerprint,
         guard,
         entries: entries(&patch, checkpoint.spec()),

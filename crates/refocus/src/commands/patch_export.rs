@@ -70,7 +70,7 @@ pub(super) fn run(args: &PatchExport, printer: &Printer) -> Outcome<Ended> {
     let folder = Folder::write(weights.export()?, &args.folder, args.replace, printer)?;
     let document = Document {
         schema: "refocus.patch-export/1",
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         patch: patch.path().display().to_string(),
         baked,
         left_out,

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Check, printer: &Printer) -> Outcome<Ended> {
     let document = Document {
         schema: "refocus.patch-show/1",
         patch: args.patch.display().to_string(),
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         guard,
         entries: says.into_iter().zip(works).map(entry).collect(),
     };

@@ -187,7 +187,7 @@ pub(super) fn run(args: &Recall, global: &Global, printer: &Printer) -> Outcome<
     let patches = inside.iter().filter_map(|f| f.mitigate.as_ref()?.patch.as_ref());
     let document = Document {
         schema: "refocus.recall/1",
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         fingerprint,
         configuration: configuration.hash(),
         settings,
@@ -333,7 +333,7 @@ fn info(
     instruction_set: String,
     seed: u64,
 ) -> RunInfo {
-    let name = checkpoint.path().display().to_string();
+    let name = model_arg::shown(&checkpoint);
     RunInfo {
         study: STUDY.to_owned(),
         program: format!("refocus {}", env!("CARGO_PKG_VERSION")),

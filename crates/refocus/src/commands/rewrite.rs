@@ -68,7 +68,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     let mut cpu = backend::cpu(global, printer)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let mut o = Eager::new(cpu);
-    let name = checkpoint.path().display().to_string();
+    let name = model_arg::shown(&checkpoint);
     let mut chat = Local::new(name.as_str(), &mut o, &model, &tokenizer, template.as_ref());
     if !chat.has_template() {
         printer.note("the model brings no chat template: it is asked as a plain script of a conversation");

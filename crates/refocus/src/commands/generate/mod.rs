@@ -65,7 +65,7 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let model = Model::load(&checkpoint, &mut cpu)?;
     let mut o = Eager::new(cpu);
     let report = Report {
-        model: checkpoint.path().display().to_string(),
+        model: model_arg::shown(&checkpoint),
         seed: global.seed,
         prompts: &prompts,
         samples: args.n.unwrap_or(1),
