@@ -333,7 +333,7 @@ fn info(
     instruction_set: String,
     seed: u64,
 ) -> RunInfo {
-    let name = model_arg::shown(&checkpoint);
+    let name = model_arg::shown(checkpoint);
     RunInfo {
         study: STUDY.to_owned(),
         program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
