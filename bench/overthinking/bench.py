@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 BENCH = Path(__file__).parent.parent
@@ -123,9 +122,10 @@ def map_rows(bench, model, reused, lines, task):
     bench.compare(f"causal map with its plain pass, {what}", THREADS, sides, targets={full: ("≥", 500, "")})
     sides = {
         "refocus": lambda reps: min(float(bench.refocus.ask("causal", n)[1]) for _ in range(reps)),
+        full: rerun,
         **{name: lambda reps, j=joined: timed(reps, lambda: over(j)) for name, joined in reuse.items()},
     }
-    bench.compare(f"the map alone, {what}", THREADS, sides, targets={"PyTorch with reuse": ("≥", 5, "")})
+    bench.compare(f"the map alone, {what}", THREADS, sides, targets={full: ("≥", 500, ""), "PyTorch with reuse": ("≥", 5, "")})
 
 
 @torch.inference_mode()
@@ -145,12 +145,14 @@ def main():
     quick = bench.options.quick
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        task, demos = ("sst2", 40) if DATA.exists() and not quick else ("unnatural", 4 if quick else 60)
+        # The released code's K, and the largest (in tens) whose prompts fit the context.
+        task, demos, most = ("sst2", 40, 140) if DATA.exists() and not quick else ("unnatural", *((4, 4) if quick else (60, 60)))
         lines = draw(bench, folder, task, 1 if quick else 2, demos)
-        start = time.perf_counter()
         batched, reused = agree(bench, model, lines, folder, 2)
-        print(f"checked in {time.perf_counter() - start:.0f} s")
         lens_rows(bench, model, batched, lines, task)
+        if most != demos:
+            lines = draw(bench, folder, task, 1, most)
+            agree(bench, model, lines, folder, 2)
         map_rows(bench, model, reused, lines[:1] if not quick else lines, task)
     peak = int(bench.refocus.ask("memory")[0])
     bench.fact("refocus' peak memory over all of this", f"{peak / 1e6:.0f} MB", "≤ 2,000 MB", peak <= 2e9)

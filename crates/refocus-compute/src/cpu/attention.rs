@@ -79,17 +79,24 @@ impl Bias {
     }
 }
 
-/// One tile of work: some query rows of one segment and one key/value head.
+/// One tile of work: some query rows of one segment, or of neighbours that continue the same pages, and one
+/// key/value head.
 struct Tile<'a> {
-    seg: usize,
     kv_head: usize,
     /// Query rows (indices into `q`).
     rows: Range<usize>,
+    /// Whether they are of several segments.
+    mixed: bool,
     /// Absolute position of every query row of `q`.
     pos: &'a [u32],
     /// Packed row of every query row.
     packed: &'a [u32],
-    pages: &'a [Arc<CpuPage>],
+    /// Segment of every query row.
+    segs: &'a [u32],
+    /// By segment.
+    pages: &'a [Vec<Arc<CpuPage>>],
+    /// Leading pages that the segments of these rows have in common.
+    shared: usize,
 }
 
 /// See [`crate::Ops::attention`].
@@ -129,18 +136,40 @@ pub(super) fn attention(
         r.pattern = vec![0.0; at];
         r
     });
-    let mut tiles = Vec::new();
-    let mut first = 0;
-    for (seg, s) in batch.segs.iter().enumerate() {
-        let end = first + packed[first..].partition_point(|&r| r < s.rows.end);
+    let mut segs = Vec::with_capacity(packed.len());
+    let mut tiles: Vec<(usize, Range<usize>, bool, usize)> = Vec::new();
+    let mut seg = 0;
+    while seg < batch.segs.len() {
+        let (next, shared) = family(batch, &pages, seg, spec.n_heads / spec.n_kv_heads);
+        let first = segs.len();
+        for (i, s) in batch.segs[seg..next].iter().enumerate() {
+            let rows = packed[segs.len()..].partition_point(|&r| r < s.rows.end);
+            segs.resize(segs.len() + rows, (seg + i) as u32);
+        }
+        let end = segs.len();
+        let mixed = next - seg > 1;
+        // Few rows are shared out among all threads.
+        let most = (end - first) * spec.n_kv_heads / (4 * cpu.team.size());
+        let step = if mixed { most.next_multiple_of(4).clamp(4, ROWS) } else { ROWS };
         for kv_head in 0..spec.n_kv_heads {
             // Long rows first: the last tiles handed out are then the short ones.
-            for rows in (first..end).step_by(ROWS).map(|r| r..end.min(r + ROWS)).rev() {
-                tiles.push(Tile { seg, kv_head, rows, pos: &pos, packed: &packed, pages: &pages[seg] });
+            for rows in (first..end).step_by(step).map(|r| r..end.min(r + step)).rev() {
+                tiles.push((kv_head, rows, mixed, shared));
             }
         }
-        first = end;
+        seg = next;
     }
+    let tile = |(kv_head, rows, mixed, shared)| Tile {
+        kv_head,
+        rows,
+        mixed,
+        pos: &pos,
+        packed: &packed,
+        segs: &segs,
+        pages: &pages,
+        shared,
+    };
+    let tiles: Vec<Tile<'_>> = tiles.into_iter().map(tile).collect();
     let offsets = raw.as_ref().map(|r| r.offset.clone());
     let job = Job {
         spec,
@@ -162,6 +191,24 @@ pub(super) fn attention(
     // SAFETY: a tile writes the outputs of its own rows and heads only.
     cpu.team.run(tiles.len(), |i| unsafe { work(isa, &job, &tiles[i]) });
     Ok(AttnOut { z, mass, stats, raw })
+}
+
+/// The end of the segments from `seg` on whose rows meet the same pages first, and how many pages these are:
+/// variants of one prompt, sequences that begin alike. Only few rows a segment gain from company.
+fn family(batch: &Batch, pages: &[Vec<Arc<CpuPage>>], seg: usize, group: usize) -> (usize, usize) {
+    let short = |seg: usize| batch.segs[seg].rows.len() * group < TALL;
+    let mut shared = pages[seg].len();
+    let mut next = seg + 1;
+    while short(seg) && next < batch.segs.len() && short(next) {
+        let both = pages[seg].iter().zip(&pages[next]);
+        let common = both.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
+        if common == 0 || (next > seg + 1 && common < shared) {
+            break;
+        }
+        shared = shared.min(common);
+        next += 1;
+    }
+    (next, shared)
 }
 
 /// Packed row and absolute position of every query row.
@@ -225,6 +272,7 @@ unsafe fn work(isa: Isa, job: &Job<'_>, t: &Tile<'_>) {
 /// One (query row, head).
 #[derive(Clone, Copy)]
 struct Pair<'a> {
+    seg: usize,
     row: usize,
     head: usize,
     pos: usize,
@@ -235,7 +283,7 @@ struct Pair<'a> {
     sum: f32,
 }
 
-/// Pairs `at .. at + n` of a tile, numbered head by head.
+/// Pairs `at .. at + n` of a tile, numbered head by head, or row by row where it has several segments.
 unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
     let spec = job.spec;
     let group = spec.n_heads / spec.n_kv_heads;
@@ -245,11 +293,12 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
     let dv = panels * LANES;
     let mut pair: [Pair<'_>; TALL] = std::array::from_fn(|i| {
         let i = at + i.min(n - 1);
-        let row = t.rows.start + i % t.rows.len();
-        let head = t.kv_head * group + i / t.rows.len();
+        let (row, head) = if t.mixed { (i / group, i % group) } else { (i % t.rows.len(), i / t.rows.len()) };
+        let (row, head) = (t.rows.start + row, t.kv_head * group + head);
         let pos = t.pos[row] as usize;
         let edits = if job.edits.is_empty() { None } else { job.edits.get(&(t.packed[row], head)) };
         Pair {
+            seg: t.segs[row] as usize,
             row,
             head,
             pos,
@@ -272,7 +321,7 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
     let (s, rest) = rest.split_at_mut(n * KEY_BLOCK);
     let (o, all) = rest.split_at_mut(n * dv);
     o.fill(0.0);
-    if pair[0].head == pair[n - 1].head {
+    if !t.mixed && pair[0].head == pair[n - 1].head {
         // Neighbouring rows.
         let x = job.q.row(pair[0].row)[pair[0].head * d..].as_ptr();
         // SAFETY: `n` rows of one head.
@@ -284,75 +333,25 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
             }
         }
     }
-    let mut block = start;
-    while block < end {
-        let page = t.pages[block / KEY_BLOCK].as_slice();
-        // SAFETY: a head's page is `[4][d][16]` keys and `[panels][64][16]` values; scratch parts are
-        // sized above.
-        unsafe {
-            let scores = product::Tile {
-                rows: n,
-                panels: KEY_BLOCK / LANES,
-                a: q.as_ptr(),
-                a_row: 1,
-                a_k: n,
-                kc: d,
-                b: page[shape.keys(t.kv_head)..].as_ptr(),
-                stride: d * LANES,
-                c: s.as_mut_ptr(),
-                ldc: KEY_BLOCK,
-                cols: KEY_BLOCK,
-                start: product::Start::Zero,
-            };
-            product::tile(isa, &scores);
-            for (i, p) in pair.iter_mut().enumerate() {
-                let row = &mut s[i * KEY_BLOCK..(i + 1) * KEY_BLOCK];
-                scale(isa, row, spec.scale);
-                if let Some(bias) = &job.bias {
-                    // One rounding each, in any order of the keys.
-                    row.iter_mut().zip(bias.of(p.head, p.pos, block)).for_each(|(s, b)| *s += b);
-                }
-                mask(row, block, p.first, p.pos);
-                if !p.edits.is_empty() {
-                    edit_scores(row, block, p.first, p.pos, p.edits);
-                }
-                if keep {
-                    all[i * span + block - start..][..KEY_BLOCK].copy_from_slice(row);
-                }
-                if let Some(given) = given(p.edits) {
-                    // A given pattern stands for the weights themselves.
-                    (p.max, p.sum) = (0.0, 1.0);
-                    for (k, w) in (block..).zip(row.iter_mut()) {
-                        let seen = (p.first..=p.pos).contains(&k);
-                        *w = if seen { given.get(k).copied().unwrap_or(0.0) } else { 0.0 };
-                    }
-                } else {
-                    (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);
-                }
-                if let Some(d) = &spec.dropout {
-                    let mut kept = [0.0; KEY_BLOCK];
-                    factors(isa, d, (t.seg * spec.n_heads + p.head) as u32, p.pos as u32, block, &mut kept);
-                    row.iter_mut().zip(kept).for_each(|(w, f)| *w *= f);
-                }
-            }
-            let values = product::Tile {
-                rows: n,
-                panels,
-                a: s.as_ptr(),
-                a_row: KEY_BLOCK,
-                a_k: 1,
-                kc: KEY_BLOCK,
-                b: page[shape.values(t.kv_head)..].as_ptr(),
-                stride: KEY_BLOCK * LANES,
-                c: o.as_mut_ptr(),
-                ldc: dv,
-                cols: dv,
-                start: product::Start::Added,
-            };
-            product::tile(isa, &values);
-        }
-        block += KEY_BLOCK;
+    let blocks = |first: usize, end: usize| first / KEY_BLOCK * KEY_BLOCK..end;
+    // What all have in common is met together, then each segment's rows meet the pages of their own.
+    let common = if t.mixed { end.min(t.shared * KEY_BLOCK) } else { end };
+    let mut state = Met { job, kv_head: t.kv_head, start, span, q, n, s, o, all };
+    // SAFETY: scratch parts are sized above.
+    unsafe { state.meet(isa, pair, 0, &t.pages[pair[0].seg], blocks(start, common)) };
+    let mut i = 0;
+    while common < end && i < n {
+        let same = pair[i..].iter().take_while(|p| p.seg == pair[i].seg).count();
+        let many = tall(isa, same);
+        let run = &mut pair[i..i + many];
+        let end = run.iter().map(|p| p.pos + 1).max().unwrap_or(0);
+        let start = run.iter().map(|p| p.first).min().unwrap_or(0).max(common);
+        let seg = run[0].seg;
+        // SAFETY: as above.
+        unsafe { state.meet(isa, run, i, &t.pages[seg], blocks(start, end)) };
+        i += many;
     }
+    let Met { o, all, .. } = state;
     for (i, p) in pair.iter().enumerate() {
         // SAFETY: this row's and head's own entries.
         let z = unsafe { job.z.slice((p.row * spec.n_heads + p.head) * d, d) };
@@ -363,7 +362,126 @@ unsafe fn pairs(isa: Isa, job: &Job<'_>, t: &Tile<'_>, at: usize, n: usize) {
         if keep {
             let scores = &mut all[i * span..(i + 1) * span];
             // SAFETY: the caller's promise, passed on.
-            unsafe { measure(isa, job, t.seg, p, start, scores) };
+            unsafe { measure(isa, job, p, start, scores) };
+        }
+    }
+}
+
+/// Scratch of the pairs that meet keys together.
+struct Met<'s, 'a> {
+    job: &'a Job<'a>,
+    kv_head: usize,
+    /// Where the scores that are kept begin, and how many there are a pair.
+    start: usize,
+    span: usize,
+    /// Queries `[d_head][n]`.
+    q: &'s [f32],
+    n: usize,
+    /// Scores `[n][KEY_BLOCK]`.
+    s: &'s mut [f32],
+    /// Outputs so far.
+    o: &'s mut [f32],
+    /// All scores, where they are kept.
+    all: &'s mut [f32],
+}
+
+impl Met<'_, '_> {
+    /// Pairs `at ..` of those together meet the keys of some positions, whole blocks from the first on.
+    ///
+    /// # Safety
+    /// The scratch is of the sizes said, and `pair` as many as a product takes.
+    unsafe fn meet(
+        &mut self,
+        isa: Isa,
+        pair: &mut [Pair<'_>],
+        at: usize,
+        pages: &[Arc<CpuPage>],
+        keys: Range<usize>,
+    ) {
+        let (job, spec, n) = (self.job, self.job.spec, pair.len());
+        let shape = PageShape::of(spec);
+        let d = spec.d_head;
+        let panels = shape.value_panels();
+        let dv = panels * LANES;
+        let keep = job.raw.is_some() || job.mass.is_some() || job.stats.is_some();
+        let (span, start) = (self.span, self.start);
+        let q = &self.q[at..];
+        let s = &mut self.s[at * KEY_BLOCK..];
+        let o = &mut self.o[at * dv..];
+        let all = &mut self.all[if keep { at * span } else { 0 }..];
+        for block in keys.step_by(KEY_BLOCK) {
+            let page = pages[block / KEY_BLOCK].as_slice();
+            // SAFETY: a head's page is `[4][d][16]` keys and `[panels][64][16]` values; scratch parts are
+            // sized above.
+            unsafe {
+                let scores = product::Tile {
+                    rows: n,
+                    panels: KEY_BLOCK / LANES,
+                    a: q.as_ptr(),
+                    a_row: 1,
+                    a_k: self.n,
+                    kc: d,
+                    b: page[shape.keys(self.kv_head)..].as_ptr(),
+                    stride: d * LANES,
+                    c: s.as_mut_ptr(),
+                    ldc: KEY_BLOCK,
+                    cols: KEY_BLOCK,
+                    start: product::Start::Zero,
+                };
+                product::tile(isa, &scores);
+                for (i, p) in pair.iter_mut().enumerate() {
+                    let row = &mut s[i * KEY_BLOCK..(i + 1) * KEY_BLOCK];
+                    scale(isa, row, spec.scale);
+                    if let Some(bias) = &job.bias {
+                        // One rounding each, in any order of the keys.
+                        row.iter_mut().zip(bias.of(p.head, p.pos, block)).for_each(|(s, b)| *s += b);
+                    }
+                    mask(row, block, p.first, p.pos);
+                    if !p.edits.is_empty() {
+                        edit_scores(row, block, p.first, p.pos, p.edits);
+                    }
+                    if keep {
+                        all[i * span + block - start..][..KEY_BLOCK].copy_from_slice(row);
+                    }
+                    if let Some(given) = given(p.edits) {
+                        // A given pattern stands for the weights themselves.
+                        (p.max, p.sum) = (0.0, 1.0);
+                        for (k, w) in (block..).zip(row.iter_mut()) {
+                            let seen = (p.first..=p.pos).contains(&k);
+                            *w = if seen { given.get(k).copied().unwrap_or(0.0) } else { 0.0 };
+                        }
+                    } else {
+                        (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);
+                    }
+                    if let Some(d) = &spec.dropout {
+                        let mut kept = [0.0; KEY_BLOCK];
+                        factors(
+                            isa,
+                            d,
+                            (p.seg * spec.n_heads + p.head) as u32,
+                            p.pos as u32,
+                            block,
+                            &mut kept,
+                        );
+                        row.iter_mut().zip(kept).for_each(|(w, f)| *w *= f);
+                    }
+                }
+                let values = product::Tile {
+                    rows: n,
+                    panels,
+                    a: s.as_ptr(),
+                    a_row: KEY_BLOCK,
+                    a_k: 1,
+                    kc: KEY_BLOCK,
+                    b: page[shape.values(self.kv_head)..].as_ptr(),
+                    stride: KEY_BLOCK * LANES,
+                    c: o.as_mut_ptr(),
+                    ldc: dv,
+                    cols: dv,
+                    start: product::Start::Added,
+                };
+                product::tile(isa, &values);
+            }
         }
     }
 }
@@ -482,8 +600,8 @@ unsafe fn to_weights_body<S: Simd>(x: &mut [f32], max: f32, sum: f32) {
 }
 
 /// Weights of one finished row and what was asked about them. `scores` starts at key `start`.
-unsafe fn measure(isa: Isa, job: &Job<'_>, seg: usize, r: &Pair<'_>, start: usize, scores: &mut [f32]) {
-    let (heads, row, head) = (job.spec.n_heads, r.row, r.head);
+unsafe fn measure(isa: Isa, job: &Job<'_>, r: &Pair<'_>, start: usize, scores: &mut [f32]) {
+    let (heads, seg, row, head) = (job.spec.n_heads, r.seg, r.row, r.head);
     let visible = r.first..r.pos + 1;
     if let Some((all_scores, _, offset)) = job.raw {
         // SAFETY: the block of this row and head is `pos + 1` long.

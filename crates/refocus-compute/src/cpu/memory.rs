@@ -73,12 +73,13 @@ impl Store {
         v
     }
 
-    /// Frees the longest until `count` more fit. An eighth above the peak is left to what is small and comes
-    /// and goes while much is in use.
+    /// Frees the shortest until `count` more fit: whoever asks for these again pays for about `count`, and not for
+    /// one that is much longer. An eighth above the peak is left to what is small and comes and goes while much is
+    /// in use.
     fn make_room(&mut self, count: usize) {
         self.peak = self.peak.max(self.used + count);
         while self.used + self.idle + count > self.peak + self.peak / 8 {
-            let Some(len) = self.free.last_key_value().map(|(len, _)| *len) else { return };
+            let Some(len) = self.free.first_key_value().map(|(len, _)| *len) else { return };
             drop(self.remove(len));
         }
     }

@@ -65,12 +65,6 @@ impl CpuPage {
         Ok(Self { data: pool.take(shape.len())?, len: shape.len(), pool: pool.clone() })
     }
 
-    fn duplicate(&self) -> Result<Self> {
-        let mut p = Self { data: self.pool.take(self.len)?, len: self.len, pool: self.pool.clone() };
-        floats_mut(&mut p.data, p.len).copy_from_slice(self.as_slice());
-        Ok(p)
-    }
-
     pub(super) fn as_slice(&self) -> &[f32] {
         floats(&self.data, self.len)
     }
@@ -110,7 +104,8 @@ pub(super) fn pages(
 ) -> Result<Vec<Vec<Arc<CpuPage>>>> {
     let shape = PageShape::of(spec);
     let mut all = Vec::with_capacity(batch.segs.len());
-    let mut fresh: Vec<(usize, usize, CpuPage)> = Vec::new();
+    // Segment, place, page, and the page of others that it goes on from.
+    let mut fresh: Vec<(usize, usize, CpuPage, Option<Arc<CpuPage>>)> = Vec::new();
     for (i, seg) in batch.segs.iter().enumerate() {
         // An appended sequence gives its pages away for the moment, so that a page nobody shares can
         // be filled in place.
@@ -126,18 +121,18 @@ pub(super) fn pages(
         all.push(past);
         for page in whole..end.div_ceil(KEY_BLOCK) {
             let started = partial.take().map(Arc::try_unwrap);
-            let p = match started {
-                Some(Ok(own)) => own,
-                Some(Err(shared)) => shared.duplicate()?,
+            let (p, other) = match started {
+                Some(Ok(own)) => (own, None),
+                Some(Err(shared)) => (CpuPage::stale(&cpu.pool, shape)?, Some(shared)),
                 None => {
                     let mut p = CpuPage::stale(&cpu.pool, shape)?;
                     if end < (page + 1) * KEY_BLOCK {
                         floats_mut(&mut p.data, p.len).fill(0.0);
                     }
-                    p
+                    (p, None)
                 }
             };
-            fresh.push((i, page, p));
+            fresh.push((i, page, p, other));
         }
         // A segment without rows keeps what it had.
         all[i].extend(partial);
@@ -146,7 +141,10 @@ pub(super) fn pages(
         let cells: Vec<_> = fresh.iter_mut().map(std::sync::Mutex::new).collect();
         cpu.team.run(cells.len(), |c| {
             let mut cell = cells[c].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let (i, page, p) = &mut **cell;
+            let (i, page, p, other) = &mut **cell;
+            if let Some(other) = other {
+                floats_mut(&mut p.data, p.len).copy_from_slice(other.as_slice());
+            }
             let seg = &batch.segs[*i];
             let (pos0, start) = (seg.pos0 as usize, *page * KEY_BLOCK);
             let from = pos0.max(start);
@@ -154,7 +152,7 @@ pub(super) fn pages(
             p.fill(shape, k, v, seg.rows.start as usize + from - pos0, from - start, to - start);
         });
     }
-    for (i, _, p) in fresh {
+    for (i, _, p, _) in fresh {
         all[i].push(Arc::new(p));
     }
     if let KvUse::Append(seqs) = kv {

@@ -361,6 +361,76 @@ fn a_sequence_attends_the_same_alone_batched_cached_and_measured() {
     }
 }
 
+/// Rows of many segments that go on from pages of one cache, as variants of a prompt do, meet these together.
+#[test]
+fn rows_that_continue_one_cache_are_what_they_are_alone() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 3);
+        let rng = &mut Rng::new(15);
+        for spec in specs() {
+            let width = spec.n_heads * spec.d_head;
+            let (_, q, k, v) = attention_input(cpu, rng, &spec).unwrap();
+            let [q, k, v] = part(cpu, [&q, &k, &v], 1..151);
+            let bias = random(cpu, rng, 150, spec.n_heads).unwrap();
+            let bias = spec.window.is_none().then_some(&bias);
+            let groups = |segs: usize| Some(vec![vec![vec![0..9, 120..122], vec![130..131]]; segs]);
+            let mut cache = [KvSeq::new(1)];
+            let whole = Batch::from_lengths([150]);
+            let probe = AttnProbe { groups: groups(1), stats: true, raw: true, ..Default::default() };
+            let qkv = Qkv { q: &q, k: &k, v: &v, bias };
+            let kv = KvUse::Append(&mut cache);
+            let want = cpu.attention(qkv, &spec, 0, &whole, None, kv, Some(&probe)).unwrap();
+            // Twice the same place, blocks that are full and not, more rows than one, nothing in common.
+            let starts: Vec<(u32, u32)> = [(149, 1); 9]
+                .into_iter()
+                .chain([
+                    (148, 2),
+                    (146, 1),
+                    (130, 1),
+                    (129, 2),
+                    (128, 1),
+                    (127, 3),
+                    (127, 1),
+                    (70, 1),
+                    (64, 2),
+                ])
+                .chain([(63, 1), (1, 2), (0, 1), (100, 40), (149, 1), (149, 1), (140, 1)])
+                .collect();
+            let mut segs = Vec::new();
+            let mut at: Vec<u32> = Vec::new();
+            for &(pos0, n) in &starts {
+                let row = at.len() as u32;
+                segs.push(Seg { rows: row..row + n, pos0 });
+                at.extend(pos0..pos0 + n);
+            }
+            let batch = Batch { segs };
+            let caches: Vec<_> =
+                starts.iter().map(|(pos0, _)| KvSeq { len: *pos0 as usize, ..cache[0].clone() }).collect();
+            let [q, k, v] = [&q, &k, &v].map(|x| cpu.rows(x, &at).unwrap());
+            let qkv = || Qkv { q: &q, k: &k, v: &v, bias };
+            let kv = || KvUse::Read(&caches);
+            let plain = cpu.attention(qkv(), &spec, 0, &batch, None, kv(), None).unwrap().z;
+            let probe =
+                AttnProbe { groups: groups(starts.len()), stats: true, raw: true, ..Default::default() };
+            let got = cpu.attention(qkv(), &spec, 0, &batch, None, kv(), Some(&probe)).unwrap();
+            assert!(bits(&got.z, cpu) == bits(&plain, cpu), "{isa:?} {spec:?}, measured");
+            let rows = |x: &CpuBuf, cpu: &mut Cpu| bits(&cpu.rows(x, &at).unwrap(), cpu);
+            assert!(bits(&plain, cpu) == rows(&want.z, cpu), "{isa:?} {spec:?}, output");
+            let (mass, stats) = (want.mass.unwrap(), want.stats.unwrap());
+            assert!(bits(&got.mass.unwrap(), cpu) == rows(&mass, cpu), "{isa:?} {spec:?}, mass");
+            assert!(bits(&got.stats.unwrap(), cpu) == rows(&stats, cpu), "{isa:?} {spec:?}, statistics");
+            let (got, want) = (got.raw.unwrap(), want.raw.unwrap());
+            for (i, &row) in at.iter().enumerate() {
+                let n = (row as usize + 1) * spec.n_heads;
+                let (a, b) = (got.offset[i], want.offset[row as usize]);
+                assert_eq!(got.scores[a..a + n], want.scores[b..b + n], "{isa:?} {spec:?}, row {i}");
+                assert_eq!(got.pattern[a..a + n], want.pattern[b..b + n], "{isa:?} {spec:?}, row {i}");
+            }
+            assert_eq!(plain.as_slice().len(), at.len() * width);
+        }
+    }
+}
+
 #[test]
 fn questions_about_the_vocabulary_have_the_bits_of_all_logits() {
     for isa in isas() {
