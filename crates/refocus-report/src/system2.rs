@@ -164,6 +164,7 @@ fn by_suite(suites: &[Suite], arms: &[Arm], groups: &[Group]) -> RunSection {
             s.headline,
             s.measured
         )));
+        parts.extend(s.why.iter().map(|why| Part::Text(format!("Nothing can be tested here: {why}."))));
         parts.extend(values(s, &of).map(|f| Part::Figures(vec![f])));
         parts.push(Part::Grid(numbers(s, &of)));
         let groups: Vec<&Group> = groups.iter().filter(|g| g.suite == s.suite).collect();
@@ -197,11 +198,8 @@ fn values(s: &Suite, arms: &[&Arm]) -> Option<Figure> {
     if rows.is_empty() {
         return None;
     }
-    let named = [
-        (Tone::Muted, "with and without what was planted"),
-        (Tone::Third, "no rewriting"),
-        (Tone::True, "rewriting"),
-    ];
+    let named =
+        [(Tone::Muted, "oracle, baseline"), (Tone::Third, "not rewritten"), (Tone::True, "rewritten")];
     let there = |t: Tone| rows.iter().flat_map(|r| &r.dots).any(|d| d.tone == t);
     let legend = named.into_iter().filter(|(t, _)| there(*t)).map(|(t, name)| (t, name.to_owned())).collect();
     let caption = format!("{}: {}", s.suite, s.measured);
@@ -230,7 +228,8 @@ fn numbers(s: &Suite, arms: &[&Arm]) -> Grid {
             verdict_cell(a.verdict.as_ref()),
             number(a.prompt_tokens, 0),
             number(a.completion_tokens, 1),
-            Cell { text: a.why.clone().unwrap_or_default(), class: "said soft" },
+            // What holds for the whole suite is said above it.
+            Cell { text: a.why.clone().filter(|_| s.counts).unwrap_or_default(), class: "soft" },
         ]
     });
     let first = [Head::text("arm"), Head::number("n"), Head::number("number [interval]")];
