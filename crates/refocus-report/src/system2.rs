@@ -77,8 +77,9 @@ fn summary(suites: &[Suite], arms: &[Arm]) -> RunSection {
 /// Nothing is said that no verdict carries.
 fn sentence(s: &Suite, arms: &[Arm]) -> String {
     let name = format!("{}, {}", s.suite, s.about);
+    let stopped = if s.unfinished { " It was stopped before its end." } else { "" };
     if let Some(why) = &s.why {
-        return format!("{name}: nothing can be tested ({why}).");
+        return format!("{name}: nothing can be tested ({why}).{stopped}");
     }
     let judged =
         || arms.iter().filter(|a| a.suite == s.suite).filter_map(|a| Some((a, a.verdict.as_deref()?)));
@@ -98,7 +99,6 @@ fn sentence(s: &Suite, arms: &[Arm]) -> String {
         parts.push(format!("of {} it cannot be told", count(open, "arm")));
     }
     let parts = if parts.is_empty() { "no arm was judged".to_owned() } else { parts.join("; ") };
-    let stopped = if s.unfinished { " It was stopped before its end." } else { "" };
     format!("{name}: {parts}.{stopped}")
 }
 

@@ -118,7 +118,7 @@ fn a_page_of_system_2_attention_says_what_the_verdicts_carry() {
         "ladder, sums: nothing can be tested (floor: &#60;low&#62;). It was stopped before its end."
     ));
     // A number that is missing is none.
-    assert!(html.contains("50 % [40 %, 60 %]") && html.contains("–"));
+    assert!(html.contains("50.0 % [40.0 %, 60.0 %], 20 of 40") && html.contains("–"));
 }
 
 #[test]
