@@ -206,7 +206,7 @@ fn values(s: &Suite, arms: &[&Arm]) -> Option<Figure> {
     let chart = DotChart {
         title: caption.clone(),
         about: "A row for each arm, with its 95 % interval.".to_owned(),
-        x: s.measured.clone(),
+        x: if format(s) == Format::Percent { format!("{}, %", s.measured) } else { s.measured.clone() },
         format: format(s),
         legend,
         rows,
@@ -217,29 +217,29 @@ fn values(s: &Suite, arms: &[&Arm]) -> Option<Figure> {
 
 fn numbers(s: &Suite, arms: &[&Arm]) -> Grid {
     let number = |x: f64, places: usize| Cell::number(format!("{x:.places$}"));
-    let rows = arms.iter().map(|a| {
-        let p = a.p_holm.map_or_else(String::new, |p| format!("{p:.4}"));
-        vec![
+    // What holds for the whole suite is said above the table.
+    let why = |text: Option<&String>| Cell { text: text.cloned().unwrap_or_default(), class: "soft" };
+    let row = |a: &&Arm| {
+        let cells = [
             Cell::text(a.arm.clone()),
             Cell::number(a.n.to_string()),
             Cell::number(interval(format(s), a.value, both(a.low, a.high))),
             gain(format(s), a.gain, both(a.gain_low, a.gain_high)),
-            Cell::number(p),
+            Cell::number(a.p_holm.map_or_else(String::new, |p| format!("{p:.4}"))),
             verdict_cell(a.verdict.as_ref()),
             number(a.prompt_tokens, 0),
             number(a.completion_tokens, 1),
-            // What holds for the whole suite is said above it.
-            Cell { text: a.why.clone().filter(|_| s.counts).unwrap_or_default(), class: "soft" },
-        ]
-    });
+        ];
+        cells.into_iter().chain(s.counts.then(|| why(a.why.as_ref()))).collect()
+    };
     let first = [Head::text("arm"), Head::number("n"), Head::number("number [interval]")];
     let more = ["gain over baseline", "p (Holm)"].map(Head::number);
-    let last =
-        [Head::text("verdict"), Head::number("tokens read"), Head::number("written"), Head::text("why")];
+    let last = [Head::text("verdict"), Head::number("tokens read"), Head::number("written")];
+    let head = first.into_iter().chain(more).chain(last).chain(s.counts.then(|| Head::text("why")));
     Grid {
         caption: format!("{} by arm", s.suite),
-        head: first.into_iter().chain(more).chain(last).collect(),
-        rows: rows.collect(),
+        head: head.collect(),
+        rows: arms.iter().map(row).collect(),
     }
 }
 
