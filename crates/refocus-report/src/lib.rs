@@ -8,6 +8,7 @@ mod diagnose;
 mod flipflop;
 mod overthinking;
 mod recall;
+mod system2;
 mod view;
 mod words;
 
@@ -148,6 +149,7 @@ fn subject(study: &str) -> &str {
     match study.split('/').next().unwrap_or_default() {
         "overthinking" => "what false demonstrations do",
         "recall" => "how it recalls a fact",
+        "system2" => "System 2 Attention",
         "flipflop" => "Flip-flop: where small models slip",
         other => other,
     }
@@ -178,6 +180,7 @@ fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> {
     let mut all = overthinking::sections(run)?;
     all.extend(flipflop::sections(run)?);
     all.extend(recall::sections(run)?);
+    all.extend(system2::sections(run)?);
     if all.is_empty() {
         let found = run.tables().iter().map(|t| t.name.clone()).collect();
         return Err(ReportError::NoTables { dir: run.dir().to_owned(), found });

@@ -6,7 +6,7 @@
 //! it is used. docs/results.md has the schemas in words.
 //!
 //! A table's rows are a Rust type ([`Record`]): the schema, the writer and the reader come from that one
-//! definition. [`overthinking`], [`flipflop`] and [`recall`] hold those of the studies.
+//! definition. [`overthinking`], [`flipflop`], [`recall`] and [`system2`] hold those of the studies.
 
 pub mod atomic;
 mod error;
@@ -17,6 +17,7 @@ pub mod overthinking;
 mod parquet_file;
 pub mod recall;
 mod record;
+pub mod system2;
 mod table;
 mod text;
 

@@ -3,7 +3,7 @@
 //!
 //! A [`Suite`] gives items whose planted and needed pieces are known; an [`Arm`] is a way to answer them;
 //! [`run_suite`] asks and keeps what came of it, item by item; [`summarise`] counts, with paired tests and
-//! verdicts whose rules stand in [`RULES`].
+//! verdicts whose rules stand in [`RULES`]; [`write_tables`] keeps all of it as result tables.
 
 mod answer;
 mod arm;
@@ -19,6 +19,7 @@ mod removal;
 mod run;
 mod suite;
 mod summary;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -36,4 +37,5 @@ pub use self::removal::{Removal, Roc, RocPoint, Share};
 pub use self::run::{Progress, SuiteRun, run_suite};
 pub use self::suite::{Suite, UnknownSuite};
 pub use self::summary::{ArmSummary, CellSummary, Cost, RewritingSummary, SuiteSummary, summarise};
+pub use self::tables::write_tables;
 pub use self::verdict::RULES;

@@ -2,4 +2,5 @@
 
 mod made_up;
 mod made_up_recall;
+mod made_up_system2;
 mod page;

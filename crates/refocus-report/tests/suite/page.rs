@@ -4,6 +4,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::made_up::{Tmp, flipflop, info, overthinking};
 use crate::made_up_recall::recall;
+use crate::made_up_system2::system2;
 use refocus_report::{compare, page};
 use refocus_results::{Column, Kind, Record, RunFolder, Schema, StoredRun, Table};
 
@@ -100,6 +101,24 @@ fn a_recall_page_shows_what_happens_inside() {
     assert_eq!(html.matches("A map of 270 heads").count(), 12);
     assert!(html.contains("Heads that the paper names") && html.contains("as warm: intercept_0.75"));
     assert!(html.contains("Does &#60;something&#62; &#38; more."));
+}
+
+#[test]
+fn a_page_of_system_2_attention_says_what_the_verdicts_carry() {
+    let dir = Tmp::new("system2-page");
+    let html = page(&system2(&dir.0)).expect("page");
+    let ids = check(&html);
+    for id in ["summary", "suites", "rewriting", "attention", "judged", "provenance"] {
+        assert!(ids.iter().any(|x| x == id), "{id} is missing");
+    }
+    assert!(
+        html.contains("facts, capitals: help: objectivity; do not help: scored; of 1 arm it cannot be told.")
+    );
+    assert!(html.contains(
+        "ladder, sums: nothing can be tested (floor: &#60;low&#62;). It was stopped before its end."
+    ));
+    // A number that is missing is none.
+    assert!(html.contains("50.0 % [40.0 %, 60.0 %], 20 of 40") && html.contains("–"));
 }
 
 #[test]

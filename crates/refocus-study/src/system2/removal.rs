@@ -66,7 +66,8 @@ pub(super) fn is_whole(item: &Item, r: &Rewriting) -> bool {
     missing(item, Part::Needed, r) == 0
 }
 
-fn missing(item: &Item, part: Part, r: &Rewriting) -> u64 {
+/// Pieces of this kind that are gone.
+pub(super) fn missing(item: &Item, part: Part, r: &Rewriting) -> u64 {
     let of = item.pieces.iter().enumerate().filter(|(_, p)| p.part == part);
     of.filter(|(at, _)| !is_there(item, *at, r)).count() as u64
 }

@@ -219,7 +219,7 @@ fn records(run: &SuiteRun, arm: Arm) -> impl Iterator<Item = (&Item, &Record)> {
 }
 
 /// The suite's number of each item; nothing where it has none.
-fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
+pub(super) fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
     let number = |(i, (item, kept)): (usize, (&Item, &super::kept::Kept))| {
         let record = kept.of(arm)?;
         match run.suite.measure() {

@@ -75,7 +75,7 @@ pub(crate) struct System2Eval {
     /// File with the key for the judge [default: REFOCUS_JUDGE_KEY].
     #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) judge_key_file: Option<PathBuf>,
-    /// Folder for the answers and system2.json; the same command goes on in it.
+    /// Folder for the answers, system2.json, tables and the page report.html; the same command goes on in it.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Stop after this many hours; items that were asked in all arms are shown, the same command goes on.

@@ -1,5 +1,6 @@
 //! `system2 eval`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,12 +8,13 @@ use std::time::{Duration, Instant};
 use refocus_compute::Eager;
 use refocus_model::Model;
 use refocus_model::template::ChatTemplate;
+use refocus_results::{ModelInfo, RunFolder, RunInfo, StoredRun};
 use refocus_serve::HttpChat;
 use refocus_serve::client::Tells;
 use refocus_study::overthinking::{Configuration, Store, StudyError};
 use refocus_study::system2::{
     Arm, Choosing, Evaluation, JudgedSummary, Local, Progress, STUDY, Served, Suite, SuiteRun, System2Error,
-    judge_suite, look, markdown, projected, run_suite, summarise, summarise_judged, wording,
+    judge_suite, look, markdown, projected, run_suite, summarise, summarise_judged, wording, write_tables,
 };
 use refocus_system2::Chat;
 use refocus_tasks::planted::Item;
@@ -26,6 +28,9 @@ use crate::output::Pending;
 use crate::printer::Printer;
 use crate::table::{Side, Table};
 use crate::{backend, model_arg, output};
+
+/// Of what only a server knows.
+const UNKNOWN: &str = "unknown";
 
 /// What is asked of whom.
 struct Wanted {
@@ -61,11 +66,15 @@ fn here(args: &System2Eval, deadline: Option<Instant>, global: &Global, printer:
     }
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     let fingerprint = checkpoint.fingerprint()?;
-    let of_model = json!({"model": fingerprint});
-    let store = Store::open(&args.out, &configuration(of_model, global.seed)).map_err(other)?;
     let path = checkpoint.path();
     let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut cpu = backend::cpu(global, printer)?;
+    let configuration = configuration(json!({"model": fingerprint}), global.seed);
+    let mut info = info(args, &wanted, &configuration, global.seed);
+    info.model = Some(ModelInfo { name: model_arg::shown(&checkpoint), fingerprint: fingerprint.clone() });
+    (info.precision, info.instruction_set) = ("f32".to_owned(), cpu.isa().name().to_owned());
+    let mut folder = RunFolder::renew(&args.out, info)?;
+    let store = Store::open(&args.out, &configuration).map_err(other)?;
     let model = Model::load(&checkpoint, &mut cpu)?;
     let o = &mut Eager::new(cpu);
     let (runs, mut evaluation) = {
@@ -78,6 +87,7 @@ fn here(args: &System2Eval, deadline: Option<Instant>, global: &Global, printer:
         let local = Local { tokenizer: &tokenizer, template: template.as_ref() };
         evaluation.attention = Some(looked(o, &model, local, run, args.look as usize, global.seed, printer)?);
     }
+    keep(args, &evaluation, &runs, &mut folder)?;
     show(args, &evaluation, table, printer)
 }
 
@@ -105,14 +115,17 @@ fn at_a_server(
     }
     let (name, url) = (chat.name().to_owned(), upstream::told(url).to_owned());
     let of_model = json!({"model": name, "upstream": url, "choosing": choosing.name()});
-    let store = Store::open(&args.out, &configuration(of_model, global.seed)).map_err(other)?;
+    let configuration = configuration(of_model, global.seed);
+    let mut folder = RunFolder::renew(&args.out, info(args, &wanted, &configuration, global.seed))?;
+    let store = Store::open(&args.out, &configuration).map_err(other)?;
     let place = (&store, args.out.as_path());
     let asked = all_suites(&mut chat, wanted, judge, place, (args, global.seed, deadline), printer);
-    let (_, mut evaluation) = asked.map_err(|e| {
+    let (runs, mut evaluation) = asked.map_err(|e| {
         e.hint(format!("what was answered is kept in {}: the same command goes on", args.out.display()))
     })?;
     let fingerprints = chat.fingerprints().iter().cloned().collect();
     evaluation.served = Some(Served { url, fingerprints, choosing, left_out });
+    keep(args, &evaluation, &runs, &mut folder)?;
     show(args, &evaluation, table, printer)
 }
 
@@ -225,14 +238,25 @@ fn judged(
     Ok((summarise_judged(run, name, &opinions, seed), whole))
 }
 
-/// Keeps the document and shows it.
+/// Keeps the document, the tables and their page.
+fn keep(
+    args: &System2Eval,
+    evaluation: &Evaluation,
+    runs: &[SuiteRun],
+    folder: &mut RunFolder,
+) -> Outcome<()> {
+    output::write_document(&args.out.join("system2.json"), evaluation)?;
+    write_tables(folder, evaluation, runs)?;
+    output::write(&args.out.join("report.html"), refocus_report::page(&StoredRun::open(&args.out)?)?)
+}
+
+/// Shows what was found.
 fn show(
     args: &System2Eval,
     evaluation: &Evaluation,
     table: Option<Pending>,
     printer: &Printer,
 ) -> Outcome<Ended> {
-    output::write_document(&args.out.join("system2.json"), evaluation)?;
     if let Some(mut table) = table {
         table.write(markdown(evaluation, &command(args)).as_bytes())?;
         table.finish()?;
@@ -241,7 +265,8 @@ fn show(
         printer.document(evaluation)?;
     } else {
         printer.text(&shown(evaluation, printer.colours()))?;
-        printer.note(&format!("everything else is in {}", args.out.join("system2.json").display()));
+        let (page, all) = (args.out.join("report.html"), args.out.join("system2.json"));
+        printer.note(&format!("the page is {}, everything else is in {}", page.display(), all.display()));
     }
     if !evaluation.unfinished.is_empty() {
         printer
@@ -270,6 +295,29 @@ fn configuration(of_model: Value, seed: u64) -> Configuration {
     out.insert("seed".into(), json!(seed));
     out.insert("wording".into(), json!(wording()));
     Configuration(out)
+}
+
+/// What the tables depend on. Precision and instruction set of a model behind a server are not known.
+fn info(args: &System2Eval, wanted: &Wanted, configuration: &Configuration, seed: u64) -> RunInfo {
+    let mut configuration = configuration.0.clone();
+    let suites: Vec<&str> = wanted.suites.iter().map(|s| s.0.name()).collect();
+    let arms: Vec<&str> = wanted.arms.iter().map(|a| a.name()).collect();
+    configuration.insert("suites".into(), json!(suites));
+    configuration.insert("arms".into(), json!(arms));
+    configuration.insert("items".into(), json!(args.items));
+    configuration.insert("look".into(), json!(args.look));
+    configuration.extend(args.judge.iter().map(|url| ("judge".to_owned(), json!(upstream::told(url)))));
+    RunInfo {
+        study: STUDY.to_owned(),
+        program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
+        model: None,
+        tokenizer: None,
+        tasks: BTreeMap::new(),
+        seed,
+        precision: UNKNOWN.to_owned(),
+        instruction_set: UNKNOWN.to_owned(),
+        configuration,
+    }
 }
 
 /// The folder of data: that of the flag, else that of the environment.

@@ -1,3 +1,5 @@
+use refocus_results::StoredRun;
+use refocus_results::system2::{Answer, Arm, Item, Rewriting, Span, Suite};
 use serde_json::Value;
 use snapbox::{file, str};
 
@@ -25,7 +27,7 @@ fn a_table_for_people_and_the_same_numbers_again() {
     again.assert().success().stdout_eq(file!["system2-eval/table.txt"]).stderr_eq(str![[r#"
 note: the model brings no chat template: it is asked in a plain script (User: …, Assistant:)
 note: facts: the oracle stays below the floor; other arms are not asked
-note: everything else is in [TMP]/run/system2.json
+note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/system2.json
 
 "#]]);
     assert_eq!(document(&tmp), first);
@@ -38,6 +40,80 @@ note: everything else is in [TMP]/run/system2.json
     assert!(page.starts_with("# System 2 Attention on overthinking\n"), "{page}");
     let json = tmp.refocus(&format!("{RUN} -q --json")).output().expect("run").stdout;
     assert_eq!(serde_json::from_slice::<Value>(&json).expect("JSON"), first);
+}
+
+#[test]
+fn tables_hold_every_item_and_what_the_document_says() {
+    let tmp = Tmp::new("system2-tables");
+    let run = "system2 eval fixtures/overthinking --suites harm,spurious --arms oracle,baseline,scored --items 6 \
+               --out [TMP]/run -q";
+    tmp.refocus(run).assert().success();
+    let document = document(&tmp);
+    let stored = StoredRun::open(&tmp.path("run")).expect("a run");
+    assert_eq!(stored.info().study, "system2/2");
+    assert_eq!(
+        stored.info().model.as_ref().map(|m| m.fingerprint.as_str()),
+        document["fingerprint"].as_str()
+    );
+    let suites: Vec<Suite> = stored.rows().expect("read").expect("suites");
+    let arms: Vec<Arm> = stored.rows().expect("read").expect("arms");
+    let items: Vec<Item> = stored.rows().expect("read").expect("items");
+    let answers: Vec<Answer> = stored.rows().expect("read").expect("answers");
+    let rewritings: Vec<Rewriting> = stored.rows().expect("read").expect("rewritings");
+    let spans: Vec<Span> = stored.rows().expect("read").expect("spans");
+    assert_eq!(suites.iter().map(|s| s.suite.as_str()).collect::<Vec<_>>(), ["spurious", "harm"]);
+    assert_eq!((arms.len(), items.len(), answers.len(), rewritings.len()), (6, 12, 36, 2));
+    assert_eq!(spans.len(), document["attention"]["rows"].as_array().map_or(0, Vec::len));
+    for (i, suite) in suites.iter().enumerate() {
+        let of: Vec<&Arm> = arms.iter().filter(|a| a.suite == suite.suite).collect();
+        for (a, told) in of.iter().zip(document["suites"][i]["arms"].as_array().expect("arms")) {
+            assert_eq!(
+                (a.arm.as_str(), a.value),
+                (told["arm"].as_str().expect("a name"), told["value"]["value"].as_f64())
+            );
+            assert_eq!(a.gain_low, told["gain"]["low"].as_f64(), "{} {}", suite.suite, a.arm);
+            assert_eq!(a.p, told["p"].as_f64());
+        }
+    }
+    // The numbers of the items are those that the arm's is made of, and pieces that are gone add up.
+    for a in arms.iter().filter(|a| a.suite == "harm") {
+        let of: Vec<&Answer> = answers.iter().filter(|x| x.suite == "harm" && x.arm == a.arm).collect();
+        let sum: f64 = of.iter().filter_map(|x| x.value).sum();
+        assert_eq!(Some(sum / of.len() as f64), a.value, "{}", a.arm);
+        assert_eq!(of.iter().any(|x| x.applied.is_some()), a.arm == "scored");
+    }
+    let gone =
+        answers.iter().filter(|x| x.suite == "harm" && x.arm == "scored").filter_map(|x| x.needed_gone);
+    let harm = rewritings.iter().find(|r| r.suite == "harm").expect("harm");
+    assert_eq!(gone.sum::<i64>(), harm.needed_gone);
+    let clusters =
+        |suite: &str| items.iter().filter(|i| i.suite == suite).map(|i| i.cluster).collect::<Vec<_>>();
+    // Items of one fact count as one.
+    assert_eq!((clusters("spurious"), clusters("harm")), (vec![0, 0, 0, 0, 0, 1], vec![0, 1, 2, 3, 4, 5]));
+
+    // `report` makes the same page, and the tables as CSV.
+    let page = std::fs::read_to_string(tmp.path("run/report.html")).expect("a page");
+    assert!(page.contains("id=\"suites\"") && page.contains("id=\"attention\""));
+    tmp.refocus("report [TMP]/run --csv [TMP]/csv --open no").assert().success().stdout_eq(str![[r#"
+[TMP]/run/report.html
+[TMP]/csv/suites.csv
+[TMP]/csv/arms.csv
+[TMP]/csv/rewritings.csv
+[TMP]/csv/groups.csv
+[TMP]/csv/items.csv
+[TMP]/csv/answers.csv
+[TMP]/csv/spans.csv
+
+"#]]);
+    assert_eq!(std::fs::read_to_string(tmp.path("run/report.html")).expect("a page"), page);
+    let csv = std::fs::read_to_string(tmp.path("csv/arms.csv")).expect("arms.csv");
+    assert!(csv.starts_with("suite,arm,n,value,low,high,gain,"), "{csv}");
+
+    // Fewer suites: the tables are those of the last command.
+    tmp.refocus(&run.replace("harm,spurious", "harm")).assert().success();
+    let stored = StoredRun::open(&tmp.path("run")).expect("a run");
+    assert_eq!(stored.rows::<Suite>().expect("read").map(|s| s.len()), Some(1));
+    assert_eq!(stored.rows::<Span>().expect("read"), None);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
+use refocus_results::StoredRun;
+use refocus_results::system2::Judged;
 use serde_json::Value;
 use snapbox::str;
 
@@ -240,6 +242,13 @@ fn a_judge_is_asked_in_both_orders_and_the_table_says_which_it_is() {
     );
     let page = std::fs::read_to_string(tmp.path("page.md")).expect("a page");
     assert!(page.contains("## arguments, by a judge"), "{page}");
+    let stored = StoredRun::open(&tmp.path("run")).expect("a run");
+    let rows: Vec<Judged> = stored.rows().expect("read").expect("judged");
+    assert_eq!(
+        (rows[1].arm.as_str(), rows[1].quality, rows[1].sentiment),
+        ("baseline", Some(4.0), Some(2.5))
+    );
+    assert!(stored.info().configuration["judge"].as_str().is_some_and(|j| url.starts_with(j)));
     refused(tmp.refocus(&run.replace("arguments", "facts"))).stderr_eq(str![[r#"
 error: --judge is for the suite arguments
 hint: add arguments to --suites
