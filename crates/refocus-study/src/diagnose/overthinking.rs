@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use refocus_compute::Ops;
+use refocus_measure::intervals::wilson;
 use refocus_model::{Model, ModelSpec};
 use refocus_tasks::classify::{Dataset, Setting, builtin};
 
@@ -108,14 +109,9 @@ fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Exampl
     if let Some(exit) = s.mitigation("early_exit") {
         measures.insert("overthinking.exit_gain".to_owned(), measure(&exit.fp_gain));
     }
-    let (state, verdict) = if s.gap.high < STEADY {
-        (State::Steady, "false demonstrations change little".to_owned())
-    } else if s.gap.low > 0.0 {
-        let lost = 100.0 * s.gap.value;
-        (State::Slips, format!("false demonstrations cost {lost:.0} of 100 answers"))
-    } else {
-        (State::Unclear, "the gap's interval includes 0".to_owned())
-    };
+    let right = (s.curves.tp[last][end] * s.pairs as f64).round() as u64;
+    let able = wilson(right, s.pairs as u64).is_some_and(|right| right.low > s.chance);
+    let (state, verdict) = judged(&s.gap, able);
     let place = s.critical_layer().map(|l| {
         let exit = s.mitigation("early_exit").filter(|e| e.fp_gain.low > 0.0);
         let layer = exit.and_then(|e| e.chosen.as_ref()).map(|c| c.value as usize);
@@ -131,6 +127,21 @@ fn finding(asked: String, s: &SettingSummary, demos: usize, examples: Vec<Exampl
         place,
         measures,
         examples,
+    }
+}
+
+/// What a gap says of a model that is (`able`) or is not surely above chance after true demonstrations: one that is not
+/// has nothing that false ones could take.
+fn judged(gap: &Estimate, able: bool) -> (State, String) {
+    if gap.low > 0.0 && gap.high >= STEADY {
+        let lost = 100.0 * gap.value;
+        (State::Slips, format!("false demonstrations cost {lost:.0} of 100 answers"))
+    } else if !able {
+        (State::CannotBeTested, "it is not surely right more often than chance after true ones either".to_owned())
+    } else if gap.high < STEADY {
+        (State::Steady, "false demonstrations change little".to_owned())
+    } else {
+        (State::Unclear, "the gap's interval includes 0".to_owned())
     }
 }
 
@@ -159,4 +170,22 @@ fn examples(pairs: &Pairs<'_>, words: &[&str], subject: Subject<'_>) -> Vec<Exam
         });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_do_the_task_is_not_called_steady() {
+        let gap = |low, high| Estimate { value: (low + high) / 2.0, low, high, n: 100 };
+        let state = |low, high, able| judged(&gap(low, high), able).0;
+        assert_eq!(state(0.2, 0.4, true), State::Slips);
+        assert_eq!(state(0.2, 0.4, false), State::Slips);
+        assert_eq!(state(0.01, 0.05, true), State::Steady);
+        assert_eq!(state(-0.1, 0.05, true), State::Steady);
+        assert_eq!(state(-0.1, 0.05, false), State::CannotBeTested);
+        assert_eq!(state(-0.1, 0.2, true), State::Unclear);
+        assert_eq!(state(-0.1, 0.2, false), State::CannotBeTested);
+    }
 }
