@@ -201,18 +201,34 @@ fn a_rewriting_belongs_to_a_server() {
         .assert()
         .success()
         .stdout_eq(str![[r#"
+[TMP]/p.toml fits fixtures/overthinking
+
+Before answering, the newest message of a user is rewritten without what does not matter (scored: the model judges each sentence; what scores below -2.4 nats goes).
+    line 1; works in serve
+
 "#]]);
     refused(tmp.refocus("model generate fixtures/overthinking --text Hello --patch [TMP]/p.toml"))
         .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: 'rewrite' does not work in generate: a prompt is taken as it is; `refocus serve` rewrites messages, `refocus rewrite` one text
+hint: `refocus patch check MODEL --patch FILE` shows which entries work where
+
 "#]]);
     refused(tmp.refocus("model forward fixtures/overthinking --text Hello --patch [TMP]/p.toml"))
         .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: 'rewrite' does not work in forward: a forward pass takes its input as it is; `refocus serve` rewrites
+hint: `refocus patch check MODEL --patch FILE` shows which entries work where
+
 "#]]);
     refused(tmp.refocus("patch export fixtures/overthinking --patch [TMP]/p.toml --out [TMP]/out"))
         .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: cannot be baked into weights: weights hold no change of the prompt
+hint: --partial leaves such entries out and names them
+
 "#]]);
     refused(tmp.refocus("serve --model fixtures/overthinking --listen 127.0.0.1:0 --patch [TMP]/p.toml"))
         .stderr_eq(str![[r#"
+error: [TMP]/p.toml: [rewrite] changes the messages of a chat, and the model brings no chat template
+
 "#]]);
 }
 
