@@ -59,7 +59,7 @@ async fn a_message_loses_the_sentences_that_the_library_takes_from_it() {
     assert_eq!(wanted.removed.len(), 1);
 
     // Its other entries do not judge: they would move every score.
-    let inside = "[[intervention]]\nat = \"blocks.*.attn.hook_z\"\ndo = \"zero\"\n";
+    let inside = "[[intervention]]\nat = \"blocks.*.attn.hook_z\"\ndo = \"scale\"\nfactor = 0.5\n";
     let up = served(&format!("{inside}[rewrite]\nvariant = \"scored\"\nthreshold = {threshold}\n")).await;
     let got = ask(&up, TEXT, &[]).await;
     assert_eq!(got.headers["x-refocus-s2a"], "applied");

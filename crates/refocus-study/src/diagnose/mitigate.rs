@@ -12,6 +12,8 @@ mod candidates;
 mod cases;
 mod half;
 mod rewriting;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
