@@ -70,7 +70,24 @@ struct Mitigation {
     chosen: Vec<String>,
     changes: Vec<Change>,
     #[serde(default)]
+    untouched: Vec<Untouched>,
+    rewriting: Option<Rewriting>,
+    left_out: Option<String>,
+    #[serde(default)]
     patch: String,
+}
+
+#[derive(Deserialize)]
+struct Untouched {
+    probe: Option<String>,
+    what: String,
+}
+
+#[derive(Deserialize)]
+struct Rewriting {
+    texts: usize,
+    applied: usize,
+    tokens: f64,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +295,16 @@ fn mitigation(m: &Mitigation) -> RunSection {
     if !m.chosen.is_empty() {
         parts.push(Part::List(m.chosen.iter().map(|c| capital(c)).collect()));
     }
+    if let Some(r) = &m.rewriting {
+        parts.push(Part::Text(format!(
+            "Rewriting reads {:.0} tokens a question before it is answered, and writes none; {} of {} texts lost a \
+             sentence.",
+            r.tokens, r.applied, r.texts
+        )));
+    }
+    if let Some(what) = &m.left_out {
+        parts.push(Part::Text(format!("Not tried: {what}.")));
+    }
     // Plain text has another unit than the rest.
     let shares: Vec<&Change> = m.changes.iter().filter(|c| c.probe.is_some()).collect();
     if !shares.is_empty() {
@@ -326,11 +353,23 @@ fn mitigation(m: &Mitigation) -> RunSection {
                 Cell::number(c.change.n.to_string()),
             ]
         });
+        let untouched = m.untouched.iter().map(|u| {
+            let [before, after, p, n] = ["–"; 4].map(Cell::number);
+            vec![
+                Cell::text(u.probe.clone().unwrap_or_else(|| "text".to_owned())),
+                Cell::text(u.what.clone()),
+                before,
+                after,
+                Cell::number("none: no message, so not rewritten"),
+                p,
+                n,
+            ]
+        });
         let head = ["probe", "what"].map(Head::text).into_iter();
         parts.push(Part::Grid(Grid {
-            caption: "Before and after; p after Holm's correction over all rows".to_owned(),
+            caption: "Before and after; p after Holm's correction over all measured rows".to_owned(),
             head: head.chain(["before", "after", "change", "p", "n"].map(Head::number)).collect(),
-            rows: rows.collect(),
+            rows: rows.chain(untouched).collect(),
         }));
     }
     let tried = m.tried.iter().map(|t| {

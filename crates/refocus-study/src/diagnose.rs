@@ -20,11 +20,11 @@ pub use self::condition::{Condition, ConditionError};
 pub use self::error::DiagnoseError;
 pub use self::finding::{Example, Finding, Measure, State};
 pub use self::metrics::{METRICS, Metric, known};
-pub use self::mitigate::{Change, Mitigation, TEXT_COST, Tried, mitigate};
+pub use self::mitigate::{Change, Mitigation, Rewriting, TEXT_COST, Tried, Untouched, mitigate};
 pub use self::size::Budget;
 
 use refocus_compute::Ops;
-use refocus_model::{Model, Tokenizer};
+use refocus_model::{ChatTemplate, Model, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 /// One study's question.
@@ -61,6 +61,8 @@ impl Probe {
 pub struct Subject<'a> {
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
+    /// The chat template, where the model has one and a patch is searched: without one nothing is rewritten.
+    pub template: Option<&'a ChatTemplate>,
     /// Seed of everything drawn.
     pub seed: u64,
     /// How much may be asked.

@@ -281,14 +281,17 @@ fn decode<'a>(doc: Doc<'a>, value: &'a Spanned<DeValue<'a>>) -> Result<DecodeEnt
 }
 
 fn rewrite<'a>(doc: Doc<'a>, value: &'a Spanned<DeValue<'a>>) -> Result<(usize, Rewrite), PatchError> {
-    let mut keys = Keys::open(doc, "[rewrite]", &["variant"], value)?;
+    let mut keys = Keys::open(doc, "[rewrite]", &["variant", "threshold"], value)?;
     let given = keys.text("variant")?;
     let At { line, value } = keys.need("variant", "[rewrite]", given)?;
-    match Variant::ALL.into_iter().find(|v| v.name() == value) {
-        Some(variant) => Ok((keys.line(), Rewrite { variant })),
-        None => {
-            let hint = did_you_mean(value, &Variant::ALL.map(Variant::name));
-            Err(doc.error(line, format!("there is no variant '{}'; {hint}", shorten(value))))
-        }
-    }
+    let Some(variant) = Variant::ALL.into_iter().find(|v| v.name() == value) else {
+        let hint = did_you_mean(value, &Variant::ALL.map(Variant::name));
+        return Err(doc.error(line, format!("there is no variant '{}'; {hint}", shorten(value))));
+    };
+    // Other variants have no scores: the key is left unread, so that giving it is an error.
+    let threshold =
+        if variant == Variant::Scored { keys.number("threshold")?.map(|t| t.value) } else { None };
+    let at = keys.line();
+    keys.finish(&format!("'{}'", variant.name()))?;
+    Ok((at, Rewrite { variant, threshold }))
 }

@@ -25,7 +25,8 @@
 //!
 //! `[[decode]]` changes the final logits, while generating before anything that sampling does:
 //! `temperature` (`factor`), `unigram_prior` (`vector` of log frequencies, `alpha`), `contrast_context`
-//! (`alpha`), `contrast_layer` (`layer`, `alpha`). `[rewrite]` names a `variant` of System 2 Attention.
+//! (`alpha`), `contrast_layer` (`layer`, `alpha`). `[rewrite]` names a `variant` of System 2 Attention, and for
+//! `scored` the `threshold` below which a sentence goes.
 //! Vectors are `"file.safetensors#tensor"`, the file beside the patch. An unknown key is an error, and so
 //! is a key that an action does not take.
 
@@ -92,10 +93,21 @@ struct Entry {
 }
 
 /// `[rewrite]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rewrite {
     /// How the context is rewritten.
     pub variant: Variant,
+    /// For [`Variant::Scored`]: a sentence whose score is below it goes, in nats. `None` is the threshold that
+    /// rewriting has by itself.
+    pub threshold: Option<f32>,
+}
+
+/// `scored`, `scored, threshold -2.4`.
+impl std::fmt::Display for Rewrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.variant.name())?;
+        self.threshold.map_or(Ok(()), |t| write!(f, ", threshold {t}"))
+    }
 }
 
 /// The ways to rewrite a context.

@@ -108,20 +108,19 @@ impl Patch {
             });
         }
         if let Some(r) = self.rewrite {
-            let not_yet = || {
-                Support::NotYet(
-                    "`refocus rewrite` and the proxy rewrite; nothing does it for a patch yet".to_owned(),
-                )
-            };
             out.push(EntrySupport {
                 line: self.rewrite_line,
                 action: "rewrite",
-                says: format!("rewrite the context ({})", r.variant.name()),
+                says: format!("rewrite the newest message ({r})"),
                 places: None,
                 jobs: [
-                    Support::No("a forward pass takes its input as it is".to_owned()),
-                    not_yet(),
-                    not_yet(),
+                    Support::No("a forward pass takes its input as it is; `refocus serve` rewrites".to_owned()),
+                    Support::No(
+                        "a prompt is taken as it is; `refocus serve` rewrites messages, `refocus rewrite` one \
+                         text"
+                            .to_owned(),
+                    ),
+                    Support::Yes,
                     Support::No("weights hold no change of the prompt".to_owned()),
                 ],
             });

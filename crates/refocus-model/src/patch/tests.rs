@@ -118,10 +118,20 @@ fn every_part_of_a_patch_is_read() {
     assert_eq!(p.interventions[3].position, Position::At(5));
     assert_eq!(p.interventions[3].action, Action::Sharpen(0.5));
     assert_eq!(p.decode, [Decode::Temperature(2.0), Decode::ContrastLayer { layer: 1, alpha: -0.5 }]);
-    assert_eq!(p.rewrite, Some(Rewrite { variant: Variant::Extractive }));
+    assert_eq!(p.rewrite, Some(Rewrite { variant: Variant::Extractive, threshold: None }));
     assert!(p.check_guard(p.guard.as_deref().expect("guard")).is_ok());
     let other = p.check_guard("sha256:1").expect_err("another model").to_string();
     assert_eq!(other, "p.toml:3: the patch was made for another model");
+}
+
+#[test]
+fn a_rewriting_is_served_and_nothing_else() {
+    let p = parse("[rewrite]\nvariant = \"scored\"\nthreshold = -2.4\n").expect("a good patch");
+    assert_eq!(p.rewrite, Some(Rewrite { variant: Variant::Scored, threshold: Some(-2.4) }));
+    let all = p.support(&spec("gpt2"));
+    assert_eq!(all[0].says, "rewrite the newest message (scored, threshold -2.4)");
+    let works = Job::ALL.map(|job| p.require(job, &spec("gpt2")).is_ok());
+    assert_eq!(works, [false, false, true, false]);
 }
 
 #[test]
@@ -238,6 +248,14 @@ fn slips_are_named_with_their_line() {
         (
             "[rewrite]\nvariant = \"extract\"\n",
             "p.toml:2: there is no variant 'extract'; did you mean 'extractive'?",
+        ),
+        (
+            "[rewrite]\nvariant = \"extractive\"\nthreshold = 0\n",
+            "p.toml:3: 'extractive' takes no key 'threshold' in [rewrite]",
+        ),
+        (
+            "[rewrite]\nvariant = \"scored\"\nthreshold = nan\n",
+            "p.toml:3: threshold = nan: a finite number is needed",
         ),
         (
             "[model]\nfingerprint = \"sha256:12\"\n[rewrite]\nvariant = \"single\"",

@@ -122,7 +122,7 @@ fn part(said: Said) -> Piece {
     }
 }
 
-fn failure(error: &GenerateError) -> ApiError {
+pub(super) fn failure(error: &GenerateError) -> ApiError {
     match error {
         GenerateError::Constraint(e) => {
             ApiError::invalid("response_format", format!("the model cannot go on within the format: {e}"))

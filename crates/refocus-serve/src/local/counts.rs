@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::metrics::{Kind, Metric, Metrics};
+use crate::proxy::report::Report;
 
 static REQUESTS: Metric =
     Metric { name: "refocus_requests_total", help: "Requests by address and status.", kind: Kind::Counter };
@@ -88,6 +89,10 @@ impl Counts {
     pub(super) fn computed(&self, all: u64) {
         let before = self.computed.swap(all, Ordering::Relaxed);
         self.metrics.add(&COMPUTED, &[], all.saturating_sub(before) as f64);
+    }
+
+    pub(super) fn rewriting(&self, report: &Report) {
+        report.count(&self.metrics);
     }
 
     pub(super) fn render(&self) -> String {

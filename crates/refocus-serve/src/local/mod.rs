@@ -7,10 +7,12 @@ mod answer;
 mod counts;
 mod engine;
 mod prepare;
+mod rewriting;
 mod router;
 mod stream;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use refocus_compute::{Isa, Philox, Purpose};
 use refocus_model::generate::{Changes, ConstraintError, Grammars, Limits};
+use refocus_model::patch::Rewrite;
 use refocus_model::{ChatTemplate, Checkpoint, LoadError, ModelSpec, Patch, TemplateError, Tokenizer};
 use sha2::{Digest, Sha256};
 
@@ -27,6 +30,7 @@ pub use self::engine::StartError;
 use self::answer::Words;
 use self::counts::Counts;
 use self::engine::{Handle, Machine};
+use self::rewriting::Rewriting;
 use crate::config::Config;
 use crate::error::{ApiError, ApiResult};
 use crate::keys::Keys;
@@ -62,6 +66,14 @@ pub enum LocalError {
     /// Its chat template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// Its patch rewrites messages, and it has none.
+    #[error(
+        "{}: [rewrite] changes the messages of a chat, and the model brings no chat template", patch.display()
+    )]
+    NoChats {
+        /// Where the patch was read.
+        patch: PathBuf,
+    },
     /// The engine did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -90,6 +102,7 @@ pub struct Local {
     words: Arc<Words>,
     grammars: OnceLock<Result<Grammars, ConstraintError>>,
     changes: Arc<Changes>,
+    rewriting: Option<Arc<Rewriting>>,
     keys: Keys,
     counts: Arc<Counts>,
     engine: Handle,
@@ -126,11 +139,16 @@ impl Local {
         let spec = checkpoint.spec().clone();
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = ChatTemplate::of(&checkpoint, &tokenizer)?;
+        let rewrite = patch.as_ref().and_then(|p| Some((p.rewrite?, p.path())));
+        if let (Some((_, path)), None) = (rewrite, &template) {
+            return Err(LocalError::NoChats { patch: path.to_owned() });
+        }
+        let rewrite = rewrite.map(|(how, _)| how);
         let text = checkpoint.chat_template()?.unwrap_or_default();
         let named = template.as_ref().is_some_and(|t| t.names().any(|n| n == "tool_use"));
         let tools = ToolForm { shown: named || text.contains("tools"), tagged: text.contains(OPEN) };
         let changes = Arc::new(patch.as_ref().map(Changes::from).unwrap_or_default());
-        let fingerprint = fingerprint(&checkpoint.fingerprint()?, &changes);
+        let fingerprint = fingerprint(&checkpoint.fingerprint()?, &changes, rewrite);
         let counts = Arc::new(Counts::new(metrics));
         let room = config.local.cache_bytes / Limits::bytes_per_token(&spec).max(1);
         let machine = Machine {
@@ -161,6 +179,7 @@ impl Local {
             tools,
             grammars: OnceLock::new(),
             changes,
+            rewriting: rewrite.map(|how| Arc::new(Rewriting::of(how))),
             keys,
             counts,
             engine,
@@ -218,11 +237,14 @@ impl Local {
 }
 
 /// Changes where the same request may get another answer: with the weights and with the patch.
-fn fingerprint(model: &str, changes: &Changes) -> String {
+fn fingerprint(model: &str, changes: &Changes, rewrite: Option<Rewrite>) -> String {
     let mut hash = Sha256::new();
     hash.update(model);
     if *changes != Changes::default() {
         hash.update(format!("{changes:?}"));
+    }
+    if let Some(how) = rewrite {
+        hash.update(format!("{how:?}"));
     }
     let digest: [u8; 32] = hash.finalize().into();
     digest[..6].iter().fold("fp_".to_owned(), |name, b| name + &format!("{b:02x}"))

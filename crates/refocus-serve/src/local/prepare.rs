@@ -78,8 +78,7 @@ impl Local {
             text.push_str(OPEN);
             text.push('\n');
         }
-        // The template writes special tokens out.
-        let prompt = self.encode(&text, false, "messages")?;
+        let prompt = self.encode(&text, "messages")?;
         let room = self.n_ctx.saturating_sub(prompt.len()).max(1);
         let tokens = prompt.len();
         let request =
@@ -110,7 +109,7 @@ impl Local {
             let mut echo = String::new();
             let ids = match prompt {
                 Prompt::Text(text) => {
-                    let ids = self.encode(&text, true, "prompt")?;
+                    let ids = self.tokens(&text, true, "prompt")?;
                     if completion.echo {
                         echo = text;
                     }
@@ -180,7 +179,23 @@ impl Local {
         })
     }
 
-    fn encode(&self, text: &str, add_special: bool, field: &'static str) -> ApiResult<Vec<u32>> {
+    /// Messages as the model reads them before it answers: text and tokens.
+    pub(super) fn rendered(&self, messages: &[Value]) -> ApiResult<(String, Vec<u32>)> {
+        let Some(template) = &self.template else {
+            return Err(ApiError::internal("the model brings no chat template"));
+        };
+        let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+        let text = template.render(&chat).map_err(|e| refused_by_template(&e))?;
+        let ids = self.encode(&text, "messages")?;
+        Ok((text, ids))
+    }
+
+    /// Tokens of a text without the special ones: a template writes them out.
+    pub(super) fn encode(&self, text: &str, field: &'static str) -> ApiResult<Vec<u32>> {
+        self.tokens(text, false, field)
+    }
+
+    fn tokens(&self, text: &str, add_special: bool, field: &'static str) -> ApiResult<Vec<u32>> {
         // The reason names files of this machine.
         let why =
             |_| ApiError::invalid(field, format!("{field} has a text that the tokenizer cannot express"));

@@ -11,18 +11,20 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use refocus_model::generate;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::Local;
 use super::answer::Writer;
-use super::engine::{NotTaken, Stop, Update};
+use super::engine::{NotTaken, Place, Stop, Update};
 use super::prepare::{Prepared, refused_by_engine};
 use super::stream::Events;
+use super::{Local, rewriting};
 use crate::body;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics;
 use crate::openai::{ChatRequest, Choice, CompletionRequest, Piece, Reply, Shape, UsageCount};
+use crate::proxy::select::Wish;
 
 /// Addresses, as metrics name them.
 const ADDRESSES: [&str; 5] = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"];
@@ -60,9 +62,23 @@ async fn at_the_door(State(local): State<Arc<Local>>, request: Request, next: Ne
 }
 
 async fn chat(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
-    let body = body::whole(request, local.body_limit, local.read_limit).await?;
+    let rewriting = local.rewriting.clone();
+    let wish = rewriting.as_ref().map(|_| Wish::read(request.headers())).transpose()?;
+    let mut body = body::whole(request, local.body_limit, local.read_limit).await?;
+    let mut report = None;
+    if let Some((rewriting, wish)) = rewriting.zip(wish) {
+        let done = rewriting::before(&local, &rewriting, &wish, body).await?;
+        local.counts.rewriting(&done.1);
+        body = done.0;
+        report = Some(done.1);
+    }
     let id = local.draw_name();
-    answer(local, id, move |local, id| local.prepare_chat(ChatRequest::parse(&body)?, id)).await
+    let mut response =
+        answer(local, id, move |local, id| local.prepare_chat(ChatRequest::parse(&body)?, id)).await?;
+    if let Some(report) = report {
+        report.write(response.headers_mut());
+    }
+    Ok(response)
 }
 
 async fn completion(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
@@ -77,14 +93,7 @@ async fn answer(
     id: String,
     prepare: impl FnOnce(&Local, &str) -> ApiResult<Prepared> + Send + 'static,
 ) -> ApiResult<Response> {
-    let stop = local.engine.stop();
-    let not_taken = |why| match why {
-        NotTaken::Full(most) => {
-            ApiError::busy(format!("{most} requests run or wait already, try again later"))
-        }
-        NotTaken::Gone => stop.why(),
-    };
-    let place = local.engine.enter().map_err(not_taken)?;
+    let place = local.engine.enter().map_err(|why| not_taken(&local, why))?;
     // Templates, tokenizers and schemas take their time, and do not stop where the client goes away meanwhile: the
     // place is theirs until then.
     let blocking = {
@@ -94,18 +103,8 @@ async fn answer(
     let prepared = blocking.await.map_err(|_| ApiError::internal("the request could not be prepared"))?;
     let (prepared, place) = prepared?;
     let Prepared { requests, writers, echoes, prompt, shape, shared, logprobs, field } = prepared;
-    let several = requests.len() > 1;
-    let mut updates = local.engine.submit(place, requests).map_err(not_taken)?;
-    match updates.recv().await {
-        Some(Update::Accepted) => local.counts.prompt(prompt),
-        Some(Update::Refused { request, why }) => {
-            let field = if several { format!("{field}[{request}]") } else { field.to_owned() };
-            return Err(refused_by_engine(&why, &field));
-        }
-        Some(Update::Choice { .. }) => return Err(ApiError::internal("the engine spoke out of turn")),
-        Some(Update::Cut) => return Err(ApiError::stopping()),
-        None => return Err(stop.why()),
-    }
+    let stop = local.engine.stop();
+    let updates = submitted(&local, place, requests, field, prompt).await?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let prefix = match shape {
         Shape::Chat => "chatcmpl-",
@@ -133,8 +132,41 @@ async fn answer(
     Ok(response)
 }
 
+/// What a client is told where the engine takes nothing.
+pub(super) fn not_taken(local: &Local, why: NotTaken) -> ApiError {
+    match why {
+        NotTaken::Full(most) => {
+            ApiError::busy(format!("{most} requests run or wait already, try again later"))
+        }
+        NotTaken::Gone => local.engine.stop().why(),
+    }
+}
+
+/// Hands requests over, whose prompts have so many tokens, and waits until they are accepted.
+pub(super) async fn submitted(
+    local: &Local,
+    place: Place,
+    requests: Vec<generate::Request>,
+    field: &str,
+    prompt: usize,
+) -> ApiResult<UnboundedReceiver<Update>> {
+    let several = requests.len() > 1;
+    let mut updates = local.engine.submit(place, requests).map_err(|why| not_taken(local, why))?;
+    match updates.recv().await {
+        Some(Update::Accepted) => local.counts.prompt(prompt),
+        Some(Update::Refused { request, why }) => {
+            let field = if several { format!("{field}[{request}]") } else { field.to_owned() };
+            return Err(refused_by_engine(&why, &field));
+        }
+        Some(Update::Choice { .. }) => return Err(ApiError::internal("the engine spoke out of turn")),
+        Some(Update::Cut) => return Err(ApiError::stopping()),
+        None => return Err(local.engine.stop().why()),
+    }
+    Ok(updates)
+}
+
 /// Waits for all choices. Gives them and their tokens.
-async fn whole(
+pub(super) async fn whole(
     mut updates: UnboundedReceiver<Update>,
     mut writers: Vec<Writer>,
     echoes: &[String],

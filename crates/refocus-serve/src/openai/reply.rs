@@ -85,6 +85,11 @@ impl Choice {
         Self { text: text.to_owned(), ..Self::default() }
     }
 
+    /// Its text, and whether a limit on its length ended it.
+    pub(crate) fn said(&self) -> (&str, bool) {
+        (&self.text, self.finish == Some("length"))
+    }
+
     pub(crate) fn add(&mut self, piece: Piece) {
         match piece {
             Piece::Text { text, logprobs } => {

@@ -78,21 +78,24 @@ pub trait Rewriter: Send + Sync + 'static {
     fn rewrite(&self, job: &Job, cancel: Cancel) -> Rewritten;
 }
 
-/// A text rewritten by System 2 Attention over some model.
-pub(crate) fn rewritten(chat: &mut dyn refocus_system2::Chat, job: &Job) -> Rewritten {
+/// A text rewritten by System 2 Attention over some model. With a question it is a document that is read for it.
+pub(crate) fn rewritten(
+    chat: &mut dyn refocus_system2::Chat,
+    text: &str,
+    question: Option<&str>,
+    options: &Options,
+) -> Rewritten {
     let began = Instant::now();
-    let mut options = Options::new(job.variant);
-    options.deadline = Some(job.deadline);
-    let Some(question) = &job.question else {
-        let done = refocus_system2::rewrite(chat, &Request::new(job.text.as_str()), &options);
+    let Some(question) = question else {
+        let done = refocus_system2::rewrite(chat, &Request::new(text), options);
         return told(done, None, began);
     };
     // The document comes first and the question behind it, as most people write; only bytes of the document go.
-    let whole = format!("{}\n\n{question}", job.text);
+    let whole = format!("{text}\n\n{question}");
     let start = whole.len() - question.len();
     let request = Request { question: Some(start..whole.len()), ..Request::new(whole) };
-    let done = refocus_system2::rewrite(chat, &request, &options);
-    told(done, Some(&job.text), began)
+    let done = refocus_system2::rewrite(chat, &request, options);
+    told(done, Some(text), began)
 }
 
 fn told(done: Rewrite, document: Option<&str>, began: Instant) -> Rewritten {

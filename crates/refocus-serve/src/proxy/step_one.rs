@@ -7,7 +7,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use refocus_system2::{Ask, Chat, ChatError, Message, Reply, Usage};
+use refocus_system2::{Ask, Chat, ChatError, Message, Options, Reply, Usage};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -42,7 +42,8 @@ impl Rewriter for StepOne {
     fn rewrite(&self, job: &Job, cancel: Cancel) -> Rewritten {
         let until = Instant::now() + job.deadline;
         let mut call = Call { one: self, job, cancel, until, limit: exchange::OLD_LIMIT, own_fault: false };
-        let mut done = rewritten(&mut call, job);
+        let options = Options { deadline: Some(job.deadline), ..Options::new(job.variant) };
+        let mut done = rewritten(&mut call, &job.text, job.question.as_deref(), &options);
         done.own_fault = done.failed && call.own_fault;
         done
     }

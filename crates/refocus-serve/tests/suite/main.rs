@@ -7,6 +7,7 @@ mod fault_table;
 mod faults;
 mod limits;
 mod passing;
+mod patches;
 mod refusals;
 mod rewriting;
 mod support;

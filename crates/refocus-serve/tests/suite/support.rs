@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// Shows roles, contents, tools and calls.
-const TEMPLATE: &str = "\
+pub const TEMPLATE: &str = "\
 {%- for tool in tools or [] %}{{ tool.function.name }};{% endfor %}\
 {%- for m in messages %}{{ m.role }}: {{ m.content }}
 {% endfor %}\
@@ -33,6 +33,12 @@ const TEMPLATE: &str = "\
 
 /// A folder of one test, removed at the end.
 pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use refocus_model::Model;
 use refocus_tasks::recall::{Relation, builtin};
 
 use super::finding::watchful;
-use super::mitigate::{Cases, Prompt, Rule};
+use super::mitigate::{Cases, Item, Prompt, Rule, Text};
 use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
@@ -36,6 +36,11 @@ const NEUTRAL: [&str; 8] =
 /// A fact with another answer beside it.
 struct Put {
     text: String,
+    country: String,
+    /// What the control's sentences are about.
+    word: &'static str,
+    /// Which of the sentences gives way to one that tells an answer.
+    place: usize,
     right: String,
     other: String,
     /// After the control, then after the sentences that name the other answer.
@@ -76,9 +81,43 @@ pub(super) fn run<O: Ops>(
 /// Its questions, for a patch to be judged by. Where one answer is the beginning of the other, there is none.
 pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
     let puts = puts(&builtin("capital")?, subject)?;
-    let pair = |p: &Put| p.questions.iter().map(Prompt::of).collect::<Option<Vec<_>>>();
     let prompts = puts.iter().filter_map(pair).take(items).flatten().collect();
     Ok(Cases { probe: Probe::Distractors, rule: Rule::Against, prompts })
+}
+
+fn pair(p: &Put) -> Option<Vec<Prompt>> {
+    p.questions.iter().map(Prompt::of).collect()
+}
+
+/// The items of [`cases`] as texts that can be rewritten, and a third that would lose its answer where too much goes:
+/// one sentence says that the other city is the capital now.
+pub(super) fn texts(subject: Subject<'_>, items: usize) -> Result<Vec<Item>, DiagnoseError> {
+    let relation = builtin("capital")?;
+    let puts = puts(&relation, subject)?;
+    let item = |p: &Put| {
+        let asked = relation.ask(&p.country);
+        // A user asks, and does not begin the answer.
+        let (question, after) = asked.split_at(asked.find('?').map_or(asked.len(), |at| at + 1));
+        let bare = question.strip_prefix("Q: ").unwrap_or(question);
+        let around = [question[..question.len() - bare.len()].to_owned(), after.to_owned()];
+        let text = |sentences: &[String], needed: Option<String>| {
+            let (right, wrong) = if needed.is_some() { (&p.other, &p.right) } else { (&p.right, &p.other) };
+            Text {
+                context: sentences.join(" "),
+                question: bare.to_owned(),
+                around: around.clone(),
+                needed,
+                right: format!(" {right}"),
+                wrong: format!(" {wrong}"),
+            }
+        };
+        let about = |name: &str| SENTENCES.map(|s| s.replace("{}", name));
+        let news = format!("The capital of {} has moved to {}.", p.country, p.other);
+        let mut telling = about(p.word);
+        telling[p.place].clone_from(&news);
+        [text(&about(p.word), None), text(&about(&p.other), None), text(&telling, Some(news))]
+    };
+    Ok(puts.iter().filter(|p| pair(p).is_some()).take(items).map(item).collect())
 }
 
 fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseError> {
@@ -111,10 +150,18 @@ fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseE
             let q = Question::of_text(subject.tokenizer, &text, &right, &wrong, evidence)?;
             Ok::<_, DiagnoseError>((q, text))
         };
-        let (neutral, _) = put(NEUTRAL[words[1] as usize % NEUTRAL.len()])?;
+        let word = NEUTRAL[words[1] as usize % NEUTRAL.len()];
+        let (neutral, _) = put(word)?;
         let (swayed, text) = put(other)?;
-        let questions = [neutral, swayed];
-        out.push(Put { text, right: fact.answer.clone(), other: other.clone(), questions });
+        out.push(Put {
+            text,
+            country: fact.argument.clone(),
+            word,
+            place: words[2] as usize % REPEATS,
+            right: fact.answer.clone(),
+            other: other.clone(),
+            questions: [neutral, swayed],
+        });
     }
     Ok(out)
 }

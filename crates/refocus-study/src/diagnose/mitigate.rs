@@ -5,9 +5,15 @@
 //! lowers the harm most on the even items, and costs plain text no more than [`TEXT_COST`]. What was chosen for
 //! different probes is joined where that helps on the same half. The odd items then say what it does, to every
 //! probe, to plain text, and to what worked before. Everything tried is counted and told.
+//!
+//! Against sentences that do not matter a model that has a chat template may also rewrite ([`rewriting`]).
 
 mod candidates;
 mod cases;
+mod half;
+mod rewriting;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -19,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use self::candidates::{Candidate, candidates};
 pub(super) use self::cases::{Cases, Prompt, Rule};
 use self::cases::{Harm, mean, say, text};
+use self::half::Half;
+use self::rewriting::Texts;
+pub(super) use self::rewriting::{Item, Text};
 use super::{
     DiagnoseError, Finding, Measure, Probe, State, Subject, distractors, flipflop, overthinking, recall,
 };
@@ -34,6 +43,10 @@ const PIECE: usize = 32;
 const PIECES: usize = 64;
 /// Patches tried for a probe, about: what sizes are computed with.
 const TRIED: usize = 20;
+/// The harm of a rewriting that takes too much.
+const TOLD: &str = "wrong after a sentence that tells the answer";
+/// What plain text is measured by.
+const NATS: &str = "nats a token of plain text";
 /// Text that the project wrote, about nothing that is asked.
 const PLAIN: &str = include_str!("../../../../tasks/plain.txt");
 
@@ -46,7 +59,7 @@ pub struct Tried {
     pub name: String,
     /// By how much the harm fell on the items that choose; below 0 where it rose.
     pub gain: f64,
-    /// Nats a token that plain text became less likely by.
+    /// Nats a token that plain text became less likely by; 0 for a rewriting, which plain text does not meet.
     pub text_cost: f64,
 }
 
@@ -68,6 +81,27 @@ pub struct Change {
     pub p: f64,
 }
 
+/// A number that the patch cannot change: it rewrites messages and nothing else, and these texts are none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Untouched {
+    /// Whose items; none for plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// What is counted.
+    pub what: String,
+}
+
+/// What rewriting takes, on the items that did not choose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rewriting {
+    /// Texts that were judged.
+    pub texts: usize,
+    /// Of these, how many lost a sentence; the others went through as they are.
+    pub applied: usize,
+    /// Tokens that are read for a text before it is answered, on average; none is written.
+    pub tokens: f64,
+}
+
 /// What a search found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mitigation {
@@ -83,15 +117,24 @@ pub struct Mitigation {
     pub chosen: Vec<String>,
     /// Before and after.
     pub changes: Vec<Change>,
+    /// What stays as it is by construction, and was not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untouched: Vec<Untouched>,
+    /// Where the patch rewrites: what that takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewriting: Option<Rewriting>,
+    /// What was not tried, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
     /// The patch's entries in TOML, without the model's fingerprint.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub patch: String,
 }
 
 /// A probe's items and what the model says to them as it is.
-struct Bench {
-    choose: Cases,
-    report: Cases,
+struct Bench<'a> {
+    choose: Half<'a>,
+    report: Half<'a>,
     /// Of the items that choose, where the failure is there; what does not slip is only reported.
     before: Option<Harm>,
 }
@@ -118,6 +161,9 @@ pub fn mitigate<O: Ops>(
             tried: Vec::new(),
             chosen: Vec::new(),
             changes: Vec::new(),
+            untouched: Vec::new(),
+            rewriting: None,
+            left_out: None,
             patch: String::new(),
         });
     }
@@ -125,7 +171,7 @@ pub fn mitigate<O: Ops>(
     for f in findings.iter().filter(|f| f.state != State::CannotBeTested) {
         benches.extend(bench(o, m, subject, f)?);
     }
-    let known = |p: &Probe| benches.iter().any(|b| b.choose.probe == *p);
+    let known = |p: &Probe| benches.iter().any(|b| b.probe() == *p);
     let slipping: Vec<Probe> = slipping.into_iter().filter(known).collect();
     let pieces = pieces(subject)?;
     let half = |from: usize| pieces.iter().skip(from).step_by(2).cloned().collect::<Vec<_>>();
@@ -135,7 +181,7 @@ pub fn mitigate<O: Ops>(
     let (mut tried, mut best) = (Vec::new(), Vec::<(f64, Candidate)>::new());
     let all = (slipping.len() * TRIED) as u64;
     for (b, before) in slipping_of(&benches) {
-        let contrasts = b.choose.contrasts();
+        let contrasts = b.choose.cases.contrasts();
         let pushes = match pushes(o, m, &contrasts) {
             // Such a model has no plain sum to attribute: other patches are tried.
             Err(MeasureError::PostNorm) => Vec::new(),
@@ -143,13 +189,18 @@ pub fn mitigate<O: Ops>(
             other => other?,
         };
         let mut top: Option<(f64, Candidate)> = None;
-        for c in candidates(&m.spec, b.choose.probe, &pushes) {
+        let inside = candidates(&m.spec, b.probe(), &pushes);
+        let before_it = b.choose.texts.iter().flat_map(Texts::candidates);
+        for c in inside.into_iter().chain(before_it) {
             tick(tried.len() as u64, all.max(tried.len() as u64 + 1));
             let patch = parse(&c.body, m)?;
-            let harm = b.choose.harm(&say(o, m, &b.choose.prompts, &patch.applied())?);
-            let gain = before.total() - harm.total();
-            let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
-            tried.push(Tried { probe: b.choose.probe, name: c.name.clone(), gain, text_cost: cost });
+            let gain = before.total() - b.choose.total(o, m, &patch)?;
+            let cost = if rewrites_only(&patch) {
+                0.0
+            } else {
+                mean(&text(o, m, &choose_text, &patch.applied())?) - plain
+            };
+            tried.push(Tried { probe: b.probe(), name: c.name.clone(), gain, text_cost: cost });
             if gain > LEAST && cost <= TEXT_COST && top.as_ref().is_none_or(|(g, _)| gain > *g) {
                 top = Some((gain, c));
             }
@@ -169,7 +220,7 @@ pub fn mitigate<O: Ops>(
         let Ok(patch) = parse(&body(&with), m) else { continue };
         let mut harm = 0.0;
         for (b, _) in slipping_of(&benches) {
-            harm += b.choose.harm(&say(o, m, &b.choose.prompts, &patch.applied())?).total();
+            harm += b.choose.total(o, m, &patch)?;
         }
         let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
         if harm < least - LEAST && cost <= TEXT_COST {
@@ -177,11 +228,15 @@ pub fn mitigate<O: Ops>(
         }
     }
     let body = body(&chosen);
-    let changes = if chosen.is_empty() {
-        Vec::new()
-    } else {
-        changes(o, m, &benches, &report_text, &parse(&body, m)?, subject.seed)?
-    };
+    let (mut changes, mut untouched, mut rewriting) = (Vec::new(), Vec::new(), None);
+    if !chosen.is_empty() {
+        let patch = parse(&body, m)?;
+        (changes, untouched) = measured(o, m, &benches, &report_text, &patch, subject.seed)?;
+        rewriting = taken(&benches, &patch)?;
+    }
+    let left_out = slipping_of(&benches)
+        .any(|(b, _)| b.probe() == Probe::Distractors && b.choose.texts.is_none())
+        .then(|| "rewriting, which needs a model that brings a chat template".to_owned());
     tick(all, all);
     let helps = changes.iter().any(|c| repairs(&slipping, c));
     let verdict = verdict(helps, &tried, &chosen, &changes);
@@ -192,13 +247,35 @@ pub fn mitigate<O: Ops>(
         tried,
         chosen: chosen.into_iter().map(|c| c.name).collect(),
         changes,
+        untouched,
+        rewriting,
+        left_out,
         patch: body,
     })
 }
 
+impl Bench<'_> {
+    fn probe(&self) -> Probe {
+        self.choose.cases.probe
+    }
+}
+
 /// What a patch is searched for.
-fn slipping_of(benches: &[Bench]) -> impl Iterator<Item = (&Bench, &Harm)> {
+fn slipping_of<'b, 'a>(benches: &'b [Bench<'a>]) -> impl Iterator<Item = (&'b Bench<'a>, &'b Harm)> {
     benches.iter().filter_map(|b| Some((b, b.before.as_ref()?)))
+}
+
+/// Whether a patch changes messages and nothing inside.
+fn rewrites_only(patch: &Patch) -> bool {
+    patch.rewrite.is_some() && patch.interventions.is_empty() && patch.decode.is_empty()
+}
+
+/// What a rewriting takes on the items that report.
+fn taken(benches: &[Bench<'_>], patch: &Patch) -> Result<Option<Rewriting>, DiagnoseError> {
+    let texts = benches.iter().find_map(|b| b.report.texts.as_ref());
+    let Some((texts, how)) = texts.zip(patch.rewrite) else { return Ok(None) };
+    let applied = texts.asked(Some(how))?.applied;
+    Ok(Some(Rewriting { texts: texts.len(), applied, tokens: texts.tokens() }))
 }
 
 fn parse<K: refocus_compute::Kernels>(body: &str, m: &Model<K>) -> Result<Patch, DiagnoseError> {
@@ -210,12 +287,12 @@ fn body(chosen: &[Candidate]) -> String {
 }
 
 /// A probe's items in two halves; none where it asks too little.
-fn bench<O: Ops>(
+fn bench<'a, O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
-    subject: Subject<'_>,
+    subject: Subject<'a>,
     f: &Finding,
-) -> Result<Option<Bench>, DiagnoseError> {
+) -> Result<Option<Bench<'a>>, DiagnoseError> {
     let draw = |items: usize| match f.probe {
         Probe::Flipflop => flipflop::cases(subject, items),
         Probe::Overthinking => overthinking::cases(&m.spec, subject, items),
@@ -238,10 +315,17 @@ fn bench<O: Ops>(
     if choose.len() < 8 || report.len() < 8 {
         return Ok(None);
     }
-    let before = match f.state {
-        State::Slips => Some(choose.harm(&say(o, m, &choose.prompts, &[])?)),
-        _ => None,
+    let slips = f.state == State::Slips;
+    let before = if slips { Some(choose.harm(&say(o, m, &choose.prompts, &[])?)) } else { None };
+    let [choose_texts, report_texts] = match (f.probe, subject.template) {
+        (Probe::Distractors, Some(template)) if slips => {
+            let texts = distractors::texts(subject, items)?;
+            Texts::judge(o, m, subject.tokenizer, template, texts).halves().map(Some)
+        }
+        _ => [None, None],
     };
+    let choose = Half::new(o, m, choose, choose_texts)?;
+    let report = Half::new(o, m, report, report_texts)?;
     Ok(Some(Bench { choose, report, before }))
 }
 
@@ -262,30 +346,43 @@ struct Paired {
     change: Vec<f64>,
 }
 
-fn changes<O: Ops>(
+fn measured<O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
-    benches: &[Bench],
+    benches: &[Bench<'_>],
     pieces: &[Vec<u32>],
     patch: &Patch,
     seed: u64,
-) -> Result<Vec<Change>, DiagnoseError> {
+) -> Result<(Vec<Change>, Vec<Untouched>), DiagnoseError> {
     let applied = patch.applied();
-    let mut rows = Vec::new();
+    let (mut rows, mut untouched) = (Vec::new(), Vec::new());
     let mut add = |probe: Option<Probe>, what: &str, before: Vec<f64>, after: Vec<f64>| {
         let change = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         rows.push(Paired { probe, what: what.to_owned(), before, after, change });
     };
     for b in benches {
-        let before = b.report.harm(&say(o, m, &b.report.prompts, &[])?);
-        let after = b.report.harm(&say(o, m, &b.report.prompts, &applied)?);
-        let [main, side] = b.report.names();
-        add(Some(b.report.probe), main, before.main, after.main);
+        let (half, probe) = (&b.report, Some(b.probe()));
+        let [main, side] = half.cases.names();
+        if rewrites_only(patch) && half.texts.is_none() {
+            let names = [main, side].into_iter().filter(|what| !what.is_empty());
+            untouched.extend(names.map(|what| Untouched { probe, what: what.to_owned() }));
+            continue;
+        }
+        let before = half.cases.harm(&say(o, m, &half.cases.prompts, &[])?);
+        let (after, told) = half.harm(o, m, patch)?;
+        add(probe, main, before.main, after.main);
         if !before.side.is_empty() {
-            add(Some(b.report.probe), side, before.side, after.side);
+            add(probe, side, before.side, after.side);
+        }
+        if let Some(told) = told {
+            add(probe, TOLD, half.told.clone(), told);
         }
     }
-    add(None, "nats a token of plain text", text(o, m, pieces, &[])?, text(o, m, pieces, &applied)?);
+    if rewrites_only(patch) {
+        untouched.push(Untouched { probe: None, what: NATS.to_owned() });
+    } else {
+        add(None, NATS, text(o, m, pieces, &[])?, text(o, m, pieces, &applied)?);
+    }
     let measure = |x: &[f64]| {
         let e = Estimate::of(x, seed);
         Measure::within(e.value, e.low, e.high, e.n)
@@ -300,7 +397,7 @@ fn changes<O: Ops>(
         change: measure(&r.change),
         p,
     };
-    Ok(rows.into_iter().zip(p).map(row).collect())
+    Ok((rows.into_iter().zip(p).map(row).collect(), untouched))
 }
 
 /// Whether a change is one that chance does not make, after the correction.
@@ -310,7 +407,8 @@ fn sure(c: &Change) -> bool {
 
 /// Whether a row says that a failure which was there is surely less.
 fn repairs(slipping: &[Probe], c: &Change) -> bool {
-    c.probe.is_some_and(|p| slipping.contains(&p)) && sure(c) && c.change.value < 0.0
+    // An answer that is told is the control of a rewriting, and no failure.
+    c.probe.is_some_and(|p| slipping.contains(&p)) && c.what != TOLD && sure(c) && c.change.value < 0.0
 }
 
 /// What came of it.

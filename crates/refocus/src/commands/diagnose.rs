@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use refocus_compute::Eager;
-use refocus_model::Model;
+use refocus_model::{ChatTemplate, Model};
 use refocus_study::diagnose::{
-    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, State, Subject, mitigate, run as probe,
+    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, mitigate,
+    run as probe,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -88,7 +89,18 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         let mut cpu = backend::cpu(global, printer)?;
         let model = Model::load(&checkpoint, &mut cpu)?;
         let o = &mut Eager::new(cpu);
-        let subject = Subject { tokenizer: &tokenizer, seed: global.seed, budget: document.settings.budget };
+        // A diagnosis needs no template, so one that cannot be used ends none.
+        let template = if search { ChatTemplate::of(&checkpoint, &tokenizer) } else { Ok(None) };
+        let template = template.unwrap_or_else(|e| {
+            printer.note(&format!("rewriting is not tried: {e}"));
+            None
+        });
+        let subject = Subject {
+            tokenizer: &tokenizer,
+            template: template.as_ref(),
+            seed: global.seed,
+            budget: document.settings.budget,
+        };
         for &p in &probes {
             if has(&document, p) {
                 continue;
@@ -190,6 +202,12 @@ fn shown(document: &Document, colour: bool) -> String {
     if let Some(m) = &document.mitigation {
         text.push_str(&format!("\npatch: {}\n", m.verdict));
         m.chosen.iter().for_each(|c| text.push_str(&format!("  {c}\n")));
+        if let Some(what) = &m.left_out {
+            text.push_str(&format!("  not tried: {what}\n"));
+        }
+        if let Some(r) = &m.rewriting {
+            text.push_str(&format!("  {}\n", price(r)));
+        }
         if !m.changes.is_empty() {
             text.push('\n');
             text.push_str(&changes(m).render(colour));
@@ -214,7 +232,21 @@ fn changes(m: &Mitigation) -> Table {
         let p = if c.p < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", c.p) };
         table.row([probe, c.what.clone(), number(&c.before), number(&c.after), c.change.text(), p]);
     }
+    for u in &m.untouched {
+        let probe = u.probe.map_or("text", Probe::name).to_owned();
+        let [none, same] = ["-", "none: no message, so not rewritten"].map(str::to_owned);
+        table.row([probe, u.what.clone(), none.clone(), none.clone(), same, none]);
+    }
     table
+}
+
+/// What rewriting costs.
+fn price(r: &Rewriting) -> String {
+    format!(
+        "rewriting reads {:.0} tokens a question before it is answered, and writes none; {} of {} texts lost a \
+         sentence",
+        r.tokens, r.applied, r.texts
+    )
 }
 
 /// How a patch file begins that this command wrote.
@@ -240,6 +272,9 @@ fn patch_text(m: &Mitigation, document: &Document) -> String {
     out.push_str("#\n# Measured with exactly these entries on questions that did not choose them:\n");
     for line in changes(m).render(false).lines() {
         out.push_str(&format!("# {line}\n"));
+    }
+    if let Some(r) = &m.rewriting {
+        out.push_str(&format!("# {}\n", price(r)));
     }
     out.push_str(&format!("\n[model]\nfingerprint = \"{}\"\n\n{}", document.settings.fingerprint, m.patch));
     out

@@ -1,6 +1,6 @@
 //! `patch show`.
 
-use refocus_model::patch::{Decode, Job, Support};
+use refocus_model::patch::{Decode, Job, Rewrite, Support, Variant};
 use refocus_model::{Action, Intervention, Kind, ModelSpec, Patch, Position};
 use serde::Serialize;
 
@@ -64,14 +64,21 @@ pub(super) fn sentences(patch: &Patch, spec: &ModelSpec) -> Vec<(usize, String)>
     let (decode, rewrite) = patch.lines();
     let inside = patch.entries().filter_map(|(line, _, all)| Some((line, inside(all, spec)?)));
     let outside = patch.decode.iter().zip(decode).map(|(d, &line)| (line, self::decode(d)));
-    let before = patch.rewrite.zip(rewrite).map(|(r, line)| {
-        let says = format!(
-            "Before answering, the context is rewritten without what does not matter ({})",
-            r.variant.name()
-        );
-        (line, says)
-    });
+    let before = patch.rewrite.zip(rewrite).map(|(r, line)| (line, rewriting(r)));
     inside.chain(outside).chain(before).collect()
+}
+
+fn rewriting(r: Rewrite) -> String {
+    let newest = "Before answering, the newest message of a user is rewritten without what does not matter";
+    match (r.variant, r.threshold) {
+        (Variant::Scored, Some(t)) => {
+            format!("{newest} (scored: the model judges each sentence; what scores below {t} nats goes)")
+        }
+        (Variant::Scored, None) => {
+            format!("{newest} (scored: the model judges each sentence; what it does not call needed goes)")
+        }
+        (variant, _) => format!("{newest} ({})", variant.name()),
+    }
 }
 
 fn inside(all: &[Intervention], spec: &ModelSpec) -> Option<String> {

@@ -44,13 +44,13 @@ line  forward      generate     serve        export  entry
   14  yes          yes          yes          yes     exit before block 2
   18  yes          yes          yes          no [2]  temperature 0.7
   22  not yet [3]  not yet [3]  not yet [3]  no [2]  contrast_context times -0.5
-  26  no [4]       not yet [5]  not yet [5]  no [6]  rewrite the context (extractive)
+  26  no [4]       no [5]       yes          no [6]  rewrite the newest message (extractive)
 
 [1] weights act at every position
 [2] weights hold no change of the final logits
 [3] it needs a second row of logits, which nothing computes yet
-[4] a forward pass takes its input as it is
-[5] `refocus rewrite` and the proxy rewrite; nothing does it for a patch yet
+[4] a forward pass takes its input as it is; `refocus serve` rewrites
+[5] a prompt is taken as it is; `refocus serve` rewrites messages, `refocus rewrite` one text
 [6] weights hold no change of the prompt
 
 "#]]).stderr_eq("");
@@ -189,6 +189,45 @@ line  forward  generate  serve  export  entry
    3  yes      yes       yes    no [1]  temperature 2
 
 [1] weights hold no change of the final logits
+
+"#]]);
+}
+
+#[test]
+fn a_rewriting_belongs_to_a_server() {
+    let tmp = Tmp::new("rewriting");
+    tmp.write("p.toml", "[rewrite]\nvariant = \"scored\"\nthreshold = -2.4\n");
+    tmp.refocus("patch show fixtures/overthinking --patch [TMP]/p.toml")
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+[TMP]/p.toml fits fixtures/overthinking
+
+Before answering, the newest message of a user is rewritten without what does not matter (scored: the model judges each sentence; what scores below -2.4 nats goes).
+    line 1; works in serve
+
+"#]]);
+    refused(tmp.refocus("model generate fixtures/overthinking --text Hello --patch [TMP]/p.toml"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: 'rewrite' does not work in generate: a prompt is taken as it is; `refocus serve` rewrites messages, `refocus rewrite` one text
+hint: `refocus patch check MODEL --patch FILE` shows which entries work where
+
+"#]]);
+    refused(tmp.refocus("model forward fixtures/overthinking --text Hello --patch [TMP]/p.toml"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: 'rewrite' does not work in forward: a forward pass takes its input as it is; `refocus serve` rewrites
+hint: `refocus patch check MODEL --patch FILE` shows which entries work where
+
+"#]]);
+    refused(tmp.refocus("patch export fixtures/overthinking --patch [TMP]/p.toml --out [TMP]/out"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml:1: cannot be baked into weights: weights hold no change of the prompt
+hint: --partial leaves such entries out and names them
+
+"#]]);
+    refused(tmp.refocus("serve --model fixtures/overthinking --listen 127.0.0.1:0 --patch [TMP]/p.toml"))
+        .stderr_eq(str![[r#"
+error: [TMP]/p.toml: [rewrite] changes the messages of a chat, and the model brings no chat template
 
 "#]]);
 }
