@@ -137,7 +137,10 @@ fn judged(gap: &Estimate, able: bool) -> (State, String) {
         let lost = 100.0 * gap.value;
         (State::Slips, format!("false demonstrations cost {lost:.0} of 100 answers"))
     } else if !able {
-        (State::CannotBeTested, "it is not surely right more often than chance after true ones either".to_owned())
+        (
+            State::CannotBeTested,
+            "it is not surely right more often than chance after true ones either".to_owned(),
+        )
     } else if gap.high < STEADY {
         (State::Steady, "false demonstrations change little".to_owned())
     } else {

@@ -321,8 +321,8 @@ The final logits are divided by 0.7.
     line 18; works in forward, generate, serve
 The final logits lean away from the context, by 0.5.
     line 22; works in nothing yet
-Before answering, the context is rewritten without what does not matter (extractive).
-    line 26; works in nothing yet
+Before answering, the newest message of a user is rewritten without what does not matter (extractive).
+    line 26; works in serve
 
 "#]])
         .stderr_eq("");
@@ -393,7 +393,7 @@ note: the model brings no tokenizer, so the folder has none
 note: left out, line 7: Attention in block 1 cannot look at the first token, at the end of the prompt and at each new token, only where the lens after block 0 gives its first choice a probability above 0.5 (weights act at every position)
 note: left out, line 18: The final logits are divided by 0.7 (weights hold no change of the final logits)
 note: left out, line 22: The final logits lean away from the context, by 0.5 (weights hold no change of the final logits)
-note: left out, line 26: Before answering, the context is rewritten without what does not matter (extractive) (weights hold no change of the prompt)
+note: left out, line 26: Before answering, the newest message of a user is rewritten without what does not matter (extractive) (weights hold no change of the prompt)
 
 "#]]);
     tmp.write(
