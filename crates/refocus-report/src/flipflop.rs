@@ -42,7 +42,9 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
         });
     }
     if !claims.is_empty() {
-        all.push(claim_section(&claims));
+        let lead = "What the paper says, and how it fared by a rule that was written before the runs. Effects stand in \
+                    the reasons.";
+        all.push(RunSection { lead: lead.to_owned(), ..claim_section(&claims) });
     }
     if !curve.is_empty() {
         all.push(RunSection {
@@ -124,7 +126,7 @@ fn table(rows: &[Row]) -> Grid {
             Cell::text(of.first().map(|r| r.group.clone()).unwrap_or_default()),
             Cell::number(seeds.len().to_string()),
             Cell::number(of.iter().map(|r| r.steps).max().unwrap_or(0).to_string()),
-            Cell::number(format!("{:.0}", of.iter().map(|r| r.seconds).fold(0.0, f64::max))),
+            Cell::number(format!("{:.0}", of.iter().filter_map(|r| r.seconds).fold(0.0, f64::max))),
         ];
         for set in &sets {
             let here: Vec<&&Row> = of.iter().filter(|r| r.set == *set).collect();
@@ -190,9 +192,9 @@ fn by_distance(distance: &[Distance]) -> Vec<Part> {
     let mut parts = Vec::new();
     for (i, by) in order(distance.iter().map(|d| d.by.as_str())).into_iter().enumerate() {
         let (title, x) = match by {
-            "write" => ("Since the last write", "tokens since the last write"),
-            "non_ignore" => ("Since the last instruction that is not ignored", "tokens since then"),
-            "stale_writes" => ("By the number of earlier writes", "earlier writes"),
+            "write" => ("Since the last write", "instructions since the last write"),
+            "non_ignore" => ("Since the last instruction that is not ignored", "instructions since then"),
+            "stale_writes" => ("By earlier writes of the other bit", "earlier writes of the other bit"),
             other => (other, other),
         };
         let figures = order(distance.iter().map(|d| d.row.as_str())).into_iter().map(|name| {

@@ -6,7 +6,7 @@ use crate::record::records;
 records! {
     /// One trained model on one set.
     Row in "rows" {
-        /// Name of the way of training, such as `baseline` or `embedding dropout 0.1`.
+        /// Name of the way of training, such as `baseline` or `embedding-dropout`.
         row: String [""],
         /// Group of the study that it belongs to.
         group: String [""],
@@ -22,8 +22,8 @@ records! {
         low: f64 ["share"],
         /// Upper end of the error rate's interval.
         high: f64 ["share"],
-        /// Time of training.
-        seconds: f64 ["s"],
+        /// Time of training, where it is known.
+        seconds: Option<f64> ["s"],
         /// Steps of training.
         steps: i64 ["steps"],
     }
@@ -55,9 +55,9 @@ records! {
         /// What the distance is counted from: write or non_ignore; or stale_writes, their number.
         by: String [""],
         /// Smallest distance of the bin.
-        from: i64 ["tokens"],
+        from: i64 ["instructions"],
         /// Largest distance of the bin.
-        to: i64 ["tokens"],
+        to: i64 ["instructions"],
         /// Reads that were judged.
         reads: i64 ["reads"],
         /// Wrong ones.

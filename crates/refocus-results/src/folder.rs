@@ -364,7 +364,7 @@ pub(crate) mod tests {
 
     fn row(errors: i64, high: f64) -> Row {
         let (row, group, set) = ("baseline".to_owned(), "base".to_owned(), "in".to_owned());
-        Row { row, group, seed: 1, set, reads: 10, errors, low: 0.0, high, seconds: 1.5, steps: 3 }
+        Row { row, group, seed: 1, set, reads: 10, errors, low: 0.0, high, seconds: Some(1.5), steps: 3 }
     }
 
     #[test]

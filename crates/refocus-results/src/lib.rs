@@ -6,9 +6,11 @@
 //! it is used. docs/results.md has the schemas in words.
 //!
 //! A table's rows are a Rust type ([`Record`]): the schema, the writer and the reader come from that one
-//! definition. [`overthinking`], [`flipflop`], [`recall`] and [`system2`] hold those of the studies.
+//! definition. [`overthinking`], [`flipflop`], [`recall`] and [`system2`] hold those of the studies,
+//! [`diagnosis`] those of all four together.
 
 pub mod atomic;
+pub mod diagnosis;
 mod error;
 pub mod flipflop;
 mod folder;

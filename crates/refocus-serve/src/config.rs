@@ -78,12 +78,22 @@ pub struct LocalConfig {
     pub cache_bytes: usize,
     /// Prompt tokens that one step computes at most.
     pub chunk: usize,
+    /// Where a patch rewrites: time after which a client that waits for a stream gets a comment, in milliseconds,
+    /// and again after each.
+    pub heartbeat_ms: u64,
 }
 
 impl Default for LocalConfig {
-    /// 64 sequences, 256 requests, 4 GiB, pieces of 256 tokens.
+    /// 64 sequences, 256 requests, 4 GiB, pieces of 256 tokens, a comment every two seconds.
     fn default() -> Self {
-        Self { name: None, sequences: 64, requests: 256, cache_bytes: 4 << 30, chunk: 256 }
+        Self {
+            name: None,
+            sequences: 64,
+            requests: 256,
+            cache_bytes: 4 << 30,
+            chunk: 256,
+            heartbeat_ms: 2_000,
+        }
     }
 }
 
@@ -227,6 +237,7 @@ impl Config {
             ("local.requests", self.local.requests),
             ("local.cache_bytes", self.local.cache_bytes),
             ("local.chunk", self.local.chunk),
+            ("local.heartbeat_ms", self.local.heartbeat_ms as usize),
         ];
         if let Some((name, _)) = numbers.into_iter().find(|(_, n)| *n == 0) {
             return Err(ConfigError::Zero { name });

@@ -15,6 +15,7 @@ mod mitigate;
 mod overthinking;
 mod recall;
 mod size;
+mod tables;
 
 pub use self::condition::{Condition, ConditionError};
 pub use self::error::DiagnoseError;
@@ -22,6 +23,7 @@ pub use self::finding::{Example, Finding, Measure, State};
 pub use self::metrics::{METRICS, Metric, known};
 pub use self::mitigate::{Change, Mitigation, Rewriting, TEXT_COST, Tried, Untouched, mitigate};
 pub use self::size::Budget;
+pub use self::tables::write_tables;
 
 use refocus_compute::Ops;
 use refocus_model::{ChatTemplate, Model, Tokenizer};

@@ -28,6 +28,7 @@ mod study;
 mod subject;
 mod summary;
 mod table;
+mod tables;
 mod verdict;
 
 pub use self::attend::{FIRST, GROUPS, HeadMeans, Look, LookError, Place, Reads, look};
@@ -52,4 +53,5 @@ pub use self::study::{Series, Study};
 pub use self::subject::{Subject, SubjectError, open_run};
 pub use self::summary::{JobResult, RowSummary, SeedCount, SetSummary, read_results, summarise};
 pub use self::table::{csv, markdown, percent};
+pub use self::tables::write_tables;
 pub use self::verdict::{Claim, Judgement, Test, judge};

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ops::{
     AttnOut, AttnProbe, AttnSpec, Batch, KeyGroups, KvUse, PatternChange, Qkv, RawPattern, RowSet,
 };
-use crate::simd::{Isa, LANES, Simd, exp, isa_fn, ln};
+use crate::simd::{Isa, LANES, Simd, exp, isa_fn, log};
 
 use super::Cpu;
 use super::memory::{CpuBuf, Out, Scratch};
@@ -411,12 +411,15 @@ impl Met<'_, '_> {
         let all = &mut self.all[if keep { at * span } else { 0 }..];
         for block in keys.step_by(KEY_BLOCK) {
             let page = pages[block / KEY_BLOCK].as_slice();
+            // Keys that none of them sees have weight zero, which adds nothing to any chain.
+            let last = pair.iter().map(|p| p.pos + 1).max().unwrap_or(0);
+            let seen = last.saturating_sub(block).clamp(1, KEY_BLOCK);
             // SAFETY: a head's page is `[4][d][16]` keys and `[panels][64][16]` values; scratch parts are
             // sized above.
             unsafe {
                 let scores = product::Tile {
                     rows: n,
-                    panels: KEY_BLOCK / LANES,
+                    panels: seen.div_ceil(LANES),
                     a: q.as_ptr(),
                     a_row: 1,
                     a_k: self.n,
@@ -472,7 +475,7 @@ impl Met<'_, '_> {
                     a: s.as_ptr(),
                     a_row: KEY_BLOCK,
                     a_k: 1,
-                    kc: KEY_BLOCK,
+                    kc: seen,
                     b: page[shape.values(self.kv_head)..].as_ptr(),
                     stride: KEY_BLOCK * LANES,
                     c: o.as_mut_ptr(),
@@ -611,18 +614,17 @@ unsafe fn measure(isa: Isa, job: &Job<'_>, r: &Pair<'_>, start: usize, scores: &
     }
     // SAFETY: `scores` is whole vectors.
     unsafe { to_weights(isa, scores, r.max, r.sum) };
-    let set = given(r.edits);
-    let weight = |k: usize| match set {
-        Some(p) => p.get(k).copied().unwrap_or(0.0),
-        None => scores[k - start],
-    };
+    if let Some(set) = given(r.edits) {
+        for k in visible.clone() {
+            scores[k - start] = set.get(k).copied().unwrap_or(0.0);
+        }
+    }
+    let weights = &scores[r.first - start..=r.pos - start];
     if let Some((_, pattern, offset)) = job.raw {
         // SAFETY: as above.
         let out = unsafe { pattern.slice(offset[row] + head * (r.pos + 1), r.pos + 1) };
         out.fill(0.0);
-        for k in visible.clone() {
-            out[k] = weight(k);
-        }
+        out[r.first..].copy_from_slice(weights);
     }
     if let Some((mass, groups, n)) = job.mass {
         // SAFETY: this row's and head's own entries.
@@ -631,21 +633,38 @@ unsafe fn measure(isa: Isa, job: &Job<'_>, r: &Pair<'_>, start: usize, scores: &
             let inside = ranges.iter().flat_map(|g| {
                 (g.start as usize).max(visible.start)..(g.end as usize).min(visible.end).max(visible.start)
             });
-            *o = inside.map(|k| f64::from(weight(k))).sum::<f64>() as f32;
+            *o = inside.map(|k| f64::from(weights[k - r.first])).sum::<f64>() as f32;
         }
     }
     if let Some(stats) = job.stats {
         // SAFETY: this row's and head's own entries.
         let out = unsafe { stats.slice((row * heads + head) * 3, 3) };
-        let (mut entropy, mut square, mut top) = (0.0f64, 0.0f64, 0.0f32);
-        for k in visible {
-            let p = weight(k);
-            if p > 0.0 {
-                entropy -= f64::from(p) * ln(f64::from(p));
-            }
-            square += f64::from(p) * f64::from(p);
-            top = if p > top { p } else { top };
+        // SAFETY: a valid instruction set.
+        out.copy_from_slice(&unsafe { statistics(isa, weights) });
+    }
+}
+
+isa_fn! {
+    /// Entropy, ℓ2 and maximum of the weights of a row.
+    ///
+    /// # Safety
+    /// None beyond a valid `Isa`.
+    unsafe fn statistics = statistics_body(p: &[f32]) -> [f32; 3]
+}
+
+#[inline(always)]
+unsafe fn statistics_body<S: Simd>(p: &[f32]) -> [f32; 3] {
+    // SAFETY: partial vectors stay within the row.
+    unsafe {
+        let [mut entropy, mut square, mut top] = [S::splat(0.0); 3];
+        for i in (0..p.len()).step_by(LANES) {
+            let p = S::load_part(p.as_ptr().add(i), LANES.min(p.len() - i));
+            // Patterns that are given may hold anything.
+            let log = S::select_gt(p, S::splat(0.0), log::<S>(p), S::splat(0.0));
+            entropy = S::fma(p, log, entropy);
+            square = S::fma(p, p, square);
+            top = S::max(p, top);
         }
-        out.copy_from_slice(&[entropy as f32, square.sqrt() as f32, top]);
+        [0.0 - S::sum(entropy), S::sum(square).sqrt(), S::max_lane(top)]
     }
 }

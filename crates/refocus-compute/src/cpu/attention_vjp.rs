@@ -10,7 +10,7 @@ use crate::KEY_BLOCK;
 use crate::error::Result;
 use crate::kernels::AttnGrads;
 use crate::ops::{AttnProbe, AttnSpec, Batch, KeyGroups, Qkv, RowSet};
-use crate::simd::{Isa, LANES, Simd, exp, isa_fn};
+use crate::simd::{Isa, LANES, Simd, exp, isa_fn, log};
 
 use super::Cpu;
 use super::attention::{Bias, Edit, Edits, edit_scores, edits_by_row, given, query_rows};
@@ -354,7 +354,8 @@ unsafe fn slopes_body<S: Simd>(
     }
     if let Some(dstats) = job.dstats {
         let dstats = &dstats.row(i)[head * 3..head * 3 + 3];
-        add_stats(&p[first..=pos], dstats, &mut ds[first..=pos]);
+        // SAFETY: the caller's instruction set.
+        unsafe { add_stats::<S>(&p[first..=pos], dstats, &mut ds[first..=pos]) };
     }
     if let Some((dmass, groups)) = job.dmass {
         let n = groups[t.seg].len();
@@ -440,12 +441,19 @@ unsafe fn weights<S: Simd>(p: &mut [f32], first: usize, pos: usize, edits: &[Edi
 }
 
 /// Adds the gradient of (entropy, ℓ2, maximum) with respect to the weights.
-fn add_stats(p: &[f32], dstats: &[f32], dp: &mut [f32]) {
-    let l2 = p.iter().map(|&p| f64::from(p) * f64::from(p)).sum::<f64>().sqrt();
-    for (&p, dp) in p.iter().zip(dp.iter_mut()) {
-        if p > 0.0 {
-            *dp -= dstats[0] * (crate::simd::ln(f64::from(p)) as f32 + 1.0);
-            *dp += dstats[1] * (f64::from(p) / l2) as f32;
+#[inline(always)]
+unsafe fn add_stats<S: Simd>(p: &[f32], dstats: &[f32], dp: &mut [f32]) {
+    // SAFETY: equal lengths; partial vectors stay within them.
+    unsafe {
+        let l2 = dot::<S>(p, p).sqrt();
+        let (of_entropy, of_l2) = (S::splat(0.0 - dstats[0]), S::splat(dstats[1] / l2));
+        for i in (0..p.len()).step_by(LANES) {
+            let n = LANES.min(p.len() - i);
+            let (p, at) = (S::load_part(p.as_ptr().add(i), n), dp.as_mut_ptr().add(i));
+            let before = S::load_part(at, n);
+            let by_entropy = S::fma(of_entropy, S::add(log::<S>(p), S::splat(1.0)), before);
+            let after = S::fma(of_l2, p, by_entropy);
+            S::store_part(at, S::select_gt(p, S::splat(0.0), after, before), n);
         }
     }
     let mut best = 0;

@@ -38,7 +38,14 @@ pub(super) fn tiles(rows: usize, outputs: &[usize], threads: usize) -> Vec<Tile>
         let blocks = rows.div_ceil(ROW_BLOCK).next_multiple_of(threads.min(rows.div_ceil(48)));
         (rows.div_ceil(blocks).next_multiple_of(12), want.div_ceil(blocks))
     };
-    let least = if rows <= FEW_ROWS { 8 } else { 4 };
+    // Panels that a register tile spans.
+    let least = if rows <= FEW_ROWS {
+        8
+    } else if rows <= 4 {
+        4
+    } else {
+        2
+    };
     let strip = if threads == 1 && rows >= MANY_ROWS {
         panels
     } else {

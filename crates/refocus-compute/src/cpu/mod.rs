@@ -11,6 +11,7 @@ mod pages;
 mod panels;
 mod product;
 mod rows;
+mod several;
 mod vjp;
 mod vocab;
 

@@ -116,7 +116,7 @@ impl Panels {
                 let decoded = &mut decoded[..out.len() * LANES];
                 let at = i * K_BLOCK / self.dtype.block() * block_bytes(self.dtype);
                 // SAFETY: `out` is whole blocks, which the panel holds from `at` on.
-                unsafe { decode(isa, self.dtype, panel.add(at), decoded) };
+                unsafe { decode(isa, self.dtype, panel.add(at), 0, decoded) };
                 out.iter_mut().zip(decoded[lane..].iter().step_by(LANES)).for_each(|(o, &w)| *o = w);
             }
             return;

@@ -11,13 +11,23 @@ use crate::source::Dtype;
 use super::format::{Format, block_bytes, with_format};
 use super::memory::Scratch;
 use super::panels::Panels;
+use super::several;
 
 /// Inputs summed in one chain before it is added to the total. Part of the format of results.
 pub(crate) const K_BLOCK: usize = 256;
 
-/// Up to this many rows, weights go from their stored form straight into the product; above it a
-/// block of them is decoded once into scratch and used by all rows.
+/// Up to this many rows, and for [`several`] more, weights go from their stored form straight into the
+/// product; above it a block of them is decoded once into scratch and used by all rows.
 pub(crate) const FEW_ROWS: usize = 2;
+
+/// How far ahead weights are asked for that few or several rows meet, in bytes: a machine that looks ahead by
+/// itself stops at the end of a page.
+pub(super) const AHEAD: usize = 2048;
+
+/// About where a group begins in a panel block.
+pub(super) const fn group_at<Q: Format>(sub: usize, group: usize) -> usize {
+    Q::BYTES / (Q::BLOCK / Q::SUB * Q::GROUPS) * (sub * Q::GROUPS + group)
+}
 
 /// Panels a tile spans at most.
 const WIDE: usize = 2;
@@ -65,7 +75,15 @@ pub(crate) struct Rect<'a> {
 /// The pointers are valid for the rectangle, and nobody else writes it.
 pub(crate) unsafe fn rect(isa: Isa, r: &Rect<'_>) {
     // SAFETY: the caller's promise, passed on.
-    unsafe { if r.rows <= FEW_ROWS { few(isa, r) } else { many(isa, r) } }
+    unsafe {
+        if r.rows <= FEW_ROWS {
+            few(isa, r);
+        } else if several::suits(isa, r) {
+            several::several(isa, r);
+        } else {
+            many(isa, r);
+        }
+    }
 }
 
 isa_fn! {
@@ -171,6 +189,7 @@ unsafe fn few_tile<S: Simd, Q: Format, const R: usize, const P: usize>(r: &Rect<
                         let mut group = [S::isplat(0); P];
                         for i in 0..P {
                             group[i] = Q::group::<S>(panel[i].add(at), sub, g);
+                            S::prefetch(panel[i].wrapping_add(at + AHEAD + group_at::<Q>(sub, g)));
                         }
                         sum!(group, Q::steps(g));
                         for i in 0..P {
@@ -228,7 +247,9 @@ unsafe fn many(isa: Isa, r: &Rect<'_>) {
                 } else {
                     for i in 0..wide {
                         let panel = r.w.panel(p + i).add(k0 / block * bytes);
-                        decode(isa, r.w.dtype, panel, &mut decoded[i * kc * LANES..][..kc * LANES]);
+                        // What is decoded next lies in the next panels.
+                        let ahead = WIDE * r.w.stride;
+                        decode(isa, r.w.dtype, panel, ahead, &mut decoded[i * kc * LANES..][..kc * LANES]);
                     }
                     (decoded.as_ptr(), kc * LANES)
                 };
@@ -445,21 +466,21 @@ unsafe fn columns_body<S: Simd>(
 }
 
 isa_fn! {
-    /// Decodes whole blocks of a panel: `out` `[kc][16]`.
+    /// Decodes whole blocks of a panel: `out` `[kc][16]`. What lies `ahead` bytes behind is asked for.
     ///
     /// # Safety
     /// The panel holds that many inputs.
-    pub(super) unsafe fn decode = decode_body(dtype: Dtype, panel: *const u8, out: &mut [f32])
+    pub(super) unsafe fn decode = decode_body(dtype: Dtype, panel: *const u8, ahead: usize, out: &mut [f32])
 }
 
 #[inline(always)]
-unsafe fn decode_body<S: Simd>(dtype: Dtype, panel: *const u8, out: &mut [f32]) {
+unsafe fn decode_body<S: Simd>(dtype: Dtype, panel: *const u8, ahead: usize, out: &mut [f32]) {
     // SAFETY: the caller's promise, passed on.
-    unsafe { with_format!(dtype, Q => decode_of::<S, Q>(panel, out)) }
+    unsafe { with_format!(dtype, Q => decode_of::<S, Q>(panel, ahead, out)) }
 }
 
 #[inline(always)]
-unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
+unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, ahead: usize, out: &mut [f32]) {
     // SAFETY: `out` is whole blocks of 16 outputs.
     unsafe {
         let mut o = out.as_mut_ptr();
@@ -471,6 +492,7 @@ unsafe fn decode_of<S: Simd, Q: Format>(panel: *const u8, out: &mut [f32]) {
                 // What is left over is one group more.
                 for g in 0..Q::GROUPS + usize::from(Q::REST > 0) {
                     let last = g == Q::GROUPS;
+                    S::prefetch(at.wrapping_add(ahead + group_at::<Q>(sub, g)));
                     let mut group = if last { left } else { Q::group::<S>(at, sub, g) };
                     for _ in 0..if last { Q::REST } else { Q::steps(g) } {
                         S::store(o, Q::weight::<S>(head, group));
@@ -644,7 +666,7 @@ isa_fn! {
 
 /// Bias, activation, residual.
 #[inline(always)]
-unsafe fn finish<S: Simd>(r: &Rect<'_>, row0: usize, row1: usize, p0: usize, p1: usize) {
+pub(super) unsafe fn finish<S: Simd>(r: &Rect<'_>, row0: usize, row1: usize, p0: usize, p1: usize) {
     if r.epi.bias.is_none() && r.epi.act.is_none() && r.epi.residual.is_none() {
         return;
     }

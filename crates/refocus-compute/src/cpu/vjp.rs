@@ -33,7 +33,7 @@ pub(super) fn transpose(cpu: &mut Cpu, w: &Panels) -> Result<Panels> {
         let panel = scratch.get(k * LANES);
         // SAFETY: a panel holds `k` inputs; the outputs from `p` on are this tile's own.
         unsafe {
-            decode(isa, w.dtype, w.panel(p), panel);
+            decode(isa, w.dtype, w.panel(p), 0, panel);
             turn(isa, panel, out, p * LANES, n);
         }
     });

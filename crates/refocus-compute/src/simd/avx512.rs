@@ -183,6 +183,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(v: &mut [__m512; 16]) {
         unsafe {
             // Columns of four rows, in each quarter of a register those of its own.

@@ -1,6 +1,6 @@
 //! exp, tanh and erf as polynomials of our own (weighted minimax fits, coefficients rounded to f32),
 //! the same chain of operations on every instruction set. Errors against f64 are tested in
-//! `cpu::tests`: exp 1 ulp, tanh 2 ulp, erf 1e-7 absolute.
+//! `cpu::tests`: exp 1 ulp, tanh 2 ulp, erf 1e-7 absolute, log as [`log`] says.
 
 use super::Simd;
 
@@ -100,6 +100,30 @@ pub(crate) unsafe fn erf<S: Simd>(x: S::F) -> S::F {
     }
 }
 
+/// Natural logarithm of positive numbers, within 2 ulp or 1e-7; what is below the normal range, 0 too, counts as its
+/// lower end (−87.3).
+#[inline(always)]
+pub(crate) unsafe fn log<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's instruction set.
+    unsafe {
+        let bits = S::bits(S::max(S::splat(f32::MIN_POSITIVE), x));
+        // x = m · 2^n with m from √½ to √2.
+        let n = S::isar::<23>(S::isub(bits, S::isplat(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32)));
+        let f = S::sub(S::from_bits(S::isub(bits, S::ishl::<23>(n))), S::splat(1.0));
+        // ln m = 2 artanh s; |s| ≤ 0.172, so five terms leave less than 1e-9.
+        let s = S::div(f, S::add(f, S::splat(2.0)));
+        let s2 = S::mul(s, s);
+        let mut p = S::splat(2.0 / 9.0);
+        p = S::fma(p, s2, S::splat(2.0 / 7.0));
+        p = S::fma(p, s2, S::splat(2.0 / 5.0));
+        p = S::fma(p, s2, S::splat(2.0 / 3.0));
+        let y = S::fma(S::mul(s, s2), p, S::add(s, s));
+        let nf = S::to_float(n);
+        // ln 2 in two parts, the first short enough that n·hi is exact.
+        S::fma(nf, S::splat(0.693_145_75), S::fma(nf, S::splat(1.428_606_8e-6), y))
+    }
+}
+
 /// Natural logarithm in f64, the same bits on every machine (the system's differs between libraries).
 /// Within 2 ulp of the true value for positive normal numbers.
 pub fn ln(x: f64) -> f64 {
@@ -152,6 +176,43 @@ pub fn exp64(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::{Isa, LANES, isa_fn};
+
+    isa_fn! {
+        /// # Safety
+        /// None beyond a valid `Isa`.
+        unsafe fn logs = logs_body(x: &mut [f32; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn logs_body<S: Simd>(x: &mut [f32; LANES]) {
+        // SAFETY: one vector.
+        unsafe { S::store(x.as_mut_ptr(), log::<S>(S::load(x.as_ptr()))) }
+    }
+
+    #[test]
+    fn log_is_near_the_system_on_every_instruction_set() {
+        let isas: Vec<Isa> = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon]
+            .into_iter()
+            .filter(|i| i.available())
+            .collect();
+        let numbers = (0..0x7f80_0000u32).step_by(9973).map(f32::from_bits).collect::<Vec<_>>();
+        for some in numbers.chunks_exact(LANES) {
+            let all = isas.iter().map(|&isa| {
+                let mut x: [f32; LANES] = some.try_into().expect("a vector");
+                // SAFETY: available.
+                unsafe { logs(isa, &mut x) };
+                x
+            });
+            let all: Vec<_> = all.collect();
+            assert!(all.iter().all(|x| x.map(f32::to_bits) == all[0].map(f32::to_bits)), "{some:?}");
+            for (&x, &got) in some.iter().zip(&all[0]) {
+                let want = f64::from(x.max(f32::MIN_POSITIVE)).ln();
+                let near = (want.abs() * 2.4e-7).max(1e-7);
+                assert!((f64::from(got) - want).abs() <= near, "{x}: {got} beside {want}");
+            }
+        }
+    }
 
     #[test]
     fn exp64_is_near_the_system() {

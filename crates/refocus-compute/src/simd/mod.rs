@@ -18,7 +18,7 @@ mod neon;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub(crate) use math::{erf, exp, tanh};
+pub(crate) use math::{erf, exp, log, tanh};
 pub use math::{exp64, ln};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
@@ -188,6 +188,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// The upper halves of 16 values; the lower ones are zero.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// Asks for the line at `p`, which need not be readable, ahead of its use.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 
     /// The lanes as an array.
     #[inline(always)]

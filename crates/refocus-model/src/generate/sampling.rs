@@ -175,13 +175,16 @@ impl Sampling {
 
 /// The id of the highest logit, ties to the lower id; `None` where all are −∞.
 fn best(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<usize> = None;
-    for (i, &x) in logits.iter().enumerate() {
-        if x > best.map_or(f32::NEG_INFINITY, |b| logits[b]) {
-            best = Some(i);
+    // A maximum of every sixteenth logit first: sixteen that do not wait for each other.
+    let mut highest = [f32::NEG_INFINITY; 16];
+    for some in logits.chunks(highest.len()) {
+        for (h, &x) in highest.iter_mut().zip(some) {
+            *h = if x > *h { x } else { *h };
         }
     }
-    best.map(|b| b as u32)
+    let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let first = || logits.iter().position(|&x| x == highest).map(|i| i as u32);
+    (highest > f32::NEG_INFINITY).then(first).flatten()
 }
 
 /// The `n` highest logits, best first, ties to the lower id.

@@ -141,28 +141,29 @@ impl<'a, P> Sequence<'a, P> {
         let (id, logit, mut top) = match row.logits {
             Logits::Top(top) => {
                 let &(id, logit) = top.first().ok_or(RunError::Unread(0))?;
-                (id, logit, top)
+                (id, Some(logit), top)
             }
             Logits::All(mut logits) => {
                 if !r.changes.decode.is_empty() {
                     lse = usable(adjust(&r.changes.decode, &mut logits))?;
                 }
-                let mut warped = logits.clone();
-                r.sampling.bias(&mut warped, &self.ids[r.prompt.len()..]);
+                // Log-probabilities are the model's own.
+                let own = r.logprobs.map(|_| logits.clone());
+                r.sampling.bias(&mut logits, &self.ids[r.prompt.len()..]);
                 if let Some(constraint) = &mut self.constraint {
                     let mask = match self.mask.take() {
                         Some(mask) => mask,
                         None => constraint.mask()?,
                     };
-                    mask.apply(&mut warped);
+                    mask.apply(&mut logits);
                 }
-                let id = r.sampling.choose(&warped, self.sample, position as u32);
+                let id = r.sampling.choose(&logits, self.sample, position as u32);
                 let id = id.ok_or(GenerateError::Nothing { position })?;
-                let top = if wanted > 0 { sampling::top(&logits, wanted) } else { Vec::new() };
-                (id, logits[id as usize], top)
+                let top = own.as_ref().filter(|_| wanted > 0).map(|own| sampling::top(own, wanted));
+                (id, own.map(|own| own[id as usize]), top.unwrap_or_default())
             }
         };
-        let logprob = r.logprobs.map(|_| logit - lse);
+        let logprob = r.logprobs.and(logit).map(|logit| logit - lse);
         top.truncate(wanted);
         top.iter_mut().for_each(|t| t.1 -= lse);
         let stays = !r.stop.contains(&id) && self.constraint.as_ref().is_none_or(|c| !c.ends_with(id));

@@ -215,7 +215,7 @@ pub fn flipflop(dir: &Path) -> StoredRun {
                     errors,
                     low: rate * 0.8,
                     high: rate * 1.2 + 3e-5,
-                    seconds: 100.0 + seed as f64,
+                    seconds: Some(100.0 + seed as f64),
                     steps: 2000,
                 });
                 for step in [0, 500, 1000, 1500, 2000] {

@@ -144,6 +144,7 @@ impl Local {
             return Err(LocalError::NoChats { patch: path.to_owned() });
         }
         let rewrite = rewrite.map(|(how, _)| how);
+        let beat = Duration::from_millis(config.local.heartbeat_ms);
         let text = checkpoint.chat_template()?.unwrap_or_default();
         let named = template.as_ref().is_some_and(|t| t.names().any(|n| n == "tool_use"));
         let tools = ToolForm { shown: named || text.contains("tools"), tagged: text.contains(OPEN) };
@@ -179,7 +180,7 @@ impl Local {
             tools,
             grammars: OnceLock::new(),
             changes,
-            rewriting: rewrite.map(|how| Arc::new(Rewriting::of(how))),
+            rewriting: rewrite.map(|how| Arc::new(Rewriting::of(how, beat))),
             keys,
             counts,
             engine,

@@ -5,7 +5,7 @@
 //! threshold was chosen on its scores.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -36,15 +36,17 @@ use crate::proxy::{Rewritten, System2Config};
 pub(super) struct Rewriting {
     select: System2Config,
     options: Options,
+    /// How often a client that waits hears that it goes on.
+    pub(super) beat: Duration,
 }
 
 impl Rewriting {
     /// As a patch says.
-    pub(super) fn of(patch: Rewrite) -> Self {
+    pub(super) fn of(patch: Rewrite, beat: Duration) -> Self {
         // Names of models have no prefix here: the patch is of the one model that there is.
         let select = System2Config { mode: Mode::On, prefix: String::new(), ..System2Config::default() };
         let threshold = patch.threshold.map(f64::from);
-        Self { select, options: Options { threshold, ..Options::new(patch.variant) } }
+        Self { select, options: Options { threshold, ..Options::new(patch.variant) }, beat }
     }
 }
 

@@ -11,7 +11,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use refocus_model::generate;
+use refocus_system2::Usage;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -24,7 +26,9 @@ use crate::body;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics;
 use crate::openai::{ChatRequest, Choice, CompletionRequest, Piece, Reply, Shape, UsageCount};
+use crate::proxy::report::Report;
 use crate::proxy::select::Wish;
+use crate::proxy::waiting::{Waiting, in_a_stream};
 
 /// Addresses, as metrics name them.
 const ADDRESSES: [&str; 5] = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"];
@@ -62,19 +66,48 @@ async fn at_the_door(State(local): State<Arc<Local>>, request: Request, next: Ne
 }
 
 async fn chat(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
-    let rewriting = local.rewriting.clone();
-    let wish = rewriting.as_ref().map(|_| Wish::read(request.headers())).transpose()?;
-    let mut body = body::whole(request, local.body_limit, local.read_limit).await?;
-    let mut report = None;
-    if let Some((rewriting, wish)) = rewriting.zip(wish) {
-        let done = rewriting::before(&local, &rewriting, &wish, body).await?;
-        local.counts.rewriting(&done.1);
-        body = done.0;
-        report = Some(done.1);
+    let Some(rewriting) = local.rewriting.clone() else {
+        let body = body::whole(request, local.body_limit, local.read_limit).await?;
+        return chat_answer(local, body, None).await;
+    };
+    let wish = Wish::read(request.headers())?;
+    let body = body::whole(request, local.body_limit, local.read_limit).await?;
+    let stream = ChatRequest::parse(&body)?.shared.stream;
+    let beat = rewriting.beat;
+    let mut work = Box::pin({
+        let local = Arc::clone(&local);
+        async move {
+            let (body, report) = rewriting::before(&local, &rewriting, &wish, body).await?;
+            local.counts.rewriting(&report);
+            Ok((body, report))
+        }
+    });
+    if !stream {
+        let (body, report) = work.await?;
+        return chat_answer(local, body, Some(report)).await;
     }
+    if let Ok(done) = tokio::time::timeout(beat, &mut work).await {
+        let (body, report) = done?;
+        return chat_answer(local, body, Some(report)).await;
+    }
+    // That takes long: the stream begins, and says so.
+    let coming = async move {
+        let (body, report) = match work.await {
+            Ok(done) => done,
+            Err(error) => return in_a_stream("", Err(error)).await,
+        };
+        let comment = report.comment();
+        in_a_stream(&comment, chat_answer(local, body, Some(report)).await).await
+    };
+    Ok(Waiting::response(Box::pin(coming), beat))
+}
+
+/// The answer to a chat request, and what was done to it before.
+async fn chat_answer(local: Arc<Local>, body: Bytes, report: Option<Report>) -> ApiResult<Response> {
     let id = local.draw_name();
-    let mut response =
-        answer(local, id, move |local, id| local.prepare_chat(ChatRequest::parse(&body)?, id)).await?;
+    let rewrite = report.as_ref().map(|r| r.usage).filter(|usage| *usage != Usage::default());
+    let prepare = move |local: &Local, id: &str| local.prepare_chat(ChatRequest::parse(&body)?, id);
+    let mut response = answer(local, id, rewrite, prepare).await?;
     if let Some(report) = report {
         report.write(response.headers_mut());
     }
@@ -84,13 +117,14 @@ async fn chat(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Re
 async fn completion(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
     let body = body::whole(request, local.body_limit, local.read_limit).await?;
     let id = local.draw_name();
-    answer(local, id, move |local, _| local.prepare_completion(CompletionRequest::parse(&body)?)).await
+    answer(local, id, None, move |local, _| local.prepare_completion(CompletionRequest::parse(&body)?)).await
 }
 
 /// Prepares, submits, and answers as a stream or whole.
 async fn answer(
     local: Arc<Local>,
     id: String,
+    rewrite: Option<Usage>,
     prepare: impl FnOnce(&Local, &str) -> ApiResult<Prepared> + Send + 'static,
 ) -> ApiResult<Response> {
     let place = local.engine.enter().map_err(|why| not_taken(&local, why))?;
@@ -118,6 +152,7 @@ async fn answer(
         fingerprint: local.fingerprint.clone(),
         logprobs,
         usage: shared.include_usage,
+        rewrite,
     };
     if !shared.stream {
         let (choices, completion) = whole(updates, writers, &echoes, &stop).await?;

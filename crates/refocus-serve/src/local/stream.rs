@@ -132,6 +132,7 @@ mod tests {
             fingerprint: "f".to_owned(),
             logprobs: false,
             usage: false,
+            rewrite: None,
         };
         let events = Events::new(receiver, reply, Vec::new(), &[], 0, stop);
         drop(updates);

@@ -1,5 +1,6 @@
 //! Answers in the two dialects, whole and as events of a stream.
 
+use refocus_system2::Usage;
 use serde_json::{Map, Value, json};
 
 use super::tools::ToolCall;
@@ -28,12 +29,19 @@ pub struct UsageCount {
 }
 
 impl UsageCount {
-    fn json(self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion,
-        })
+    /// With what rewriting the request took, the numbers are sums and a breakdown stands beside them, as in the proxy.
+    fn json(self, rewrite: Option<Usage>) -> Value {
+        let kinds =
+            |prompt: u64, completion: u64| json!({"prompt_tokens": prompt, "completion_tokens": completion});
+        let (prompt, completion) = (self.prompt as u64, self.completion as u64);
+        let all = rewrite.unwrap_or_default();
+        let mut out = kinds(prompt + all.prompt, completion + all.completion);
+        out["total_tokens"] = (prompt + all.prompt + completion + all.completion).into();
+        if let Some(r) = rewrite {
+            let (rewrite, answer) = (kinds(r.prompt, r.completion), kinds(prompt, completion));
+            out["refocus"] = json!({"rewrite": rewrite, "answer": answer});
+        }
+        out
     }
 }
 
@@ -119,6 +127,8 @@ pub struct Reply {
     pub logprobs: bool,
     /// Whether a stream ends with the usage.
     pub usage: bool,
+    /// Tokens that rewriting the request took, where it was.
+    pub rewrite: Option<Usage>,
 }
 
 impl Reply {
@@ -156,7 +166,7 @@ impl Reply {
             Shape::Text => "text_completion",
         };
         let mut out = self.head(object, choices);
-        out.insert("usage".to_owned(), usage.json());
+        out.insert("usage".to_owned(), usage.json(self.rewrite));
         Value::Object(out)
     }
 
@@ -191,7 +201,7 @@ impl Reply {
         let mut out = String::new();
         if self.usage {
             let mut chunk = self.head(self.chunk(), Vec::new());
-            chunk.insert("usage".to_owned(), usage.json());
+            chunk.insert("usage".to_owned(), usage.json(self.rewrite));
             out = format!("data: {}\n\n", Value::Object(chunk));
         }
         out + DONE

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use bytes::Bytes;
 use http_body::Body as _;
 use refocus_system2::Usage;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::body::{Held, Read, Silent, Source};
@@ -20,18 +19,16 @@ use super::flights::Origin;
 use super::json::{Splice, quoted, spliced};
 use super::lines::Lines;
 use super::report::{Report, tokens};
-use super::rewriter::{Job, Rewritten};
-use super::select::{self, MODE, Plan, Skip, Target, Wish};
+use super::rewriter::{CREDENTIALS, Job, Rewritten};
+use super::select::{self, Plan, Skip, Target, Wish};
 use super::upstream::How;
 use super::usage;
-use super::waiting::{Outcome, Waiting};
-use super::{Proxy, is_events, is_stream};
+use super::waiting::{Waiting, in_a_stream};
+use super::{Proxy, is_stream};
 use crate::error::{ApiError, ApiResult};
 
 /// A larger answer passes without its usage summed.
 const MOST_SUMMED: usize = 32 << 20;
-/// Of an upstream's error inside a stream that has begun.
-const MOST_ERROR: usize = 64 << 10;
 
 /// Whether a request could be one that System 2 Attention selects.
 pub(super) fn is_chat(head: &Parts) -> bool {
@@ -158,21 +155,20 @@ impl Proxy {
         let coming = async move {
             let report = work.await;
             let comment = report.comment();
-            in_a_stream(comment, this.answered(Chat { begun: true, ..chat }, report).await).await
+            in_a_stream(&comment, this.answered(Chat { begun: true, ..chat }, report).await).await
         };
-        let mut response = Response::new(Body::new(Waiting::new(Box::pin(coming), beat)));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        headers.insert(HeaderName::from_static(MODE), HeaderValue::from_static("pending"));
-        Ok(response)
+        Ok(Waiting::response(Box::pin(coming), beat))
     }
 
     /// The client's credentials, where they are those of step 1 as well.
-    pub(super) fn credentials(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        let own = !self.keep_credentials && self.flights.rewriter().needs_credentials();
-        headers.get(AUTHORIZATION).filter(|_| own).cloned()
+    pub(super) fn credentials(&self, headers: &HeaderMap) -> HeaderMap {
+        if !self.flights.rewriter().needs_credentials() {
+            return HeaderMap::new();
+        }
+        // What opens this proxy is no key for what is behind it.
+        let theirs =
+            CREDENTIALS.into_iter().filter(|name| !(self.keep_credentials && *name == AUTHORIZATION));
+        theirs.filter_map(|name| headers.get(&name).cloned().map(|value| (name, value))).collect()
     }
 
     /// Rewrites all targets at once.
@@ -181,7 +177,7 @@ impl Proxy {
         mode: &'static str,
         plan: &Plan,
         targets: Vec<Target>,
-        credentials: Option<HeaderValue>,
+        credentials: HeaderMap,
         path: PathAndQuery,
     ) -> Report {
         let began = Instant::now();
@@ -197,7 +193,7 @@ impl Proxy {
                     variant: plan.variant,
                     model: model.clone(),
                     path: path.clone(),
-                    authorization: credentials.clone(),
+                    credentials: credentials.clone(),
                     deadline: Duration::from_millis(self.config.system2.deadline_ms),
                 },
             );
@@ -322,27 +318,4 @@ fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("application/json")
         && !headers.contains_key(CONTENT_ENCODING)
-}
-
-/// An answer inside a stream whose head the client already has.
-async fn in_a_stream(comment: String, answer: ApiResult<Response<Body>>) -> Outcome {
-    let ended = |event: String| (Bytes::from(comment.clone() + &event), None);
-    let response = match answer {
-        Err(error) => return ended(error.event()),
-        Ok(response) => response,
-    };
-    if response.status() == StatusCode::OK && is_events(response.headers()) {
-        return (Bytes::from(comment), Some(response.into_body()));
-    }
-    let status = response.status().as_u16();
-    let told = match axum::body::to_bytes(response.into_body(), MOST_ERROR).await {
-        Ok(bytes) => serde_json::from_slice::<Value>(&bytes).ok().filter(|body| body.get("error").is_some()),
-        Err(_) => None,
-    };
-    ended(match told {
-        Some(body) => format!("data: {body}\n\n"),
-        None => {
-            ApiError::upstream(format!("the upstream answered with status {status} and no stream")).event()
-        }
-    })
 }

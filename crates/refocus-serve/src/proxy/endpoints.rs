@@ -118,7 +118,7 @@ async fn rewritten(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> 
         variant,
         path: proxy.config.system2.step_one_path(None, &model),
         model: model.clone(),
-        authorization: credentials,
+        credentials,
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
     };
     let original = job.text.clone();
@@ -268,7 +268,7 @@ async fn guarded(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> {
         path: proxy.config.system2.step_one_path(None, &model),
         model: model.clone(),
         // The header is LiteLLM's key for us, not a user's key for a model.
-        authorization: None,
+        credentials: HeaderMap::new(),
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
     };
     let Ok((rewritten, _)) = made(proxy, "guardrail", job).await else { return Ok(none()) };

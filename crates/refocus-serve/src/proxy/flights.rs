@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 use super::breaker::Breaker;
 use super::config::System2Config;
-use super::rewriter::{Cancel, Job, Rewriter, Rewritten};
+use super::rewriter::{CREDENTIALS, Cancel, Job, Rewriter, Rewritten};
 use super::select::Skip;
 
 /// Bytes of all rewrites that are remembered; beyond, those go that were not used for the longest time.
@@ -231,14 +232,16 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 /// What makes two jobs the same. Credentials belong to it: who may not ask the model gets no rewrite of it either.
 fn key(job: &Job) -> Key {
     let mut hash = Sha256::new();
-    let credentials = job.authorization.as_ref().map_or(&b""[..], |value| value.as_bytes());
+    let [authorization, api_key] =
+        CREDENTIALS.map(|name| job.credentials.get(name).map_or(&b""[..], HeaderValue::as_bytes));
     let question = job.question.as_deref().unwrap_or_default();
     let is_document = [u8::from(job.question.is_some())];
     for part in [
         job.model.as_bytes(),
         job.variant.name().as_bytes(),
         job.path.as_str().as_bytes(),
-        credentials,
+        authorization,
+        api_key,
         &is_document,
         question.as_bytes(),
         job.text.as_bytes(),

@@ -19,7 +19,7 @@ pub(crate) mod select;
 mod step_one;
 mod upstream;
 mod usage;
-mod waiting;
+pub(crate) mod waiting;
 
 use std::sync::Arc;
 

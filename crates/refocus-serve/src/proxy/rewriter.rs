@@ -3,10 +3,14 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderValue;
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, HeaderName};
 use axum::http::uri::PathAndQuery;
 use refocus_system2::{Options, Outcome, Reason, Removed, Request, Rewrite, Usage, Variant};
 use tokio::sync::watch;
+
+/// Header fields that carry a key: OpenAI's way and Azure's.
+pub(crate) const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("api-key")];
 
 /// One text to rewrite.
 #[derive(Clone, Debug)]
@@ -21,8 +25,8 @@ pub struct Job {
     pub model: String,
     /// Path and query at which the server that does it is asked.
     pub path: PathAndQuery,
-    /// The client's credentials, where they are the ones to use.
-    pub authorization: Option<HeaderValue>,
+    /// The client's credentials (`authorization`, `api-key`), where they are the ones to use.
+    pub credentials: HeaderMap,
     /// How long it may take.
     pub deadline: Duration,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -131,9 +131,7 @@ async fn sent(one: &StepOne, job: &Job, body: &Value) -> Result<Value, No> {
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from(job.path.clone());
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(value) = &job.authorization {
-        request.headers_mut().insert(AUTHORIZATION, value.clone());
-    }
+    request.headers_mut().extend(job.credentials.clone());
     let source = Source::new(Held::of(body, None), None, Some(length), job.deadline);
     let how = How { length: Some(length), plain: true, status_retries: Some(RETRIES) };
     let answer = one.upstream.send(request.into_parts().0, &source, how).await;

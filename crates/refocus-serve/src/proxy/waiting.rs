@@ -7,9 +7,19 @@ use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use serde_json::Value;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+use super::is_events;
+use super::select::MODE;
+use crate::error::{ApiError, ApiResult};
+
+/// Of an error inside a stream that has begun.
+const MOST_ERROR: usize = 64 << 10;
 
 /// What a client gets that did not wait in vain: some bytes, and then a body.
 pub(crate) type Outcome = (Bytes, Option<Body>);
@@ -35,6 +45,41 @@ impl Waiting {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { state: State::Waits { coming, beat }, next: [BEAT].into() }
     }
+
+    /// The whole answer to a client, whose head goes out now.
+    pub(crate) fn response(coming: Coming, every: Duration) -> Response<Body> {
+        let mut response = Response::new(Body::new(Self::new(coming, every)));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Some servers between collect a body before they pass it on.
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        headers.insert(HeaderName::from_static(MODE), HeaderValue::from_static("pending"));
+        response
+    }
+}
+
+/// An answer inside a stream whose head the client already has.
+pub(crate) async fn in_a_stream(comment: &str, answer: ApiResult<Response<Body>>) -> Outcome {
+    let ended = |event: String| (Bytes::from(format!("{comment}{event}")), None);
+    let response = match answer {
+        Err(error) => return ended(error.event()),
+        Ok(response) => response,
+    };
+    if response.status() == StatusCode::OK && is_events(response.headers()) {
+        return (Bytes::from(comment.to_owned()), Some(response.into_body()));
+    }
+    let status = response.status().as_u16();
+    let told = match axum::body::to_bytes(response.into_body(), MOST_ERROR).await {
+        Ok(bytes) => serde_json::from_slice::<Value>(&bytes).ok().filter(|body| body.get("error").is_some()),
+        Err(_) => None,
+    };
+    ended(match told {
+        Some(body) => format!("data: {body}\n\n"),
+        None => {
+            ApiError::upstream(format!("the upstream answered with status {status} and no stream")).event()
+        }
+    })
 }
 
 /// A comment, which every client of server-sent events skips.

@@ -124,6 +124,21 @@ async fn a_client_that_does_not_send_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_writes_all_of_a_body_that_is_too_long_reads_so() {
+    let up = Up::of(Config { body_limit: 1000, ..Config::default() }).await;
+    let body = "x".repeat(8 << 20);
+    let head = |length: &str| {
+        format!("POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}\r\n\r\n")
+    };
+    let announced = head(&format!("Content-Length: {}", body.len())) + &body;
+    let chunked = head("Transfer-Encoding: chunked") + &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    for bytes in [announced, chunked] {
+        let said = said_to(&up, bytes.as_bytes()).await;
+        assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("\"request_too_large\""), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_http_ends_its_connection_alone() {
     let up = Up::new().await;
     let long = format!("GET /health HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));

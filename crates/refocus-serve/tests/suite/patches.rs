@@ -63,9 +63,14 @@ async fn a_message_loses_the_sentences_that_the_library_takes_from_it() {
     let up = served(&format!("{inside}[rewrite]\nvariant = \"scored\"\nthreshold = {threshold}\n")).await;
     let got = ask(&up, TEXT, &[]).await;
     assert_eq!(got.headers["x-refocus-s2a"], "applied");
+    let read: u64 = got.headers["x-refocus-prompt-tokens"].to_str().expect("text").parse().expect("a number");
+    let usage = got.json()["usage"].clone();
+    let answer = usage["refocus"]["answer"]["prompt_tokens"].as_u64().expect("a number");
     assert!(
-        got.headers["x-refocus-prompt-tokens"].to_str().expect("text").parse::<u64>().expect("a number") > 0
+        read > 0 && usage["refocus"]["rewrite"] == json!({"prompt_tokens": read, "completion_tokens": 0})
     );
+    assert_eq!(usage["prompt_tokens"], read + answer);
+    assert_eq!(usage["total_tokens"], read + answer + 12);
     let off = [("x-refocus-s2a", "off")];
     assert_eq!(choice(&got), choice(&ask(&up, &wanted.text, &off).await));
     let untouched = ask(&up, TEXT, &off).await;
@@ -74,6 +79,7 @@ async fn a_message_loses_the_sentences_that_the_library_takes_from_it() {
         (&"skipped".parse().expect("a value"), &"off".parse().expect("a value"))
     );
     assert_ne!(choice(&got), choice(&untouched));
+    assert_eq!(untouched.json()["usage"].get("refocus"), None);
     let numbers = up.get("/metrics").await;
     let numbers = std::str::from_utf8(&numbers.body).expect("text");
     assert!(numbers.contains("refocus_rewrites_total{outcome=\"applied\"} 1"), "{numbers}");
@@ -107,6 +113,25 @@ async fn what_cannot_be_rewritten_is_answered_as_it_is_and_says_why() {
     body["stream"] = true.into();
     body["max_tokens"] = 2.into();
     assert!(up.post("/v1/chat/completions", &body).await.headers.contains_key("x-refocus-s2a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_waits_for_its_rewriting_hears_so() {
+    let mut config = Config::default();
+    config.local.heartbeat_ms = 1;
+    let patch = "[rewrite]\nvariant = \"scored\"\nthreshold = 1000\n";
+    let up = Up::with(config, Keys::default(), Some(TEMPLATE), Some(patch)).await;
+    let body = json!({
+        "model": "tiny", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 3, "temperature": 0,
+        "stream": true, "stream_options": {"include_usage": true},
+    });
+    let got = up.post("/v1/chat/completions", &body).await;
+    let said = std::str::from_utf8(&got.body).expect("text");
+    // The head went out before it was known.
+    assert_eq!(got.headers["x-refocus-s2a"], "pending", "{said}");
+    assert!(said.starts_with(": refocus is rewriting\n\n"), "{said}");
+    assert!(said.contains(r#""x-refocus-s2a":"applied""#) && said.ends_with("data: [DONE]\n\n"), "{said}");
+    assert!(said.contains(r#""refocus":{"#), "{said}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn one_string_and_the_model_s_name_change_and_nothing_else() {
     let upstream = Upstream::fixed(wire::json(ANSWER));
     let fake = Fake::new(|job, _| {
         assert_eq!((job.text.as_str(), job.model.as_str()), (ASK, "small"));
-        assert_eq!(job.authorization.as_ref().map(|v| v.as_bytes()), Some(&b"Bearer k"[..]));
+        assert_eq!(job.credentials.get("authorization").map(|v| v.as_bytes()), Some(&b"Bearer k"[..]));
         applied("new \"text\"\n")
     });
     let server = over(&upstream, |_| {}, fake.clone());
@@ -567,6 +567,9 @@ fn before(upstream: &Upstream, change: impl FnOnce(&mut ProxyConfig)) -> Server 
     Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"))
 }
 
+/// A client's credentials, both ways.
+const KEYS: &str = "authorization: Bearer k\r\napi-key: a\r\n";
+
 #[test]
 fn the_model_itself_rewrites_and_then_answers() {
     let busy = AtomicBool::new(true);
@@ -578,11 +581,12 @@ fn the_model_itself_rewrites_and_then_answers() {
         Ok(true)
     });
     let server = before(&upstream, |_| {});
-    let got = server.post("/v1/chat/completions", "authorization: Bearer k\r\n", &body("s2a/m", ASK, ""));
+    let got = server.post("/v1/chat/completions", KEYS, &body("s2a/m", ASK, ""));
     assert_eq!(got.field("x-refocus-s2a"), Some("applied"), "{:?}", got.field("x-refocus-reason"));
     let seen = upstream.seen();
     assert_eq!(seen.len(), 3, "busy, step 1, step 2");
-    assert!(seen.iter().all(|s| s.field("authorization") == Some("Bearer k")));
+    let keys = (Some("Bearer k"), Some("a"));
+    assert!(seen.iter().all(|s| (s.field("authorization"), s.field("api-key")) == keys));
     assert_eq!(seen[1].json()["model"], "m");
     assert_eq!(String::from_utf8_lossy(&seen[2].body), body("m", CUT, ""));
     assert_eq!(got.json()["usage"]["prompt_tokens"], 60);
@@ -598,12 +602,12 @@ fn another_server_rewrites_with_its_own_key_and_never_sees_the_client_s() {
         config.system2.model = "tiny".to_owned();
         config.system2.key = Some(Secret::new("test", "small-key").expect("a key"));
     });
-    let got = server.post("/v1/chat/completions", "authorization: Bearer k\r\n", &body("s2a/m", ASK, ""));
+    let got = server.post("/v1/chat/completions", KEYS, &body("s2a/m", ASK, ""));
     assert_eq!((got.field("x-refocus-s2a"), got.field("x-refocus-model")), (Some("applied"), Some("tiny")));
     let seen = small.last();
     assert_eq!(
-        (seen.first.as_str(), seen.field("authorization")),
-        ("POST /v1/chat/completions HTTP/1.1", Some("Bearer small-key"))
+        (seen.first.as_str(), seen.field("authorization"), seen.field("api-key")),
+        ("POST /v1/chat/completions HTTP/1.1", Some("Bearer small-key"), None)
     );
     assert_eq!(upstream.last().field("authorization"), Some("Bearer k"));
 }

@@ -168,8 +168,12 @@ pub fn mitigate<O: Ops>(
         });
     }
     let mut benches = Vec::new();
-    for f in findings.iter().filter(|f| f.state != State::CannotBeTested) {
-        benches.extend(bench(o, m, subject, f)?);
+    // What was not asked is measured too: a patch may break it.
+    for probe in Probe::ALL {
+        let state = findings.iter().find(|f| f.probe == probe).map(|f| f.state);
+        if state != Some(State::CannotBeTested) {
+            benches.extend(bench(o, m, subject, probe, state == Some(State::Slips))?);
+        }
     }
     let known = |p: &Probe| benches.iter().any(|b| b.probe() == *p);
     let slipping: Vec<Probe> = slipping.into_iter().filter(known).collect();
@@ -291,9 +295,10 @@ fn bench<'a, O: Ops>(
     o: &mut O,
     m: &Model<O::K>,
     subject: Subject<'a>,
-    f: &Finding,
+    probe: Probe,
+    slips: bool,
 ) -> Result<Option<Bench<'a>>, DiagnoseError> {
-    let draw = |items: usize| match f.probe {
+    let draw = |items: usize| match probe {
         Probe::Flipflop => flipflop::cases(subject, items),
         Probe::Overthinking => overthinking::cases(&m.spec, subject, items),
         Probe::Recall => recall::cases(subject, items),
@@ -315,9 +320,8 @@ fn bench<'a, O: Ops>(
     if choose.len() < 8 || report.len() < 8 {
         return Ok(None);
     }
-    let slips = f.state == State::Slips;
     let before = if slips { Some(choose.harm(&say(o, m, &choose.prompts, &[])?)) } else { None };
-    let [choose_texts, report_texts] = match (f.probe, subject.template) {
+    let [choose_texts, report_texts] = match (probe, subject.template) {
         (Probe::Distractors, Some(template)) if slips => {
             let texts = distractors::texts(subject, items)?;
             Texts::judge(o, m, subject.tokenizer, template, texts).halves().map(Some)

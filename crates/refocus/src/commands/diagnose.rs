@@ -5,9 +5,10 @@ use std::path::Path;
 
 use refocus_compute::Eager;
 use refocus_model::{ChatTemplate, Model};
+use refocus_results::{ModelInfo, RunFolder, RunInfo};
 use refocus_study::diagnose::{
     Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, mitigate,
-    run as probe,
+    run as probe, write_tables,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -71,13 +72,11 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         .map_err(|e| Failure::because(format!("{}: cannot be made", args.out.display()), e))?;
     let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
     let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
-    let mut document = Document {
-        schema: SCHEMA.to_owned(),
-        model: model_arg::shown(&checkpoint),
-        settings,
-        findings,
-        mitigation,
-    };
+    let shown_as = model_arg::shown(&checkpoint);
+    let isa = backend::isa()?.name().to_owned();
+    let mut folder = RunFolder::renew(&args.out, info(&shown_as, &settings, isa)?)?;
+    let mut document =
+        Document { schema: SCHEMA.to_owned(), model: shown_as, settings, findings, mitigation };
     let has = |d: &Document, p: Probe| d.findings.iter().any(|f| f.probe == p);
     let there = probes.iter().filter(|p| has(&document, **p)).count();
     if there > 0 {
@@ -139,6 +138,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     }
     let page = refocus_report::diagnosis(&serde_json::to_vec(&document)?)?;
     output::write(&args.out.join("report.html"), page)?;
+    write_tables(&mut folder, &document.findings, document.mitigation.as_ref())?;
     document.findings.retain(|f| probes.contains(&f.probe));
     document.mitigation.take_if(|_| !args.mitigate);
     if printer.is_json() {
@@ -163,6 +163,22 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         ))
         .hint("the findings say why; run the probe, or drop it from the condition")),
     }
+}
+
+/// What the tables depend on.
+fn info(model: &str, settings: &Settings, instruction_set: String) -> Outcome<RunInfo> {
+    let configuration = serde_json::to_value(settings)?;
+    Ok(RunInfo {
+        study: "diagnosis/1".to_owned(),
+        program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
+        model: Some(ModelInfo { name: model.to_owned(), fingerprint: settings.fingerprint.clone() }),
+        tokenizer: None,
+        tasks: BTreeMap::new(),
+        seed: settings.seed,
+        precision: "f32".to_owned(),
+        instruction_set,
+        configuration: configuration.as_object().cloned().unwrap_or_default(),
+    })
 }
 
 fn list_metrics(printer: &Printer) -> Outcome<Ended> {

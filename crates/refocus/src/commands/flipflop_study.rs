@@ -1,15 +1,18 @@
 //! `flipflop study`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use refocus_results::{RunFolder, RunInfo, StoredRun};
 use refocus_study::flipflop::{
-    Cost, EvalSet, FlipflopError, Grid, Job, Role, Stage, Study, csv, job_sets, markdown, measure, percent,
-    read_results, run_job,
+    Cost, EvalSet, FlipflopError, Grid, Job, JobResult, Role, Stage, Study, csv, job_sets, markdown, measure,
+    percent, read_results, run_job, write_tables,
 };
 use refocus_train::TrainError;
 use serde::Serialize;
+use serde_json::json;
 
 use super::Ended;
 use crate::cli::{FlipflopStudy, Global, StudySize};
@@ -93,11 +96,18 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
     let failed = work(&grid, &left, dir, (deadline, &plan), global, printer)?;
 
     let results = read_results(&grid, &jobs, dir, seed).map_err(other)?;
+    let finished: Vec<JobResult> = results.iter().flatten().cloned().collect();
     let study = Study::new(&grid, &jobs, results, seed);
     std::fs::create_dir_all(dir)
         .map_err(|e| Failure::because(format!("{}: cannot be written", dir.display()), e))?;
     output::write_document(&dir.join("study.json"), &study)?;
     output::write(&dir.join("study.csv"), csv(&study))?;
+    if !finished.is_empty() {
+        let isa = backend::isa()?.name().to_owned();
+        let mut folder = RunFolder::renew(dir, info(&grid, &jobs, isa, seed))?;
+        write_tables(&mut folder, &grid, &finished, &study)?;
+        output::write(&dir.join("report.html"), refocus_report::page(&StoredRun::open(dir)?)?)?;
+    }
     if let Some(mut table) = table {
         table.write(markdown(&study, &command(args)).as_bytes())?;
         table.finish()?;
@@ -111,6 +121,23 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
         printer.note(&format!("not finished: {}; the same command goes on", study.unfinished.join(", ")));
     }
     Ok(if failed { Ended::CheckFailed } else { Ended::Well })
+}
+
+/// What the tables depend on.
+fn info(grid: &Grid, jobs: &[Job], instruction_set: String, seed: u64) -> RunInfo {
+    let runs: Vec<String> = jobs.iter().map(Job::name).collect();
+    let configuration = json!({ "study": grid.name, "version": grid.version, "runs": runs });
+    RunInfo {
+        study: "flipflop/1".to_owned(),
+        program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
+        model: None,
+        tokenizer: None,
+        tasks: BTreeMap::new(),
+        seed,
+        precision: "f32".to_owned(),
+        instruction_set,
+        configuration: configuration.as_object().cloned().unwrap_or_default(),
+    }
 }
 
 /// Results of another study are not mixed with these.

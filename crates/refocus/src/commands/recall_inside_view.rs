@@ -1,12 +1,11 @@
 //! The tables of what `recall` finds inside.
 
 use refocus_study::overthinking::Estimate;
-use refocus_study::recall::FEWEST_KNOWN;
 use refocus_study::recall::heads::{Passer, SenderEffect};
 use refocus_study::recall::inside::{HeadsFound, LastFound, MitigateFound, MlpFound, ShotsFound, SwapFound};
 
 use super::recall_inside::Found;
-use super::recall_view::within;
+use super::recall_view::{of_enough, within};
 use crate::table::{Side, Table};
 
 /// Heads and MLPs that are shown which lower the answer when replaced, and which raise it.
@@ -351,11 +350,6 @@ fn chance(p: Option<f64>) -> String {
 
 fn dash() -> String {
     "-".to_owned()
-}
-
-/// With its interval, where there are facts enough for one.
-fn of_enough(e: &Estimate) -> String {
-    if e.n < FEWEST_KNOWN { format!("{:+.1} (n {})", 100.0 * e.value, e.n) } else { within(e) }
 }
 
 fn number(e: &Estimate) -> String {

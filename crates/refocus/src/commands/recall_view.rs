@@ -1,7 +1,7 @@
 //! The tables of `recall`.
 
 use refocus_study::overthinking::Estimate;
-use refocus_study::recall::{Fall, Group};
+use refocus_study::recall::{FEWEST_KNOWN, Fall, Group};
 
 use super::recall::Document;
 use super::recall_inside_view;
@@ -62,7 +62,7 @@ fn falls(document: &Document, colours: bool) -> String {
             if of.is_empty() { "-".to_owned() } else { points(of.iter().sum()) }
         };
         let matched = |pick: fn(&refocus_study::recall::Matched) -> &Estimate| {
-            f.matched.as_ref().map_or_else(|| "-".to_owned(), |m| within(pick(m)))
+            f.matched.as_ref().map_or_else(|| "-".to_owned(), |m| of_enough(pick(m)))
         };
         table.row([
             f.relation.clone(),
@@ -73,7 +73,7 @@ fn falls(document: &Document, colours: bool) -> String {
             f.fall.n.to_string(),
             points(f.before),
             points(f.after),
-            within(&f.fall),
+            of_enough(&f.fall),
             part("attention"),
             part("mlp"),
             matched(|m| &m.fall),
@@ -144,6 +144,11 @@ fn claims(document: &Document, colours: bool) -> String {
         }
     }
     out
+}
+
+/// With its interval, where there are facts enough for one.
+pub(super) fn of_enough(e: &Estimate) -> String {
+    if e.n < FEWEST_KNOWN { format!("{:+.1} (n {})", 100.0 * e.value, e.n) } else { within(e) }
 }
 
 /// Points of probability.

@@ -63,9 +63,14 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
         [a, b] => (refocus_report::compare(a, b)?, PathBuf::from("refocus-compare.html")),
         _ => return Err(Failure::new("give the folder of one run, or two with --compare")),
     };
+    // Its page follows from the document; its tables are like any other run's.
+    let runs = match (runs.as_slice(), dirs.as_slice()) {
+        ([], [dir]) => StoredRun::open(dir).map_or_else(|_| Vec::new(), |run| vec![run]),
+        _ => runs,
+    };
     if args.csv.is_some() && runs.is_empty() {
-        return Err(Failure::new("a diagnosis has no tables to write as CSV")
-            .hint("its numbers are in findings.json; leave --csv out"));
+        return Err(Failure::new("this diagnosis has no tables to write as CSV")
+            .hint("it was made by an earlier version; the same `diagnose` command writes them"));
     }
     let page = args.out.clone().unwrap_or(usual);
     let mut csv = Vec::new();

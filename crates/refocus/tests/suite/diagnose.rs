@@ -125,4 +125,20 @@ fn a_patch_is_searched_and_measured() {
         }
         _ => assert!(!tmp.path("run/patch.toml").exists()),
     }
+    // Its tables hold the same.
+    tmp.refocus("report [TMP]/run --csv [TMP]/csv --json").assert().success();
+    let lines = |name: &str| {
+        let text = std::fs::read_to_string(tmp.path("csv").join(format!("{name}.csv"))).expect(name);
+        text.lines().count() - 1
+    };
+    let changes = mitigation["changes"].as_array().map(Vec::len);
+    assert_eq!((lines("findings"), lines("tried"), Some(lines("changes"))), (4, tried.len(), changes));
+    assert!(lines("metrics") > 4 && lines("examples") > 1);
+    // Probes that were not asked are measured all the same.
+    let one = Tmp::new("diagnose-mitigate-one");
+    one.refocus(&format!("{run} --probes flipflop")).assert().success();
+    let document = findings(&one);
+    assert_eq!(document["findings"].as_array().map(Vec::len), Some(1));
+    let rows = document["mitigation"]["changes"].as_array().expect("a list");
+    assert!(rows.iter().any(|r| r["probe"] == "overthinking"), "{rows:?}");
 }

@@ -101,6 +101,14 @@ fn a_study_that_is_killed_ends_the_same() {
     assert!(page.contains("--grid rows.toml") && page.contains("| lstm | 0 | "), "{page}");
     let csv = String::from_utf8(read(&tmp.path("whole/study.csv"))).expect("text");
     assert_eq!(csv.lines().count(), 1 + 3 * 3, "{csv}");
+    let report = tmp.refocus("report [TMP]/killed --json").assert().success();
+    let d = json(&report.get_output().stdout);
+    let tables = d["runs"][0]["tables"].as_array().expect("a list");
+    let of = |name: &str| tables.iter().find(|t| t["name"] == name).and_then(|t| t["rows"].as_u64());
+    assert_eq!((of("rows"), of("claims")), (Some(3 * 3), Some(8)), "{d}");
+    assert!(of("curve") > Some(0) && of("distance") > Some(0), "{d}");
+    let html = String::from_utf8(read(&tmp.path("killed/report.html"))).expect("text");
+    assert!(html.contains("R2: the one-layer LSTM makes no error"), "{html}");
 
     // A row that changed is another study.
     tmp.write("rows.toml", &ROWS.replace("hidden=8", "hidden=4"));

@@ -48,7 +48,7 @@ fn settings_with_a_slip() {
     let tmp = Tmp::new("serve-settings");
     tmp.write("s.toml", "listen = \"127.0.0.1:0\"\n[local]\nsequence = 4\n");
     refused(tmp.refocus("serve --model fixtures/overthinking --config [TMP]/s.toml")).stderr_eq(str![[r#"
-error: [TMP]/s.toml: line 3: unknown field `sequence`, expected one of `name`, `sequences`, `requests`, `cache_bytes`, `chunk`
+error: [TMP]/s.toml: line 3: unknown field `sequence`, expected one of `name`, `sequences`, `requests`, `cache_bytes`, `chunk`, `heartbeat_ms`
 
 "#]]);
     tmp.write("s.toml", "api_keys_file = \"none.txt\"\n");
