@@ -211,7 +211,8 @@ pub fn alignments<O: Ops>(
 pub fn judge_heads(all: &LastBlocks, chance: (f64, f64)) -> Judged {
     let looking: Vec<&LastHead> = all.heads.iter().filter(|h| h.to_first.low > 0.5).collect();
     let frequent = looking.iter().filter(|h| h.frequency.is_some_and(|r| r > chance.1)).count();
-    let share: f64 = looking.iter().map(|h| h.share).sum();
+    // A sum of nothing is −0.
+    let share = 0.0 + looking.iter().map(|h| h.share).sum::<f64>();
     let (n, of) = (all.facts, all.heads.len());
     let verdict = if n < FEWEST {
         Verdict::CannotBeTested
