@@ -21,7 +21,7 @@ const THROWN_AWAY: u64 = 64 << 20;
 pub async fn whole(request: Request, limit: usize, time: Duration) -> ApiResult<Bytes> {
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let too_long = announced.is_some_and(|n| n > limit as u64);
-    if announced.is_some_and(|n| n > limit as u64 + THROWN_AWAY) {
+    if announced.is_some_and(|n| n > (limit as u64).saturating_add(THROWN_AWAY)) {
         return Err(ApiError::too_large(limit));
     }
     let mut body = request.into_body();

@@ -16,6 +16,7 @@ use super::Cpu;
 use super::attention::{Bias, Edit, Edits, edit_scores, edits_by_row, given, query_rows};
 use super::memory::{CpuBuf, Out, Scratch};
 use super::product::{self, Start, TALL, tall};
+use super::several::side_by_side;
 
 /// What every (segment, key/value head) needs.
 struct Job<'a> {
@@ -166,7 +167,7 @@ unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
             let from = all.as_slice().as_ptr().wrapping_add(first_key);
             for j in (0..longest).step_by(LANES) {
                 let n = LANES.min(longest - j);
-                by_dimension(isa, from.add(j * width), width, n, &mut turned[j * d..(j + LANES) * d]);
+                side_by_side(isa, from.add(j * width), width, n, &mut turned[j * d..(j + LANES) * d]);
             }
         }
         let from = job.qkv.k.as_slice().as_ptr().wrapping_add(first_key);
@@ -278,33 +279,6 @@ unsafe fn tile(isa: Isa, job: &Job<'_>, t: &Tile) {
                 out.copy_from_slice(&gradient[j * dp..j * dp + d]);
             } else {
                 out.fill(0.0);
-            }
-        }
-    }
-}
-
-isa_fn! {
-    /// `n ≤ 16` rows of a matrix by dimension: `out` `[d][16]`, zero beyond them.
-    ///
-    /// # Safety
-    /// The rows, `ldx` apart, have as many readable columns as `out` has vectors.
-    unsafe fn by_dimension = by_dimension_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
-}
-
-#[inline(always)]
-unsafe fn by_dimension_body<S: Simd>(x: *const f32, ldx: usize, n: usize, out: &mut [f32]) {
-    let d = out.len() / LANES;
-    // SAFETY: the caller's promise.
-    unsafe {
-        for c in (0..d).step_by(LANES) {
-            let m = LANES.min(d - c);
-            let mut v = [S::splat(0.0); LANES];
-            for (i, v) in v.iter_mut().enumerate().take(n) {
-                *v = S::load_part(x.add(i * ldx + c), m);
-            }
-            S::transpose(&mut v);
-            for (i, v) in v.iter().enumerate().take(m) {
-                S::store(out.as_mut_ptr().add((c + i) * LANES), *v);
             }
         }
     }

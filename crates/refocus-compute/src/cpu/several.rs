@@ -56,7 +56,7 @@ isa_fn! {
     ///
     /// # Safety
     /// `n ≤ 16` rows, `ldx` apart, of `out.len() / 16` readable inputs.
-    unsafe fn side_by_side = side_by_side_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
+    pub(super) unsafe fn side_by_side = side_by_side_body(x: *const f32, ldx: usize, n: usize, out: &mut [f32])
 }
 
 #[inline(always)]

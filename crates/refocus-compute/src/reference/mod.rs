@@ -9,6 +9,8 @@ mod lstm;
 mod pointwise;
 mod vocab;
 
+#[cfg(test)]
+pub(crate) use self::pointwise::erfc;
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -109,7 +109,7 @@ fn normal_cdf(x: f64) -> f64 {
 
 /// `1 − erf(x)` to a few units of the last place: a series of positive terms near 0, a continued
 /// fraction in the tails.
-fn erfc(x: f64) -> f64 {
+pub(crate) fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
     }

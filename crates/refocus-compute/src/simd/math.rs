@@ -1,6 +1,6 @@
 //! exp, tanh and erf as polynomials of our own (weighted minimax fits, coefficients rounded to f32),
 //! the same chain of operations on every instruction set. Errors against f64 are tested in
-//! `cpu::tests`: exp 1 ulp, tanh 2 ulp, erf 1e-7 absolute, log as [`log`] says.
+//! this file: exp 1 ulp, tanh 2 ulp, erf 1e-7 absolute, log as it says.
 
 use super::Simd;
 
@@ -178,40 +178,75 @@ mod tests {
     use super::*;
     use crate::simd::{Isa, LANES, isa_fn};
 
+    /// The four functions of this file.
+    #[derive(Clone, Copy, Debug)]
+    enum Function {
+        Exp,
+        Tanh,
+        Erf,
+        Log,
+    }
+
     isa_fn! {
         /// # Safety
         /// None beyond a valid `Isa`.
-        unsafe fn logs = logs_body(x: &mut [f32; LANES])
+        unsafe fn apply = apply_body(f: Function, x: &mut [f32; LANES])
     }
 
     #[inline(always)]
-    unsafe fn logs_body<S: Simd>(x: &mut [f32; LANES]) {
+    unsafe fn apply_body<S: Simd>(f: Function, x: &mut [f32; LANES]) {
         // SAFETY: one vector.
-        unsafe { S::store(x.as_mut_ptr(), log::<S>(S::load(x.as_ptr()))) }
+        unsafe {
+            let v = S::load(x.as_ptr());
+            let y = match f {
+                Function::Exp => exp::<S>(v),
+                Function::Tanh => tanh::<S>(v),
+                Function::Erf => erf::<S>(v),
+                Function::Log => log::<S>(v),
+            };
+            S::store(x.as_mut_ptr(), y);
+        }
+    }
+
+    /// The function on every instruction set, which must agree, beside `want` with an error of at most `near`.
+    fn agree(f: Function, numbers: &[f32], want: impl Fn(f64) -> f64, near: impl Fn(f64) -> f64) {
+        let all = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
+        let isas: Vec<Isa> = all.into_iter().filter(|i| i.available()).collect();
+        for some in numbers.chunks_exact(LANES) {
+            let on = |&isa: &Isa| {
+                let mut x: [f32; LANES] = some.try_into().expect("a vector");
+                // SAFETY: available.
+                unsafe { apply(isa, f, &mut x) };
+                x
+            };
+            let all: Vec<_> = isas.iter().map(on).collect();
+            assert!(all.iter().all(|x| x.map(f32::to_bits) == all[0].map(f32::to_bits)), "{f:?} of {some:?}");
+            for (&x, &got) in some.iter().zip(&all[0]) {
+                let want = want(f64::from(x));
+                let error = (f64::from(got) - want).abs();
+                assert!(error <= near(want), "{f:?}({x}): {got} beside {want}");
+            }
+        }
+    }
+
+    /// `n` units in the last place of an f32.
+    fn ulps(n: f64) -> impl Fn(f64) -> f64 {
+        move |want| {
+            n * f64::from(f32::EPSILON) * want.abs().log2().floor().exp2().max(f64::from(f32::MIN_POSITIVE))
+        }
     }
 
     #[test]
-    fn log_is_near_the_system_on_every_instruction_set() {
-        let isas: Vec<Isa> = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon]
-            .into_iter()
-            .filter(|i| i.available())
-            .collect();
-        let numbers = (0..0x7f80_0000u32).step_by(9973).map(f32::from_bits).collect::<Vec<_>>();
-        for some in numbers.chunks_exact(LANES) {
-            let all = isas.iter().map(|&isa| {
-                let mut x: [f32; LANES] = some.try_into().expect("a vector");
-                // SAFETY: available.
-                unsafe { logs(isa, &mut x) };
-                x
-            });
-            let all: Vec<_> = all.collect();
-            assert!(all.iter().all(|x| x.map(f32::to_bits) == all[0].map(f32::to_bits)), "{some:?}");
-            for (&x, &got) in some.iter().zip(&all[0]) {
-                let want = f64::from(x.max(f32::MIN_POSITIVE)).ln();
-                let near = (want.abs() * 2.4e-7).max(1e-7);
-                assert!((f64::from(got) - want).abs() <= near, "{x}: {got} beside {want}");
-            }
-        }
+    fn functions_are_near_the_system_on_every_instruction_set() {
+        let from_to = |from: f32, to: f32| -> Vec<f32> {
+            (0..40_000).map(|i| from + (to - from) * i as f32 / 40_000.0).collect()
+        };
+        agree(Function::Exp, &from_to(-87.0, 88.0), f64::exp, ulps(1.0));
+        agree(Function::Tanh, &from_to(-10.0, 10.0), f64::tanh, ulps(2.0));
+        agree(Function::Erf, &from_to(-5.0, 5.0), |x| 1.0 - crate::reference::erfc(x), |_| 1e-7);
+        let positive: Vec<f32> = (0..0x7f80_0000u32).step_by(9973).map(f32::from_bits).collect();
+        let lowest = |x: f64| x.max(f64::from(f32::MIN_POSITIVE)).ln();
+        agree(Function::Log, &positive, lowest, |want| ulps(2.0)(want).max(1e-7));
     }
 
     #[test]

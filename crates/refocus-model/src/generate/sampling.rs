@@ -1,10 +1,14 @@
 //! How the next token follows from a row of logits.
 
+use std::cmp::Ordering;
+
 use refocus_compute::{Philox, Purpose, exp64, unit_f64};
 
 const PURPOSE: Purpose = Purpose::new("sample");
 /// Of a sort by size only this many are sorted at first, then eight times as many.
 const FIRST_SORTED: usize = 64;
+/// More logits than this are not asked for when fewer than all decide.
+const MOST_DECIDING: usize = 64;
 
 /// How a token is chosen. The order is that of `transformers`: bias and penalties, what a constraint
 /// forbids, temperature, top-k, top-p, min-p; each renormalises what the one before it left.
@@ -79,12 +83,25 @@ impl Sampling {
         Ok(())
     }
 
-    /// Whether the highest logit of the model is the answer, whatever the others are.
-    pub(super) fn is_plain(&self) -> bool {
-        self.temperature == 0.0
-            && self.logit_bias.is_empty()
-            && self.presence_penalty == 0.0
-            && self.frequency_penalty == 0.0
+    /// How many of the model's highest logits decide, whatever the others are; `None` where all may. Biases that
+    /// only lower logits leave one of the highest as it was.
+    pub(super) fn decided_by(&self) -> Option<usize> {
+        let greedy = self.temperature == 0.0 && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0;
+        let lower = self.logit_bias.iter().all(|(_, bias)| *bias <= 0.0);
+        (greedy && lower && self.logit_bias.len() < MOST_DECIDING).then_some(self.logit_bias.len() + 1)
+    }
+
+    /// The token that as many of the highest logits decide as [`decided_by`](Self::decided_by) says, with its own
+    /// logit; ties to the lower id.
+    pub(super) fn decide(&self, top: &[(u32, f32)]) -> Option<(u32, f32)> {
+        let biased = |&(id, logit): &(u32, f32)| {
+            let biases = self.logit_bias.iter().filter(|b| b.0 == id);
+            biases.fold(logit, |sum, (_, bias)| sum + bias)
+        };
+        let better = |a: &&(u32, f32), b: &&(u32, f32)| {
+            biased(a).partial_cmp(&biased(b)).unwrap_or(Ordering::Equal).then(b.0.cmp(&a.0))
+        };
+        top.iter().max_by(better).copied()
     }
 
     /// Bias and penalties; `generated` are the tokens so far without the prompt.
@@ -268,6 +285,22 @@ mod tests {
             let want = (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b });
             prop_assert_eq!(Sampling::default().choose(&logits, 0, 0), Some(want as u32));
             prop_assert_eq!(top(&logits, 1)[0].0, want as u32);
+        }
+
+        #[test]
+        fn where_biases_only_lower_few_logits_decide(
+            logits in proptest::collection::vec(-4i8..4, 1..60),
+            biases in proptest::collection::vec((0u32..60, 0u8..5), 0..9),
+        ) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let known = biases.into_iter().filter(|b| (b.0 as usize) < logits.len());
+            let logit_bias = known.map(|(id, b)| (id, -f32::from(b))).collect();
+            let s = Sampling { logit_bias, ..Sampling::default() };
+            let mut biased = logits.clone();
+            s.bias(&mut biased, &[]);
+            let want = s.choose(&biased, 0, 0).expect("a token");
+            let few = top(&logits, s.decided_by().expect("few"));
+            prop_assert_eq!(s.decide(&few), Some((want, logits[want as usize])));
         }
     }
 

@@ -81,10 +81,9 @@ impl<'a, P> Sequence<'a, P> {
     /// What is needed of the logits after its last token.
     pub(super) fn ask(&self) -> Ask {
         let r = &self.job.request;
-        if self.constraint.is_none() && r.changes.decode.is_empty() && r.sampling.is_plain() {
-            Ask::Top(r.logprobs.unwrap_or(0).max(1))
-        } else {
-            Ask::All
+        match r.sampling.decided_by().filter(|_| self.constraint.is_none() && r.changes.decode.is_empty()) {
+            Some(n) => Ask::Top(r.logprobs.unwrap_or(0).max(n)),
+            None => Ask::All,
         }
     }
 
@@ -140,7 +139,7 @@ impl<'a, P> Sequence<'a, P> {
         let wanted = r.logprobs.unwrap_or(0);
         let (id, logit, mut top) = match row.logits {
             Logits::Top(top) => {
-                let &(id, logit) = top.first().ok_or(RunError::Unread(0))?;
+                let (id, logit) = r.sampling.decide(&top).ok_or(RunError::Unread(0))?;
                 (id, Some(logit), top)
             }
             Logits::All(mut logits) => {
