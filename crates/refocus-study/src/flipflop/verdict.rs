@@ -279,6 +279,9 @@ impl<'a> Rows<'a> {
         let Some(t) = tests.iter().find(|t| t.claim == claim && t.what == what) else {
             return none(format!("{what}: {higher} has nothing to lower ({})", range(b)));
         };
+        if t.is_too_small() {
+            return none(format!("{what}: {} and {} seeds are too few", t.seeds[0], t.seeds[1]));
+        }
         let factor = t.factor.unwrap_or(1.0);
         let at_least = if a.median == 0.0 { "at least " } else { "" };
         let why = format!(
@@ -446,6 +449,13 @@ fn range(s: &SetSummary) -> String {
 }
 
 impl Test {
+    /// Whether there are so few seeds that no order of them has p below [`ALPHA`].
+    fn is_too_small(&self) -> bool {
+        let [a, b] = self.seeds;
+        let orders = (1..=a).fold(1.0, |n, i| n * (b + i) as f64 / i as f64);
+        orders * ALPHA <= 1.0
+    }
+
     /// Whether the first numbers are lower; `None` where one side has none.
     fn new(claim: Claim, what: String, lower: &[f64], higher: &[f64]) -> Option<Self> {
         let sorted = |x: &[f64]| {

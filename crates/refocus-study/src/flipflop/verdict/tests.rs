@@ -185,3 +185,16 @@ fn sharp_attention_that_still_errs() {
     assert_eq!(verdict(&rows(3.5, 0), R8).0, DoesNotHold);
     assert_eq!(verdict(&rows(2.0, 0), R8).0, CannotBeTested);
 }
+
+#[test]
+fn few_seeds_say_nothing_about_a_factor() {
+    let rows = |mixture: usize, baseline: usize| {
+        let of = |name: &str, errors: [u64; 3], n: usize| row(name, name, &[R4], &vec![errors; n]);
+        [of("mixture", [0, 9_000, 0], mixture), of("baseline", [0, 9_000, 0], baseline)]
+    };
+    let (v, why) = verdict(&rows(1, 5), R4);
+    assert_eq!(v, CannotBeTested, "{why}");
+    assert!(why.starts_with("mixture below baseline, sparse: 1 and 5 seeds are too few"), "{why}");
+    // Of two against five one order in 21 is the lowest.
+    assert_eq!(verdict(&rows(2, 5), R4).0, DoesNotHold);
+}
