@@ -413,6 +413,12 @@ impl<'a> Rows<'a> {
         let Some(t) = tests.iter().find(|t| t.claim == Claim::R8) else {
             return none("too few seeds of sharpen or baseline");
         };
+        if t.is_too_small() {
+            return none(format!(
+                "{} and {} seeds of sharpen and baseline are too few",
+                t.seeds[0], t.seeds[1]
+            ));
+        }
         let persist = sparse.seeds.iter().filter(|s| s.errors > 0).count();
         let (harder, all) = (t.p_holm < ALPHA, persist == sparse.seeds.len());
         let why = format!(
