@@ -25,19 +25,13 @@ pub async fn whole(request: Request, limit: usize, time: Duration) -> ApiResult<
         return Err(ApiError::too_large(limit));
     }
     let mut body = request.into_body();
-    let reading = async {
-        if too_long {
-            return Ok(None);
+    if !too_long {
+        match tokio::time::timeout(time, read(&mut body, limit)).await {
+            Ok(Ok(Some(bytes))) => return Ok(bytes),
+            Ok(Ok(None)) => {}
+            Ok(Err(_)) => return Err(ApiError::malformed("the connection broke within it")),
+            Err(_) => return Err(ApiError::slow_body(time.as_secs())),
         }
-        read(&mut body, limit).await
-    };
-    let read = match tokio::time::timeout(time, reading).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(_)) => return Err(ApiError::malformed("the connection broke within it")),
-        Err(_) => return Err(ApiError::slow_body(time.as_secs())),
-    };
-    if let Some(bytes) = read {
-        return Ok(bytes);
     }
     // Whatever becomes of the rest, the answer is the same.
     let _ = tokio::time::timeout(time, throw_away(&mut body)).await;

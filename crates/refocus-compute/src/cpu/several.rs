@@ -1,10 +1,10 @@
 //! The product `x Wᵀ` for several rows on weights that are narrower than f32: a decoding step of some
 //! sequences at once.
 //!
-//! Weights decoded to scratch cost more there than the product itself: a vector is stored, driven out of
-//! the first cache by the next, and read again for a handful of multiply-adds. Here a weight is decoded
-//! into a register and meets all rows at once; what is stored is the product alone. A panel is read from
-//! end to end, and the inputs, repacked once for all panels, stay in the second cache.
+//! Decoding a block to scratch and reading it again took a third of such a step: with so few rows nothing hides
+//! that weights come from memory, panel by panel in short pieces. Here a weight is decoded into a register and
+//! meets all rows at once; a panel is read from end to end, asked for ahead, and the inputs, repacked once for
+//! all panels, stay in the second cache.
 
 use crate::simd::{Isa, LANES, Simd, isa_fn};
 use crate::source::Dtype;

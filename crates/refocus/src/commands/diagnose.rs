@@ -70,11 +70,12 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     let path = args.out.join("findings.json");
     std::fs::create_dir_all(&args.out)
         .map_err(|e| Failure::because(format!("{}: cannot be made", args.out.display()), e))?;
-    let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
-    let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
+    // Before anything is read: another run may still be writing.
     let shown_as = model_arg::shown(&checkpoint);
     let isa = backend::isa()?.name().to_owned();
     let mut folder = RunFolder::renew(&args.out, info(&shown_as, &settings, isa)?)?;
+    let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
+    let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
     let mut document =
         Document { schema: SCHEMA.to_owned(), model: shown_as, settings, findings, mitigation };
     let has = |d: &Document, p: Probe| d.findings.iter().any(|f| f.probe == p);

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use refocus_results::{RunFolder, RunInfo, StoredRun};
+use refocus_results::{ResultsError, RunFolder, RunInfo, StoredRun};
 use refocus_study::flipflop::{
     Cost, EvalSet, FlipflopError, Grid, Job, JobResult, Role, Stage, Study, csv, job_sets, markdown, measure,
     percent, read_results, run_job, write_tables,
@@ -83,7 +83,9 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
         return Ok(Ended::Well);
     }
     let Some(dir) = &args.out else { return Err(Failure::new("--out is needed")) };
-    // A table that cannot be written is found before the work is done.
+    // A folder of another study, and a table that cannot be written, are found before the work is done.
+    let isa = backend::isa()?.name().to_owned();
+    drop(tables(dir, info(&grid, &jobs, isa.clone(), seed))?);
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     if !left.is_empty() {
         printer.note(&format!(
@@ -103,10 +105,15 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
     output::write_document(&dir.join("study.json"), &study)?;
     output::write(&dir.join("study.csv"), csv(&study))?;
     if !finished.is_empty() {
-        let isa = backend::isa()?.name().to_owned();
-        let mut folder = RunFolder::renew(dir, info(&grid, &jobs, isa, seed))?;
-        write_tables(&mut folder, &grid, &finished, &study)?;
-        output::write(&dir.join("report.html"), refocus_report::page(&StoredRun::open(dir)?)?)?;
+        match tables(dir, info(&grid, &jobs, isa, seed))? {
+            Some(mut folder) => {
+                write_tables(&mut folder, &grid, &finished, &study)?;
+                output::write(&dir.join("report.html"), refocus_report::page(&StoredRun::open(dir)?)?)?;
+            }
+            None => {
+                printer.note("another process writes the tables and the page; the same command does it again")
+            }
+        }
     }
     if let Some(mut table) = table {
         table.write(markdown(&study, &command(args)).as_bytes())?;
@@ -121,6 +128,15 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
         printer.note(&format!("not finished: {}; the same command goes on", study.unfinished.join(", ")));
     }
     Ok(if failed { Ended::CheckFailed } else { Ended::Well })
+}
+
+/// The folder as one of tables; nothing while another process writes them, since several may work at one study.
+fn tables(dir: &Path, info: RunInfo) -> Outcome<Option<RunFolder>> {
+    match RunFolder::renew(dir, info) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(ResultsError::Busy { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// What the tables depend on.

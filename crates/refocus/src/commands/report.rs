@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use refocus_results::StoredRun;
+use refocus_results::{ResultsError, StoredRun};
 use serde::Serialize;
 
 use super::Ended;
@@ -63,9 +63,13 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
         [a, b] => (refocus_report::compare(a, b)?, PathBuf::from("refocus-compare.html")),
         _ => return Err(Failure::new("give the folder of one run, or two with --compare")),
     };
-    // Its page follows from the document; its tables are like any other run's.
+    // Its page follows from the document; its tables are like any other run's. An earlier version wrote none.
     let runs = match (runs.as_slice(), dirs.as_slice()) {
-        ([], [dir]) => StoredRun::open(dir).map_or_else(|_| Vec::new(), |run| vec![run]),
+        ([], [dir]) => match StoredRun::open(dir) {
+            Ok(run) => vec![run],
+            Err(ResultsError::NoRun { .. }) => Vec::new(),
+            Err(e) => return Err(e.into()),
+        },
         _ => runs,
     };
     if args.csv.is_some() && runs.is_empty() {

@@ -1,3 +1,5 @@
+use refocus_results::overthinking::Claim;
+use refocus_results::{RunFolder, RunInfo, StoredRun};
 use serde_json::Value;
 use snapbox::{file, str};
 
@@ -97,6 +99,24 @@ hint: give another --out, or the settings of that run
     assert_eq!(std::fs::read(tmp.path("run/findings.json")).expect("findings"), before);
     tmp.refocus("diagnose fixtures/gpt2 --out [TMP]/other").assert().code(2).stdout_eq("");
     assert!(!tmp.path("other").exists());
+    // While somebody writes there, and where a study of another kind did.
+    let of = |study: &str| RunInfo {
+        study: study.to_owned(),
+        ..StoredRun::open(&tmp.path("run")).expect("a run").info().clone()
+    };
+    let writing = RunFolder::renew(&tmp.path("run"), of("diagnosis/1")).expect("nobody");
+    tmp.refocus(RUN).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [TMP]/run: another run is writing to this folder
+
+"#]]);
+    drop(writing);
+    RunFolder::renew(&tmp.path("recall"), of("recall/1")).expect("new").write::<Claim>(&[]).expect("a table");
+    let other = format!("diagnose fixtures/overthinking --out {}", "[TMP]/recall");
+    tmp.refocus(&other).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [..]recall[..]
+...
+"#]]);
+    assert!(!tmp.path("recall/findings.json").exists());
 }
 
 #[test]

@@ -184,6 +184,13 @@ fn sharp_attention_that_still_errs() {
     assert_eq!(verdict(&rows(0.5, 0), R8).0, Conditional);
     assert_eq!(verdict(&rows(3.5, 0), R8).0, DoesNotHold);
     assert_eq!(verdict(&rows(2.0, 0), R8).0, CannotBeTested);
+    let mut few = rows(0.5, 300);
+    few.iter_mut().for_each(|r| r.entropy.truncate(1));
+    let (v, why) = verdict(&few, R8);
+    assert!(
+        v == CannotBeTested && why.ends_with("1 and 1 seeds of sharpen and baseline are too few"),
+        "{why}"
+    );
 }
 
 #[test]
