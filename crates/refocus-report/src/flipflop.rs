@@ -66,25 +66,24 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
 }
 
 fn summary(rows: &[Row]) -> Vec<String> {
-    let names = order(rows.iter().map(|r| r.row.as_str()));
     let mut said = Vec::new();
     for set in order(rows.iter().map(|r| r.set.as_str())) {
+        // Not every way is tested on every set: strings are as long as those it learned from.
         let of: Vec<&Row> = rows.iter().filter(|r| r.set == set).collect();
-        let clean =
-            names.iter().filter(|n| of.iter().filter(|r| r.row == **n).all(|r| r.errors == 0)).count();
-        let worst = of.iter().max_by(|a, b| {
-            share(whole(a.errors), whole(a.reads)).total_cmp(&share(whole(b.errors), whole(b.reads)))
-        });
-        if let Some(worst) = worst {
-            said.push(format!(
-                "Set {set}: {clean} of {} of training made no error with any seed; the worst model, of {}, got {} \
+        let names = order(of.iter().map(|r| r.row.as_str()));
+        let is_clean = |name: &&&str| of.iter().filter(|r| r.row == **name).all(|r| r.errors == 0);
+        let clean = names.iter().filter(is_clean).count();
+        let rate = |r: &Row| share(whole(r.errors), whole(r.reads));
+        let worst = of.iter().filter(|r| r.errors > 0).max_by(|a, b| rate(a).total_cmp(&rate(b)));
+        let ways = count(names.len(), "way");
+        said.push(match worst {
+            None => format!("Set {set}: no error, {ways} of training, any seed."),
+            Some(worst) => format!(
+                "Set {set}: {clean} of {ways} of training made no error with any seed; the worst model, of {}, got {} \
                  of {} reads wrong.",
-                count(names.len(), "way"),
-                worst.row,
-                worst.errors,
-                worst.reads
-            ));
-        }
+                worst.row, worst.errors, worst.reads
+            ),
+        });
     }
     said
 }
@@ -218,4 +217,34 @@ fn by_distance(distance: &[Distance]) -> Vec<Part> {
         }
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_was_not_tested_on_a_set_is_not_counted_there() {
+        let row = |row: &str, set: &str, errors: i64| Row {
+            row: row.to_owned(),
+            group: String::new(),
+            seed: 0,
+            set: set.to_owned(),
+            reads: 10,
+            errors,
+            low: 0.0,
+            high: 1.0,
+            seconds: None,
+            steps: 1,
+        };
+        let rows = [row("lstm", "in", 0), row("baseline", "half-in", 0), row("mixture", "half-in", 3)];
+        assert_eq!(
+            summary(&rows),
+            [
+                "Set in: no error, 1 way of training, any seed.",
+                "Set half-in: 1 of 2 ways of training made no error with any seed; the worst model, of mixture, got 3 \
+                 of 10 reads wrong."
+            ]
+        );
+    }
 }

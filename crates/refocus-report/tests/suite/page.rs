@@ -86,7 +86,7 @@ fn a_flip_flop_page_has_every_section() {
     let dir = Tmp::new("flip");
     let html = page(&flipflop(&dir.0)).expect("page");
     assert_eq!(check(&html), ["main", "summary", "claims", "training", "distance", "provenance"]);
-    assert!(html.contains("Set in: 3 of 3 ways of training made no error with any seed"), "summary");
+    assert!(html.contains("Set in: no error, 3 ways of training, any seed."), "summary");
 }
 
 #[test]
