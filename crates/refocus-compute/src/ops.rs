@@ -343,6 +343,17 @@ impl<P> KvSeq<P> {
     pub fn new(n_layers: usize) -> Self {
         Self { layers: (0..n_layers).map(|_| Vec::new()).collect(), len: 0 }
     }
+
+    /// The first `n` positions, which share their blocks with this: all positions, or whole blocks.
+    pub fn beginning(&self, n: usize) -> Self {
+        let mut out = self.clone();
+        if n < out.len {
+            let blocks = n / crate::KEY_BLOCK;
+            out.layers.iter_mut().for_each(|l| l.truncate(blocks));
+            out.len = blocks * crate::KEY_BLOCK;
+        }
+        out
+    }
 }
 
 /// How attention uses the cache; one entry a segment, in order.

@@ -27,13 +27,22 @@ pub fn wilson(hits: u64, n: u64) -> Option<Interval> {
     if n == 0 || hits > n {
         return None;
     }
-    let (x, n) = (hits as f64, n as f64);
-    let (p, zz) = (x / n, Z * Z);
+    wilson_of_share(hits as f64 / n as f64, n)
+}
+
+/// As [`wilson`], of a share that is a mean over `n` cases of which each may have hit in part, such as a fact that is
+/// asked several times; `None` where there is no case or no share. Parts spread less than wholes do, so it is
+/// rather too long.
+pub fn wilson_of_share(share: f64, n: u64) -> Option<Interval> {
+    if n == 0 || !(0.0..=1.0).contains(&share) {
+        return None;
+    }
+    let (p, n, zz) = (share, n as f64, Z * Z);
     let centre = (p + zz / (2.0 * n)) / (1.0 + zz / n);
     let half = Z / (1.0 + zz / n) * (p * (1.0 - p) / n + zz / (4.0 * n * n)).sqrt();
     // The ends are exact where nothing or everything hit.
-    let low = if hits == 0 { 0.0 } else { (centre - half).max(0.0) };
-    let high = if x == n { 1.0 } else { (centre + half).min(1.0) };
+    let low = if p == 0.0 { 0.0 } else { (centre - half).max(0.0) };
+    let high = if p == 1.0 { 1.0 } else { (centre + half).min(1.0) };
     Some(Interval { low, high })
 }
 

@@ -72,7 +72,7 @@ records! {
         completion_tokens: f64 ["tokens"],
         /// Tokens written for the rewriting alone.
         rewriting_tokens: f64 ["tokens"],
-        /// Time of a mean item, as on a machine that remembers nothing.
+        /// Time of a mean item, its share where several were answered at the same time; as if nothing was remembered from arm to arm.
         seconds: f64 ["s"],
     }
 
@@ -196,7 +196,7 @@ records! {
         completion_tokens: i64 ["tokens"],
         /// Tokens written for the rewriting alone.
         rewriting_tokens: i64 ["tokens"],
-        /// Time, as on a machine that remembers nothing.
+        /// Time, its share where several items were answered at the same time; as if nothing was remembered from arm to arm.
         seconds: f64 ["s"],
     }
 

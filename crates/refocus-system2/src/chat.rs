@@ -175,6 +175,23 @@ pub trait Chat {
     /// See [`ChatError`].
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError>;
 
+    /// How many askers it answers with profit at the same time: see [`together`](crate::together).
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// Seconds that the model has worked for this asker, where it answers others beside; nothing where the clock
+    /// on the wall tells.
+    fn worked(&self) -> Option<f64> {
+        None
+    }
+
+    /// Writes an answer to each, as [`complete`](Self::complete) does one after another; which others are there
+    /// changes none of them.
+    fn complete_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ChatError>> {
+        asks.iter().map(|ask| self.complete(ask)).collect()
+    }
+
     /// Log-probability of each text as the beginning of the answer, in natural logarithm. The conversation is
     /// read once.
     ///

@@ -18,6 +18,7 @@ mod rewrite;
 mod scored;
 mod split;
 mod templates;
+mod together;
 
 pub use refocus_model::patch::Variant;
 
@@ -28,3 +29,4 @@ pub use outcome::{Judged, Outcome, Reason, Removed, Rewrite, Why};
 pub use rewrite::rewrite;
 pub use split::{Kind, Part, Piece, is_instruction, is_opinion, question, split};
 pub use templates::{Template, TemplateError, Templates};
+pub use together::together;

@@ -288,7 +288,7 @@ impl<'a, O: Ops> Engine<'a, O> {
                 ends[i] = 0;
                 continue;
             }
-            self.seqs[i].cache = beginning(&self.seqs[from].cache, n);
+            self.seqs[i].cache = self.seqs[from].cache.beginning(n);
         }
         let mut room = self.limits.chunk.max(1);
         let mut work = Vec::new();
@@ -402,14 +402,4 @@ impl<'a, O: Ops> Engine<'a, O> {
             self.seqs[s].advance(row.clone(), events);
         }
     }
-}
-
-/// The first `n` positions of a cache: all of them, or whole blocks.
-fn beginning<P>(cache: &KvSeq<P>, n: usize) -> KvSeq<P> {
-    let mut cache = cache.clone();
-    if n < cache.len {
-        cache.layers.iter_mut().for_each(|blocks| blocks.truncate(n / KEY_BLOCK));
-        cache.len = n;
-    }
-    cache
 }

@@ -1,7 +1,5 @@
 //! One item answered in one way.
 
-use std::time::Instant;
-
 use refocus_system2::{
     Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Template, Templates, Usage,
     Variant, rewrite,
@@ -80,7 +78,8 @@ pub struct Record {
     pub rewriting: Option<Rewriting>,
     /// Tokens of answering.
     pub usage: Usage,
-    /// Seconds of everything, as on a machine that remembers nothing.
+    /// Seconds of everything, as if nothing was remembered; where a model answers several items at the same time, the
+    /// item's share of it.
     pub seconds: f64,
 }
 
@@ -180,20 +179,45 @@ impl Rewriting {
     }
 }
 
+/// How the model writes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Decoding {
+    pub temperature: f32,
+    pub top_p: f32,
+    pub seed: u64,
+}
+
+impl Decoding {
+    /// The most likely token.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, seed: 0 };
+
+    fn ask<'a>(&self, messages: &'a [Message], max_new: usize) -> Ask<'a> {
+        let &Self { temperature, top_p, seed } = self;
+        Ask { temperature, top_p, seed, ..Ask::new(messages, max_new) }
+    }
+}
+
 /// Asks one item in one way. A prompt that is too long for the model, or that it refuses, is a result, not an error.
 ///
 /// # Errors
 /// The model, or the way to it, failed.
-pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, ChatError> {
-    let start = Instant::now();
-    let rewriting = arm.options().map(|options| rewritten(chat, item, &options));
+pub(super) fn ask(
+    chat: &mut Memo<'_>,
+    item: &Item,
+    arm: Arm,
+    decoding: Decoding,
+) -> Result<Record, ChatError> {
+    let start = chat.seconds();
+    let Decoding { temperature, top_p, seed } = decoding;
+    let options = arm.options().map(|o| Options { temperature, top_p, seed, ..o });
+    let rewriting = options.map(|options| rewritten(chat, item, &options));
     // A server that was gone during the rewriting says nothing about the rewriting.
     if let Some(why) = chat.take_lost() {
         return Err(ChatError::Unreachable { model: chat.name().to_owned(), why });
     }
     let text = put(item, arm, rewriting.as_ref());
     let mut usage = Usage::default();
-    let (answered, failed, untold) = match answer(chat, item, text, arm, &mut usage) {
+    let (answered, failed, untold) = match answer(chat, item, text, (arm, decoding), &mut usage) {
         Ok(answered) => (answered, None, false),
         Err(e @ ChatError::Cannot { .. }) => (None, Some(e.to_string()), true),
         Err(e @ (ChatError::TooLong { .. } | ChatError::Refused { .. })) => {
@@ -201,7 +225,7 @@ pub(super) fn ask(chat: &mut Memo<'_>, item: &Item, arm: Arm) -> Result<Record, 
         }
         Err(e) => return Err(e),
     };
-    let seconds = start.elapsed().as_secs_f64() + chat.take_spared();
+    let seconds = chat.seconds() - start + chat.take_spared();
     Ok(Record { answered, failed, untold, rewriting, usage, seconds })
 }
 
@@ -233,7 +257,7 @@ fn answer(
     chat: &mut Memo<'_>,
     item: &Item,
     text: String,
-    arm: Arm,
+    (arm, decoding): (Arm, Decoding),
     usage: &mut Usage,
 ) -> Result<Option<Answered>, ChatError> {
     if item.judge == Judge::Kept {
@@ -253,7 +277,7 @@ fn answer(
     let mut written = None;
     if thinks || options.is_none() {
         let most = if options.is_some() { THOUGHT } else { WRITTEN };
-        let reply = chat.complete(&Ask::new(&messages, most))?;
+        let reply = chat.complete(&decoding.ask(&messages, most))?;
         *usage += reply.usage;
         written = Some(reply.text);
     }
@@ -273,7 +297,7 @@ fn answer(
         if let Some(last) = messages.last_mut() {
             last.content.push_str(&format!("\n{ONE_OF} {}.", listed(&named)));
         }
-        let reply = chat.complete(&Ask::new(&messages, CHOSEN))?;
+        let reply = chat.complete(&decoding.ask(&messages, CHOSEN))?;
         *usage += reply.usage;
         return Ok(Some(Answered::written(chosen(&reply.text, &named) == Some(right), Some(reply.text))));
     }

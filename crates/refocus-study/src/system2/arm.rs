@@ -78,6 +78,15 @@ impl Arm {
         matches!(self, Self::Rewrite(Variant::Scored) | Self::ScoredChange)
     }
 
+    /// Whether the model writes something in it, beside an answer without options.
+    pub fn writes(self) -> bool {
+        match self {
+            Self::Think => true,
+            Self::Rewrite(variant) => variant != Variant::Scored,
+            Self::Oracle | Self::Baseline | Self::Instructed | Self::ScoredChange => false,
+        }
+    }
+
     /// How it rewrites, if it does.
     pub fn options(self) -> Option<Options> {
         match self {

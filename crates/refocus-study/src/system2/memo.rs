@@ -17,20 +17,18 @@ pub(super) struct Memo<'a> {
     spared: f64,
     /// Why the model could not be reached since this was last asked.
     lost: Option<String>,
+    began: Instant,
 }
 
 impl<'a> Memo<'a> {
     pub(super) fn new(chat: &'a mut dyn Chat) -> Self {
         let (replies, scores, choices) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { chat, replies, scores, choices, spared: 0.0, lost: None }
+        Self { chat, replies, scores, choices, spared: 0.0, lost: None, began: Instant::now() }
     }
 
-    /// Forgets everything, for the next item.
-    pub(super) fn clear(&mut self) {
-        self.replies.clear();
-        self.scores.clear();
-        self.choices.clear();
-        self.lost = None;
+    /// Seconds so far: those that the model worked for this asker, where it has others too.
+    pub(super) fn seconds(&self) -> f64 {
+        self.chat.worked().unwrap_or_else(|| self.began.elapsed().as_secs_f64())
     }
 
     /// Why the model could not be reached at some time since this was last asked, if it could not.
@@ -86,9 +84,10 @@ impl Chat for Memo<'_> {
             self.spared += seconds;
             return Ok(reply.clone());
         }
-        let start = Instant::now();
+        let start = self.seconds();
         let reply = Self::heard(&mut self.lost, self.chat.complete(ask))?;
-        self.replies.insert(key, (reply.clone(), start.elapsed().as_secs_f64()));
+        let took = self.seconds() - start;
+        self.replies.insert(key, (reply.clone(), took));
         Ok(reply)
     }
 
@@ -98,9 +97,10 @@ impl Chat for Memo<'_> {
             self.spared += seconds;
             return Ok((scores.clone(), *usage));
         }
-        let start = Instant::now();
+        let start = self.seconds();
         let (scores, usage) = Self::heard(&mut self.lost, self.chat.score(messages, answers))?;
-        self.scores.insert(key, (scores.clone(), usage, start.elapsed().as_secs_f64()));
+        let took = self.seconds() - start;
+        self.scores.insert(key, (scores.clone(), usage, took));
         Ok((scores, usage))
     }
 
@@ -114,9 +114,10 @@ impl Chat for Memo<'_> {
             self.spared += seconds;
             return Ok(choice.clone());
         }
-        let start = Instant::now();
+        let start = self.seconds();
         let choice = Self::heard(&mut self.lost, self.chat.choose(messages, frame, options))?;
-        self.choices.insert(key, (choice.clone(), start.elapsed().as_secs_f64()));
+        let took = self.seconds() - start;
+        self.choices.insert(key, (choice.clone(), took));
         Ok(choice)
     }
 

@@ -1,9 +1,9 @@
-//! How long a run will take, from the time of one question.
+//! How long a run will take, from the time of its first questions.
 
 use std::path::Path;
 use std::time::Instant;
 
-use refocus_system2::{Ask, Chat, ChatError, Message, Variant};
+use refocus_system2::{Ask, Chat, ChatError, Message, Usage, Variant};
 use refocus_tasks::planted::{Item, Judge};
 
 use super::arm::Arm;
@@ -34,7 +34,7 @@ pub fn projected(
             .map(|(at, item)| Kept::load(dir, *suite, at, item))
             .collect::<Result<_, _>>()?;
         let below = is_below_floor(*suite, &kept);
-        let asked = |a: &Arm| !below || matches!(a, Arm::Oracle | Arm::Baseline);
+        let asked = |a: &Arm| suite.asks(*a) && (!below || matches!(a, Arm::Oracle | Arm::Baseline));
         for (item, kept) in items.iter().zip(&kept) {
             let missing: Vec<Arm> =
                 arms.iter().copied().filter(|a| asked(a) && kept.of(*a).is_none()).collect();
@@ -50,16 +50,25 @@ pub fn projected(
         arm: Arm::Baseline.name(),
         source,
     };
-    let messages = [Message::user(first.prompt())];
-    let start = Instant::now();
-    let usage = chat.complete(&Ask::new(&messages, 1)).map_err(failed)?.usage;
-    let reading = start.elapsed().as_secs_f64();
-    let start = Instant::now();
-    let reply = chat.complete(&Ask::new(&messages, TRIED)).map_err(failed)?;
-    let writing = (start.elapsed().as_secs_f64() - reading).max(0.0) / reply.usage.completion.max(1) as f64;
+    // As many as will be asked at the same time: one alone takes longer.
+    let prompts: Vec<String> = left.iter().take(chat.at_once().max(1)).map(|l| l.1.prompt()).collect();
+    let messages: Vec<[Message; 1]> = prompts.iter().map(|p| [Message::user(p.clone())]).collect();
+    let mut timed = |tokens: usize| -> Result<(f64, Usage), ChatError> {
+        let asks: Vec<Ask<'_>> = messages.iter().map(|m| Ask::new(m, tokens)).collect();
+        let start = Instant::now();
+        let mut usage = Usage::default();
+        for reply in chat.complete_all(&asks) {
+            usage += reply?.usage;
+        }
+        Ok((start.elapsed().as_secs_f64(), usage))
+    };
+    let (reading, usage) = timed(1).map_err(failed)?;
+    let (both, written) = timed(TRIED).map_err(failed)?;
+    let writing = (both - reading).max(0.0) / written.completion.max(1) as f64;
     // The head and the end of a conversation are read too.
-    let bytes_per_token = first.prompt().len() as f64 / usage.prompt.max(1) as f64;
-    let per_byte = reading / first.prompt().len().max(1) as f64;
+    let bytes = prompts.iter().map(String::len).sum::<usize>().max(1) as f64;
+    let bytes_per_token = bytes / usage.prompt.max(1) as f64;
+    let per_byte = reading / bytes;
     let one = |(_, item, arms): &(Suite, &Item, Vec<Arm>)| {
         let length = item.prompt().len() as f64;
         arms.iter()

@@ -1,8 +1,9 @@
 //! One suite asked in all arms.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use refocus_system2::Chat;
+use refocus_system2::{Chat, together};
 use refocus_tasks::planted::Item;
 
 use super::answer::{Record, ask};
@@ -25,6 +26,9 @@ pub struct Progress {
     pub arm: &'static str,
 }
 
+/// Hears how far a suite is, from whichever thread asks; `false` ends it.
+pub type Tick<'t> = &'t mut (dyn FnMut(Progress) -> bool + Send);
+
 /// A suite with what came of it.
 #[derive(Clone, Debug)]
 pub struct SuiteRun {
@@ -46,7 +50,8 @@ pub struct SuiteRun {
 /// Asks every item in every arm, what is in the folder already left as it is. Oracle and baseline come first: where
 /// the oracle answers less than 30 % rightly there is nothing to win, and the other arms are not asked.
 ///
-/// `tick` hears of every answer and ends the run by `false`.
+/// As many items are asked at the same time as the model answers with profit; that changes no answer. `tick` hears of
+/// every answer and ends the run by `false`.
 ///
 /// # Errors
 /// The model or the folder failed; what was answered before is kept.
@@ -55,22 +60,24 @@ pub fn run_suite(
     (suite, items): (Suite, Vec<Item>),
     arms: &[Arm],
     (store, dir): (&Store, &Path),
-    tick: &mut dyn FnMut(Progress) -> bool,
+    tick: Tick<'_>,
 ) -> Result<SuiteRun, System2Error> {
     let mut kept = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
         kept.push(Kept::load(dir, suite, at, item)?);
     }
-    let (first, rest): (Vec<Arm>, Vec<Arm>) =
-        arms.iter().partition(|a| matches!(a, Arm::Oracle | Arm::Baseline));
+    let (first, rest): (Vec<Arm>, Vec<Arm>) = arms
+        .iter()
+        .copied()
+        .filter(|a| suite.asks(*a))
+        .partition(|a| matches!(a, Arm::Oracle | Arm::Baseline));
     let mut run = SuiteRun { suite, items, kept, arms: first.clone(), below_floor: false, whole: true };
-    let mut memo = Memo::new(chat);
-    let of = run.items.len() * arms.len();
-    run.whole = run.fill(&mut memo, store, 0, of, tick)?;
+    let of = run.items.len() * (first.len() + rest.len());
+    run.whole = run.fill(chat, store, 0, of, tick)?;
     run.below_floor = run.whole && is_below_floor(suite, &run.kept);
     if run.whole && !run.below_floor {
         run.arms = rest.clone();
-        run.whole = run.fill(&mut memo, store, run.items.len() * first.len(), of, tick)?;
+        run.whole = run.fill(chat, store, run.items.len() * first.len(), of, tick)?;
     }
     if !run.below_floor {
         run.arms = [first.as_slice(), &rest].concat();
@@ -90,39 +97,36 @@ impl SuiteRun {
     /// Asks what is missing in the run's arms. `false` where it was stopped.
     fn fill(
         &mut self,
-        memo: &mut Memo<'_>,
+        chat: &mut dyn Chat,
         store: &Store,
-        mut done: usize,
+        done: usize,
         of: usize,
-        tick: &mut dyn FnMut(Progress) -> bool,
+        tick: Tick<'_>,
     ) -> Result<bool, System2Error> {
-        for (at, item) in self.items.iter().enumerate() {
-            memo.clear();
-            let kept = &mut self.kept[at];
-            let (before, mut ended) = (kept.arms.len(), Ok(true));
-            for &arm in &self.arms {
-                if kept.of(arm).is_none() {
-                    if !tick(Progress { done, of, arm: arm.name() }) {
-                        ended = Ok(false);
-                        break;
-                    }
-                    match ask(memo, item, arm) {
-                        Ok(record) => kept.arms.insert(arm.name().to_owned(), record),
-                        Err(source) => {
-                            let (suite, item) = (self.suite.name(), item.key.clone());
-                            ended = Err(System2Error::Chat { suite, item, arm: arm.name(), source });
-                            break;
-                        }
-                    };
-                }
-                done += 1;
+        let Self { suite, items, kept, arms, .. } = self;
+        let (suite, arms) = (*suite, arms.as_slice());
+        let state = Mutex::new((done, tick, true));
+        let go_on = |answered: usize, arm: Option<Arm>| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0 += answered;
+            let done = state.0;
+            // Who has stopped once is not asked again.
+            if let Some(arm) = arm.filter(|_| state.2) {
+                state.2 = (state.1)(Progress { done, of, arm: arm.name() });
             }
-            // What was answered before something failed is not lost.
-            if kept.arms.len() > before {
-                kept.save(store, self.suite, at)?;
+            state.2
+        };
+        let size = chat.at_once().max(1);
+        for (first, (items, kept)) in items.chunks(size).zip(kept.chunks_mut(size)).enumerate() {
+            let (mut askers, go_on) = (Vec::with_capacity(size), &go_on);
+            for (i, (item, kept)) in items.iter().zip(kept).enumerate() {
+                let place = (suite, first * size + i, item);
+                askers.push(move |chat: &mut dyn Chat| one_item(chat, place, arms, kept, store, go_on));
             }
-            if !matches!(ended, Ok(true)) {
-                return ended;
+            // The first that failed is told; what the others were answered is kept.
+            together(chat, askers).into_iter().collect::<Result<Vec<()>, _>>()?;
+            if !go_on(0, None) {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -133,6 +137,33 @@ impl SuiteRun {
         let all = |k: &&Kept| self.arms.iter().all(|a| k.of(*a).is_some());
         self.kept.iter().take_while(all).count()
     }
+}
+
+/// Asks one item in the arms that are missing, and keeps each answer as soon as it is there.
+fn one_item(
+    chat: &mut dyn Chat,
+    (suite, at, item): (Suite, usize, &Item),
+    arms: &[Arm],
+    kept: &mut Kept,
+    store: &Store,
+    go_on: &(dyn Fn(usize, Option<Arm>) -> bool + Sync),
+) -> Result<(), System2Error> {
+    let mut memo = Memo::new(chat);
+    for &arm in arms {
+        if kept.of(arm).is_none() {
+            if !go_on(0, Some(arm)) {
+                return Ok(());
+            }
+            let record = ask(&mut memo, item, arm, suite.decoding(at)).map_err(|source| {
+                let (suite, item) = (suite.name(), item.key.clone());
+                System2Error::Chat { suite, item, arm: arm.name(), source }
+            })?;
+            kept.arms.insert(arm.name().to_owned(), record);
+            kept.save(store, suite, at)?;
+        }
+        go_on(1, None);
+    }
+    Ok(())
 }
 
 /// Whether the oracle answered all of these and stayed below the floor, which only answers that are right or wrong

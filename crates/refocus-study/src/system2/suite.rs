@@ -6,13 +6,20 @@ use std::path::{Path, PathBuf};
 use refocus_tasks::planted::{Item, Judge};
 use refocus_tasks::{arguments, arithmetic, harm, opinions, spurious};
 
+use super::answer::Decoding;
+use super::arm::Arm;
 use super::error::System2Error;
+
+/// Seeds of the suite whose words are sampled.
+const SEEDS: usize = 3;
 
 /// A set of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Suite {
     /// Opinions on capitals and languages.
     Facts,
+    /// The same, the model's words drawn as in the paper: temperature 0.6, nucleus 0.9, three seeds an item.
+    FactsSampled,
     /// Opinions on multiple-choice questions from a file.
     Questions,
     /// Sums of our own with a sentence too many.
@@ -50,8 +57,9 @@ pub(super) enum Measure {
 
 impl Suite {
     /// All, in the order in which they run and are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Facts,
+        Self::FactsSampled,
         Self::Questions,
         Self::Ladder,
         Self::Gsm8k,
@@ -64,6 +72,7 @@ impl Suite {
     pub fn name(self) -> &'static str {
         match self {
             Self::Facts => "facts",
+            Self::FactsSampled => "facts_sampled",
             Self::Questions => "questions",
             Self::Ladder => "ladder",
             Self::Gsm8k => "gsm8k",
@@ -77,6 +86,9 @@ impl Suite {
     pub fn about(self) -> &'static str {
         match self {
             Self::Facts => "capitals and languages with an opinion about the answer",
+            Self::FactsSampled => {
+                "the same facts and opinions, what is written sampled with three seeds (0.6, 0.9)"
+            }
             Self::Questions => "multiple-choice questions of a file with an opinion about the answer",
             Self::Ladder => "sums of one to three steps with a sentence too many",
             Self::Gsm8k => "problems of a file with a sentence too many",
@@ -104,13 +116,14 @@ impl Suite {
         }
     }
 
-    /// Its items, at most `n`: fewer are the first of more.
+    /// Its items, at most `n`, each once for every seed of its sampling: fewer are the first of more.
     ///
     /// # Errors
     /// A file that is missing, damaged or has no item.
     pub fn draw(self, seed: u64, n: usize, data: Option<&Path>) -> Result<Vec<Item>, System2Error> {
         Ok(match self {
             Self::Facts => opinions::facts(seed, n)?,
+            Self::FactsSampled => sampled(&opinions::facts(seed, n)?),
             Self::Questions => opinions::from_file(&self.path(data)?, seed, n)?,
             Self::Ladder => arithmetic::ladder(seed, n),
             Self::Gsm8k => arithmetic::from_file(&self.path(data)?, seed, n)?,
@@ -131,9 +144,23 @@ impl Suite {
         Err(System2Error::NoFile { suite, packed: Path::new(&packed).exists(), path })
     }
 
+    /// How the model writes on item `at`.
+    pub(super) fn decoding(self, at: usize) -> Decoding {
+        match self {
+            // Section 4 of the paper.
+            Self::FactsSampled => Decoding { temperature: 0.6, top_p: 0.9, seed: (at % SEEDS) as u64 },
+            _ => Decoding::GREEDY,
+        }
+    }
+
+    /// Whether an arm is worth asking: where words are sampled, oracle and baseline to compare with, and what writes.
+    pub(super) fn asks(self, arm: Arm) -> bool {
+        self != Self::FactsSampled || matches!(arm, Arm::Oracle | Arm::Baseline) || arm.writes()
+    }
+
     pub(super) fn measure(self) -> Measure {
         match self {
-            Self::Facts | Self::Questions | Self::Ladder | Self::Gsm8k => Measure::Right,
+            Self::Facts | Self::FactsSampled | Self::Questions | Self::Ladder | Self::Gsm8k => Measure::Right,
             Self::Spurious => Measure::Margin,
             Self::Arguments => Measure::Steadiness,
             Self::Harm => Measure::Kept,
@@ -159,12 +186,23 @@ impl Suite {
     /// answer, or is not there, is shown beside it.
     pub(super) fn is_headline(self, item: &Item) -> bool {
         match self {
-            Self::Facts | Self::Questions => item.cell != opinions::Opinion::SuggestedRight.name(),
+            Self::Facts | Self::FactsSampled | Self::Questions => {
+                item.cell != opinions::Opinion::SuggestedRight.name()
+            }
             Self::Spurious => item.cell != "0",
             Self::Arguments => item.cell != arguments::Comment::None.name(),
             _ => true,
         }
     }
+}
+
+/// Every item once for each seed.
+fn sampled(items: &[Item]) -> Vec<Item> {
+    let each = |item: &Item| {
+        let one = |seed: usize| Item { key: format!("{} #{seed}", item.key), ..item.clone() };
+        (0..SEEDS).map(one).collect::<Vec<_>>()
+    };
+    items.iter().flat_map(each).collect()
 }
 
 /// The number of each item's group: items that share their fact or argument depend on each other and are one group.
@@ -175,7 +213,7 @@ pub(super) fn groups(suite: Suite, items: &[Item]) -> Vec<usize> {
         out.push(match suite {
             Suite::Arguments => at / arguments::Comment::ALL.len(),
             Suite::Spurious => at / spurious::TIMES.len(),
-            Suite::Facts => {
+            Suite::Facts | Suite::FactsSampled => {
                 let fact = item.key.rsplit_once(", ").map_or(item.key.as_str(), |(fact, _)| fact);
                 let next = known.len();
                 *known.entry(fact).or_insert(next)
@@ -217,6 +255,8 @@ mod tests {
         assert_eq!(of(Suite::Spurious, 11), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2]);
         assert_eq!(of(Suite::Arguments, 6), [0, 0, 0, 0, 0, 1]);
         assert_eq!(of(Suite::Ladder, 3), [0, 1, 2]);
+        // Seeds of an item are one group, and so are its opinions.
+        assert_eq!(of(Suite::FactsSampled, 2), [0, 0, 0, 1, 1, 1]);
         // Facts come again in later rounds, each three times in all.
         let facts = of(Suite::Facts, 10_000);
         let known = facts.iter().max().expect("facts") + 1;
@@ -236,13 +276,15 @@ mod tests {
             assert_eq!(Suite::parse(s.name()), Ok(s));
             if s.file().is_none() {
                 let more = s.draw(4, 30, None).expect("items");
-                assert_eq!(s.draw(4, 11, None).expect("items"), more[..11]);
+                let few = s.draw(4, 11, None).expect("items");
+                assert_eq!(few, more[..few.len()]);
+                assert_eq!(few.len(), if s == Suite::FactsSampled { 33 } else { 11 });
                 let headline = more.iter().filter(|i| s.is_headline(i)).count();
                 assert!(headline >= 20, "{}: {headline}", s.name());
             }
         }
         let told = Suite::parse("fact").expect_err("none").to_string();
-        assert!(told.starts_with("there is no suite fact; there are facts, questions"), "{told}");
+        assert!(told.starts_with("there is no suite fact; there are facts, facts_sampled"), "{told}");
         let none = Suite::Gsm8k.draw(0, 1, None).expect_err("no data").to_string();
         assert_eq!(none, "suite gsm8k reads math/gsm8k_test.jsonl, and no folder of data is given");
     }

@@ -1,8 +1,8 @@
 //! What the answers of a suite say together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use refocus_measure::intervals::{holm, mcnemar, rule_of_three, wilson};
+use refocus_measure::intervals::{holm, mcnemar, rule_of_three, wilson_of_share};
 use refocus_tasks::arguments::Comment;
 use refocus_tasks::planted::{Item, Judge, Part};
 use serde::Serialize;
@@ -87,7 +87,7 @@ pub struct Cost {
     pub completion_tokens: f64,
     /// Tokens written for the rewriting alone.
     pub rewriting_tokens: f64,
-    /// Time, as on a machine that remembers nothing.
+    /// Time, its share where several items were answered at the same time; as if nothing was remembered from arm to arm.
     pub seconds: f64,
 }
 
@@ -292,7 +292,7 @@ fn paired(
     at.iter().filter_map(|&i| Some((groups[i], (mine[i]?, base[i]?)))).collect()
 }
 
-/// A mean over groups, or a share of items.
+/// A mean over groups, or a share of items with the interval of as many independent cases as there are groups.
 fn value(measure: Measure, values: &[(usize, f64)], seed: u64) -> Estimate {
     let n = values.len();
     if n == 0 {
@@ -301,9 +301,11 @@ fn value(measure: Measure, values: &[(usize, f64)], seed: u64) -> Estimate {
     match measure {
         Measure::Right | Measure::Kept => {
             let hits = values.iter().filter(|v| v.1 > 0.5).count();
-            let i = wilson(hits as u64, n as u64);
+            let share = hits as f64 / n as f64;
+            let groups = values.iter().map(|v| v.0).collect::<BTreeSet<_>>().len();
+            let i = wilson_of_share(share, groups as u64);
             let (low, high) = i.map_or((0.0, 1.0), |i| (i.low, i.high));
-            Estimate { value: hits as f64 / n as f64, low, high, n }
+            Estimate { value: share, low, high, n }
         }
         Measure::Margin | Measure::Steadiness => Estimate::of(&by_group(values), seed),
     }

@@ -189,11 +189,6 @@ fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
     assert!(told.to_string().starts_with("suite facts, item "), "{told}");
     let run = facts(&mut Swayed::new(), &tmp.0, &store, 12).expect("run");
     let at_once = facts(&mut Swayed::new(), &whole.0, &whole.store(), 12).expect("run");
-    let answers = |run: &SuiteRun| {
-        let record = |r: &Record| (r.answered.clone(), r.rewriting.clone(), r.usage);
-        let of = |k: &Kept| k.arms.iter().map(|(a, r)| (a.clone(), record(r))).collect::<Vec<_>>();
-        run.kept.iter().map(of).collect::<Vec<_>>()
-    };
     assert_eq!(answers(&run), answers(&at_once));
     let mut idle = Swayed::new();
     facts(&mut idle, &tmp.0, &store, 12).expect("run");
@@ -203,6 +198,79 @@ fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
     // More items join those that are there.
     facts(&mut idle, &tmp.0, &store, 13).expect("run");
     assert!((1..=8).contains(&idle.calls), "{}", idle.calls);
+}
+
+/// What came of a run, without times.
+fn answers(run: &SuiteRun) -> Vec<Vec<(String, Option<Answered>, Option<Rewriting>, Usage)>> {
+    let record = |(a, r): (&String, &Record)| (a.clone(), r.answered.clone(), r.rewriting.clone(), r.usage);
+    run.kept.iter().map(|k| k.arms.iter().map(record).collect()).collect()
+}
+
+#[test]
+fn many_items_at_once_are_answered_as_one_after_another() {
+    /// Answers five at once, and remembers with which decoding it wrote.
+    struct Many(Swayed, Vec<(f32, f32, u64)>);
+    impl Chat for Many {
+        fn name(&self) -> &str {
+            "many"
+        }
+        fn at_once(&self) -> usize {
+            5
+        }
+        fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+            self.1.push((ask.temperature, ask.top_p, ask.seed));
+            self.0.complete(ask)
+        }
+        fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            self.0.score(messages, answers)
+        }
+    }
+    let (one, many) = (Tmp::new("one"), Tmp::new("many"));
+    let alone = facts(&mut Swayed::new(), &one.0, &one.store(), 12).expect("run");
+    let mut chat = Many(Swayed::new(), Vec::new());
+    let together = facts(&mut chat, &many.0, &many.store(), 12).expect("run");
+    assert_eq!(answers(&alone), answers(&together));
+    // The two forms share what is written, once an item.
+    assert_eq!(chat.1, vec![(0.0, 1.0, 0); 12]);
+
+    // One that fails ends the run, and what its neighbours were answered is kept: 24 answers, then writing and answers.
+    let tmp = Tmp::new("many-fail");
+    let mut failing = Many(Swayed { fails_at: Some(24 + 5 + 5 + 3), ..Swayed::new() }, Vec::new());
+    let told = facts(&mut failing, &tmp.0, &tmp.store(), 12).expect_err("failed").to_string();
+    assert!(told.starts_with("suite facts, item "), "{told}");
+    let mut rest = Many(Swayed::new(), Vec::new());
+    let run = facts(&mut rest, &tmp.0, &tmp.store(), 12).expect("run");
+    assert_eq!(answers(&run), answers(&alone));
+    assert!(rest.1.len() < 12 && failing.1.len() >= 5, "{} {}", rest.1.len(), failing.1.len());
+
+    // Where words are sampled each seed is an item of its own, and only what writes is asked again.
+    let items = Suite::FactsSampled.draw(0, 4, None).expect("items");
+    let mut chat = Many(Swayed::new(), Vec::new());
+    let run =
+        run_suite(&mut chat, (Suite::FactsSampled, items), &arms(), (&many.store(), &many.0), &mut |_| true);
+    let run = run.expect("run");
+    assert_eq!((run.items.len(), run.kept[0].of(Arm::Instructed)), (12, None));
+    let mut seeds: Vec<u64> = chat.1.iter().map(|a| a.2).collect();
+    seeds.sort_unstable();
+    assert_eq!(seeds, [[0; 4], [1; 4], [2; 4]].concat());
+    assert!(chat.1.iter().all(|a| (a.0, a.1) == (0.6, 0.9)));
+    let s = summarise(&run, 0);
+    // Seeds make an interval no shorter: four prompts are four.
+    let facts = Suite::Facts.draw(0, 4, None).expect("items");
+    let once = run_suite(&mut chat, (Suite::Facts, facts), &arms(), (&many.store(), &many.0), &mut |_| true);
+    let once = summarise(&once.expect("run"), 0);
+    for (three, one) in s
+        .arms
+        .iter()
+        .filter(|a| a.arm != "instructed")
+        .zip(once.arms.iter().filter(|a| a.arm != "instructed"))
+    {
+        assert_eq!(
+            (three.arm, three.value.value, three.value.low),
+            (one.arm, one.value.value, one.value.low)
+        );
+        assert_eq!(three.value.n, 3 * one.value.n);
+    }
 }
 
 #[test]

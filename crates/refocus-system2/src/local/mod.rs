@@ -4,6 +4,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,8 +17,13 @@ use refocus_model::template::{Chat as Conversation, ChatTemplate};
 use refocus_model::{LoadError, Model, RunError, TemplateError, Tokenizer};
 use serde_json::{Value, json};
 
-use self::tails::{Tail, Want};
+use self::tails::{Cache, Tail, Want};
 use crate::chat::{Ask, Chat, ChatError, Finish, Message, Reply, Role, Scores, Usage, scores_without};
+
+/// Askers that are answered together: more rows share the reading of the weights, and each waits longer.
+const AT_ONCE: usize = 16;
+/// Positions of the last conversation that are remembered: instructions are before what changes.
+const REMEMBERED: usize = 2048;
 
 /// A model that runs here.
 pub struct Local<'a, O: Ops> {
@@ -28,6 +34,8 @@ pub struct Local<'a, O: Ops> {
     template: Option<&'a ChatTemplate>,
     /// Made when a schema is first asked for.
     grammars: Option<Grammars>,
+    /// What the last scores were read behind.
+    remembered: Option<(Vec<u32>, Cache<O>)>,
     began: Instant,
     until: Option<Instant>,
 }
@@ -49,7 +57,8 @@ impl<'a, O: Ops> Local<'a, O> {
         template: Option<&'a ChatTemplate>,
     ) -> Self {
         let name = name.into();
-        Self { name, o, m, tokenizer, template, grammars: None, began: Instant::now(), until: None }
+        let (grammars, remembered) = (None, None);
+        Self { name, o, m, tokenizer, template, grammars, remembered, began: Instant::now(), until: None }
     }
 
     /// Whether the model was made for conversations as far as its files say.
@@ -131,19 +140,61 @@ impl<'a, O: Ops> Local<'a, O> {
         }
     }
 
-    /// Reads what prompts begin with in common, then the rest of each: log-probabilities by tail.
+    /// The part of a prompt that the one before began with.
+    fn begun(&self, prompt: &[u32]) -> Cache<O> {
+        let Some((ids, cache)) = &self.remembered else { return refocus_model::empty_cache(self.m) };
+        cache.beginning(ids.iter().zip(prompt).take_while(|(a, b)| a == b).count())
+    }
+
+    /// What the engine is asked for.
+    fn request(&mut self, ask: &Ask<'_>) -> Result<Request, ChatError> {
+        let prompt = self.encode(&self.prompt(ask.messages)?)?;
+        let cannot = |why: ConstraintError| self.failed(why);
+        if ask.schema.is_some() && self.grammars.is_none() {
+            self.grammars = Some(Grammars::new(self.tokenizer, &self.m.spec).map_err(cannot)?);
+        }
+        let constraint = match (ask.schema, &self.grammars) {
+            (Some(schema), Some(grammars)) => Some(grammars.json_schema(schema).map_err(|e| self.failed(e))?),
+            _ => None,
+        };
+        Ok(Request {
+            sampling: Sampling {
+                temperature: ask.temperature,
+                top_p: ask.top_p,
+                seed: ask.seed,
+                ..Sampling::default()
+            },
+            stop: self.m.spec.eos.clone(),
+            // A model without a template goes on with the script.
+            stop_strings: if self.template.is_none() {
+                Arc::from(["\nUser:".to_owned()])
+            } else {
+                Arc::from([])
+            },
+            constraint,
+            ..Request::new(prompt, ask.max_new)
+        })
+    }
+
+    /// Reads what prompts begin with in common, then the rest of each: log-probabilities by tail. What the prompts
+    /// before began with too is not computed again, and counts as read.
     fn tails(
         &mut self,
         shared: &[u32],
         tails: &[Tail],
         usage: &mut Usage,
     ) -> Result<Vec<Vec<f64>>, ChatError> {
-        let mut cache = refocus_model::empty_cache(self.m);
-        for piece in shared.chunks(Limits::default().chunk) {
+        let mut cache = self.begun(shared);
+        for piece in shared[cache.len..].chunks(Limits::default().chunk) {
             self.in_time()?;
             tails::read(self.o, self.m, &mut cache, piece).map_err(|e| self.ran(e))?;
         }
         usage.prompt += shared.len() as u64;
+        if !shared.is_empty() {
+            let n = shared.len().min(REMEMBERED);
+            let beginning = cache.beginning(n);
+            self.remembered = Some((shared[..beginning.len].to_vec(), beginning));
+        }
         let mut out = Vec::with_capacity(tails.len());
         for group in tails::groups(tails) {
             self.in_time()?;
@@ -159,6 +210,31 @@ fn role(role: Role) -> &'static str {
         Role::System => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
+    }
+}
+
+/// Adds what happened to an answer.
+fn take(reply: &mut Reply, what: What) -> Result<(), GenerateError> {
+    match what {
+        What::Token(token) => {
+            reply.usage.completion += 1;
+            reply.text.push_str(&token.text);
+        }
+        What::Finished { finish, text, .. } => {
+            reply.text.push_str(&text);
+            if finish != refocus_model::generate::Finish::Length {
+                reply.finish = Finish::Stop;
+            }
+        }
+        What::Failed(e) => return Err(e),
+    }
+    Ok(())
+}
+
+fn refused(model: &str, e: RequestError) -> ChatError {
+    match e {
+        RequestError::Context { len, n_ctx } => ChatError::TooLong { tokens: len, room: n_ctx },
+        other => ChatError::Failed { model: model.to_owned(), why: other.to_string() },
     }
 }
 
@@ -181,69 +257,56 @@ impl<O: Ops> Chat for Local<'_, O> {
     }
 
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
-        let prompt = self.encode(&self.prompt(ask.messages)?)?;
-        let cannot = |why: ConstraintError| self.failed(why);
-        if ask.schema.is_some() && self.grammars.is_none() {
-            self.grammars = Some(Grammars::new(self.tokenizer, &self.m.spec).map_err(cannot)?);
-        }
-        let constraint = match (ask.schema, &self.grammars) {
-            (Some(schema), Some(grammars)) => Some(grammars.json_schema(schema).map_err(|e| self.failed(e))?),
-            _ => None,
-        };
-        let mut usage = Usage { prompt: prompt.len() as u64, completion: 0 };
-        let request = Request {
-            sampling: Sampling {
-                temperature: ask.temperature,
-                top_p: ask.top_p,
-                seed: ask.seed,
-                ..Sampling::default()
-            },
-            stop: self.m.spec.eos.clone(),
-            // A model without a template goes on with the script.
-            stop_strings: if self.template.is_none() {
-                Arc::from(["\nUser:".to_owned()])
-            } else {
-                Arc::from([])
-            },
-            constraint,
-            ..Request::new(prompt, ask.max_new)
-        };
-        let refused = |e: RequestError| match e {
-            RequestError::Context { len, n_ctx } => ChatError::TooLong { tokens: len, room: n_ctx },
-            other => ChatError::Failed { model: self.name.clone(), why: other.to_string() },
-        };
+        let mut replies = self.complete_all(std::slice::from_ref(ask));
+        replies.pop().unwrap_or_else(|| Err(self.failed("no answer")))
+    }
+
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+
+    fn complete_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ChatError>> {
+        let requests: Vec<_> = asks.iter().map(|ask| self.request(ask)).collect();
         let (until, began) = (self.until, self.began);
         let mut engine = Engine::new(self.o, self.m, Some(self.tokenizer), Limits::default());
-        engine.submit(request).map_err(refused)?;
-        let mut text = String::new();
-        let mut finish = Finish::Length;
+        let (mut out, mut of) = (Vec::with_capacity(asks.len()), HashMap::new());
+        for (at, request) in requests.into_iter().enumerate() {
+            out.push(request.and_then(|request| {
+                let usage = Usage { prompt: request.prompt.len() as u64, completion: 0 };
+                let id = engine.submit(request).map_err(|e| refused(&self.name, e))?;
+                of.insert(id, at);
+                Ok(Reply { text: String::new(), finish: Finish::Length, usage })
+            }));
+        }
+        let mut late = None;
         while !engine.is_idle() {
-            if let Some(until) = until.filter(|u| Instant::now() >= *u) {
-                return Err(ChatError::TimedOut { after: until.saturating_duration_since(began) });
+            late = until.filter(|u| Instant::now() >= *u);
+            if late.is_some() {
+                break;
             }
             for event in engine.step() {
-                match event.what {
-                    What::Token(token) => {
-                        usage.completion += 1;
-                        text.push_str(&token.text);
-                    }
-                    What::Finished { finish: why, text: rest, .. } => {
-                        text.push_str(&rest);
-                        if why != refocus_model::generate::Finish::Length {
-                            finish = Finish::Stop;
-                        }
-                    }
-                    What::Failed(e) => {
-                        let e: GenerateError = e;
-                        return Err(ChatError::Failed { model: self.name.clone(), why: e.to_string() });
-                    }
+                let Some(slot) = of.get(&event.request).and_then(|&at| out.get_mut(at)) else { continue };
+                let ended = !matches!(event.what, What::Token(_));
+                if let Ok(reply) = slot
+                    && let Err(e) = take(reply, event.what)
+                {
+                    *slot = Err(ChatError::Failed { model: self.name.clone(), why: e.to_string() });
+                }
+                if ended {
+                    of.remove(&event.request);
                 }
             }
         }
-        if self.template.is_none() {
-            text = text.trim_start().to_owned();
+        if let Some(until) = late {
+            // What had ended by then is an answer.
+            for at in of.into_values() {
+                out[at] = Err(ChatError::TimedOut { after: until.saturating_duration_since(began) });
+            }
         }
-        Ok(Reply { text, finish, usage })
+        if self.template.is_none() {
+            out.iter_mut().flatten().for_each(|r| r.text = r.text.trim_start().to_owned());
+        }
+        out
     }
 
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {

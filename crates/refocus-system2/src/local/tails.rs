@@ -31,7 +31,7 @@ pub(super) struct Tail {
     pub hidden: Option<Range<u32>>,
 }
 
-type Cache<O> = KvSeq<<<O as Ops>::K as Kernels>::Page>;
+pub(super) type Cache<O> = KvSeq<<<O as Ops>::K as Kernels>::Page>;
 
 /// Goes on with a beginning.
 pub(super) fn read<O: Ops>(

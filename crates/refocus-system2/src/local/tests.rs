@@ -77,6 +77,37 @@ fn shared_beginnings_change_no_bit() {
 }
 
 #[test]
+fn what_is_remembered_or_written_together_changes_no_bit() {
+    let mut small = Small::new();
+    let head = "The sea is blue, and so is the sky above it. ".repeat(12);
+    let texts: Vec<_> = ["Is one needed?", "Is two?", ""].map(|end| format!("{head}{end}")).into();
+    let alone: Vec<_> =
+        texts.iter().map(|t| small.chat().score(&user(t), &["Yes", "No way"]).expect("scores")).collect();
+    let mut chat = small.chat();
+    for (text, alone) in texts.iter().zip(&alone) {
+        assert_eq!(&chat.score(&user(text), &["Yes", "No way"]).expect("scores"), alone);
+        let (ids, cache) = chat.remembered.as_ref().expect("remembered");
+        assert!(ids.len() == cache.len && cache.len > 64, "{}", cache.len);
+    }
+    let conversations: Vec<_> = texts.iter().map(|t| user(t)).collect();
+    let schema = json!({"type": "object", "properties": {"a": {"enum": [1, 22]}}, "required": ["a"]});
+    let mut asks: Vec<_> = conversations.iter().map(|c| Ask::new(c, 20)).collect();
+    asks.push(Ask { temperature: 0.8, top_p: 0.9, seed: 7, ..asks[0].clone() });
+    asks.push(Ask { schema: Some(&schema), ..asks[1].clone() });
+    let long = user(&"word ".repeat(2000));
+    asks.push(Ask::new(&long, 1));
+    let together = chat.complete_all(&asks);
+    assert_eq!(together.len(), asks.len());
+    for (ask, together) in asks.iter().zip(together) {
+        match (chat.complete(ask), together) {
+            (Ok(alone), Ok(together)) => assert_eq!(alone, together),
+            (Err(ChatError::TooLong { .. }), Err(ChatError::TooLong { .. })) => assert_eq!(ask.max_new, 1),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_hidden_range_is_hidden_from_all_layers() {
     let mut small = Small::new();
     let mut chat = small.chat();

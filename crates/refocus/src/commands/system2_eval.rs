@@ -382,9 +382,10 @@ fn one_suite(
     deadline: Option<Instant>,
     printer: &Printer,
 ) -> Outcome<SuiteRun> {
-    let bar = printer.count_bar((items.len() * arms.len()) as u64);
+    let bar = printer.count_bar(0);
     let mut tick = |p: Progress| {
         bar.set_message(format!("{}, {}", suite.name(), p.arm));
+        bar.set_length(p.of as u64);
         bar.set_position(p.done as u64);
         deadline.is_none_or(|d| Instant::now() < d)
     };
