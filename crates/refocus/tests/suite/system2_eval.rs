@@ -121,7 +121,7 @@ fn what_cannot_be_asked_is_told_before_any_work() {
     let tmp = Tmp::new("system2-refused");
     refused(tmp.refocus("system2 eval fixtures/overthinking --suites fact --out [TMP]/run")).stderr_eq(str![
         [r#"
-error: there is no suite fact; there are facts, questions, ladder, gsm8k, arguments, spurious, harm
+error: there is no suite fact; there are facts, facts_sampled, questions, ladder, gsm8k, arguments, spurious, harm
 
 "#]
     ]);
