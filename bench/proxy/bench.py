@@ -41,7 +41,7 @@ async def read_head(reader):
 
 async def read_chunks(reader):
     whole = b""
-    while size := int((await reader.readline()).split(b";")[0], 16):
+    while size := int((await reader.readuntil(b"\n")).split(b";")[0], 16):
         whole += (await reader.readexactly(size + 2))[:-2]
     await reader.readline()
     return whole
@@ -52,7 +52,8 @@ async def answer(reader, writer):
         while True:
             _, fields = await read_head(reader)
             length = int(fields.get("content-length", 0))
-            body = await (reader.readexactly(length) if length else read_chunks(reader))
+            chunked = "chunked" in fields.get("transfer-encoding", "")
+            body = await read_chunks(reader) if chunked else await reader.readexactly(length)
             if b'"stream": true' not in body and b'"stream":true' not in body:
                 head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(ANSWER)}\r\n\r\n"
                 writer.write(head.encode() + ANSWER)
@@ -116,34 +117,54 @@ class Proxy:
         self.process.wait()
 
 
-async def call(connection, bytes_out):
-    reader, writer = connection
-    began = time.perf_counter()
-    writer.write(bytes_out)
-    head, fields = await read_head(reader)
-    body = await (reader.readexactly(int(fields["content-length"])) if "content-length" in fields else read_chunks(reader))
-    took = time.perf_counter() - began
-    if b" 200 " not in head[:20] or not body:
-        sys.exit(f"an answer is wrong: {head!r} {body[:200]!r}")
-    return took, body
+async def read_body(reader, fields):
+    if "content-length" in fields:
+        return await reader.readexactly(int(fields["content-length"]))
+    return await (read_chunks(reader) if "chunked" in fields.get("transfer-encoding", "") else reader.read())
+
+
+class Connection:
+    """A connection that stays open, and is made again where the other side closes it, as any client does."""
+
+    def __init__(self, port):
+        self.port, self.open = port, None
+
+    async def call(self, bytes_out):
+        began = time.perf_counter()
+        if not self.open:
+            self.open = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self.open
+        writer.write(bytes_out)
+        head, fields = await read_head(reader)
+        body = await read_body(reader, fields)
+        took = time.perf_counter() - began
+        if b" 200 " not in head[:20] or not body:
+            sys.exit(f"an answer is wrong: {head!r} {body[:200]!r}")
+        if head.startswith(b"HTTP/1.0") or fields.get("connection", "").lower() == "close":
+            self.close()
+        return took, body
+
+    def close(self):
+        if self.open:
+            self.open[1].close()
+        self.open = None
 
 
 async def latency(direct, proxied, at_once, pairs):
-    """Pairs of calls, direct and proxied by turns, on connections that stay open; times in milliseconds."""
+    """Pairs of calls, direct and proxied by turns, on connections that stay open where the proxy lets them; times in milliseconds."""
     out = request("/v1/chat/completions", BODY)
     rows = []
 
     async def worker(n):
-        a = await asyncio.open_connection("127.0.0.1", direct)
-        b = await asyncio.open_connection("127.0.0.1", proxied)
+        a, b = Connection(direct), Connection(proxied)
         for i in range(n + 50):
             order = (a, b) if i % 2 else (b, a)
-            first, second = [(await call(c, out))[0] * 1000 for c in order]
+            first, second = [(await c.call(out))[0] * 1000 for c in order]
             pair = (first, second) if i % 2 else (second, first)
             if i >= 50:
                 rows.append(pair)
-        for _, writer in (a, b):
-            writer.close()
+        a.close()
+        b.close()
 
     await asyncio.gather(*(worker(pairs // at_once) for _ in range(at_once)))
     return rows
@@ -155,9 +176,9 @@ async def rate(proxy, seconds):
 
     async def worker():
         nonlocal count
-        connection = await asyncio.open_connection("127.0.0.1", proxy.port)
+        connection = Connection(proxy.port)
         while time.perf_counter() < until:
-            await call(connection, out)
+            await connection.call(out)
             count += 1
 
     await asyncio.gather(*(worker() for _ in range(8)))
@@ -171,8 +192,8 @@ async def streams(proxy, number):
     async def one():
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         writer.write(out)
-        await read_head(reader)
-        whole = await read_chunks(reader)
+        _, fields = await read_head(reader)
+        whole = await read_body(reader, fields)
         writer.close()
         return whole.count(b'"content":') == EVENTS and whole.endswith(b"data: [DONE]\n\n")
 

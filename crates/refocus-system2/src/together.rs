@@ -83,12 +83,15 @@ fn written(chat: &mut dyn Chat, writes: &[Write]) {
     }
 }
 
+/// Something that is done with the model itself.
+type Work = Box<dyn FnOnce(&mut dyn Chat) + Send>;
+
 /// What an asker says.
 enum Heard {
     /// It waits for an answer in words.
     Write(Write),
     /// It waits for something else, which this does.
-    Other(Box<dyn FnOnce(&mut dyn Chat) + Send>),
+    Other(Work),
     /// It asks no more.
     Ended,
 }
