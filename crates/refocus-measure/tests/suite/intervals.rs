@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use refocus_measure::intervals::{Interval, clopper_pearson, holm, mcnemar, rule_of_three, wilson};
+use refocus_measure::intervals::{
+    Interval, clopper_pearson, holm, mcnemar, rule_of_three, wilson, wilson_of_share,
+};
 use serde_json::Value;
 
 fn fixture() -> Value {
@@ -34,6 +36,13 @@ fn intervals_are_those_of_scipy() {
         assert_eq!((f(0, 0), f(2, 1)), (None, None));
         assert_eq!(f(0, 5).expect("an interval").low, 0.0);
         assert_eq!(f(5, 5).expect("an interval").high, 1.0);
+    }
+    // A case that hit by half lies between its neighbours.
+    let (two, three) = (wilson(2, 10).expect("an interval"), wilson(3, 10).expect("an interval"));
+    let half = wilson_of_share(0.25, 10).expect("an interval");
+    assert!(two.low < half.low && half.low < three.low && two.high < half.high && half.high < three.high);
+    for (share, n) in [(0.5, 0), (1.25, 4), (-0.25, 4), (f64::NAN, 4)] {
+        assert_eq!(wilson_of_share(share, n), None);
     }
     // Without a hit the exact interval has a closed form.
     for n in [1, 10, 353_875, 1 << 26] {

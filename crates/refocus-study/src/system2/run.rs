@@ -1,7 +1,7 @@
 //! One suite asked in all arms.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use refocus_system2::{Chat, together};
 use refocus_tasks::planted::Item;
@@ -105,27 +105,17 @@ impl SuiteRun {
     ) -> Result<bool, System2Error> {
         let Self { suite, items, kept, arms, .. } = self;
         let (suite, arms) = (*suite, arms.as_slice());
-        let state = Mutex::new((done, tick, true));
-        let go_on = |answered: usize, arm: Option<Arm>| {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 += answered;
-            let done = state.0;
-            // Who has stopped once is not asked again.
-            if let Some(arm) = arm.filter(|_| state.2) {
-                state.2 = (state.1)(Progress { done, of, arm: arm.name() });
-            }
-            state.2
-        };
+        let course = Course { of, state: Mutex::new(State { done, on: true, tick }) };
         let size = chat.at_once().max(1);
         for (first, (items, kept)) in items.chunks(size).zip(kept.chunks_mut(size)).enumerate() {
-            let (mut askers, go_on) = (Vec::with_capacity(size), &go_on);
+            let (mut askers, course) = (Vec::with_capacity(size), &course);
             for (i, (item, kept)) in items.iter().zip(kept).enumerate() {
                 let place = (suite, first * size + i, item);
-                askers.push(move |chat: &mut dyn Chat| one_item(chat, place, arms, kept, store, go_on));
+                askers.push(move |chat: &mut dyn Chat| one_item(chat, place, arms, kept, store, course));
             }
             // The first that failed is told; what the others were answered is kept.
             together(chat, askers).into_iter().collect::<Result<Vec<()>, _>>()?;
-            if !go_on(0, None) {
+            if !course.state().on {
                 return Ok(false);
             }
         }
@@ -139,29 +129,63 @@ impl SuiteRun {
     }
 }
 
-/// Asks one item in the arms that are missing, and keeps each answer as soon as it is there.
+/// How far the items are that are asked at the same time, and whether they go on.
+struct Course<'t> {
+    of: usize,
+    state: Mutex<State<'t>>,
+}
+
+struct State<'t> {
+    /// Answers that are there.
+    done: usize,
+    on: bool,
+    tick: Tick<'t>,
+}
+
+impl<'t> Course<'t> {
+    fn state(&self) -> MutexGuard<'_, State<'t>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an arm is to be asked. Once it is not, no other is.
+    fn goes_on(&self, arm: Arm) -> bool {
+        let mut state = self.state();
+        let progress = Progress { done: state.done, of: self.of, arm: arm.name() };
+        state.on = state.on && (state.tick)(progress);
+        state.on
+    }
+}
+
+/// Asks one item in the arms that are missing, and keeps each answer as soon as it is there. Where it fails its
+/// neighbours ask nothing more.
 fn one_item(
     chat: &mut dyn Chat,
     (suite, at, item): (Suite, usize, &Item),
     arms: &[Arm],
     kept: &mut Kept,
     store: &Store,
-    go_on: &(dyn Fn(usize, Option<Arm>) -> bool + Sync),
+    course: &Course<'_>,
 ) -> Result<(), System2Error> {
     let mut memo = Memo::new(chat);
     for &arm in arms {
         if kept.of(arm).is_none() {
-            if !go_on(0, Some(arm)) {
+            if !course.goes_on(arm) {
                 return Ok(());
             }
-            let record = ask(&mut memo, item, arm, suite.decoding(at)).map_err(|source| {
+            let asked = ask(&mut memo, item, arm, suite.decoding(at)).map_err(|source| {
                 let (suite, item) = (suite.name(), item.key.clone());
                 System2Error::Chat { suite, item, arm: arm.name(), source }
-            })?;
-            kept.arms.insert(arm.name().to_owned(), record);
-            kept.save(store, suite, at)?;
+            });
+            let saved = asked.and_then(|record| {
+                kept.arms.insert(arm.name().to_owned(), record);
+                kept.save(store, suite, at)
+            });
+            if saved.is_err() {
+                course.state().on = false;
+                return saved;
+            }
         }
-        go_on(1, None);
+        course.state().done += 1;
     }
     Ok(())
 }
