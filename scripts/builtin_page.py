@@ -121,12 +121,23 @@ def main():
     if asked.exists():
         print("### The export under `transformers`\n")
         print("The patch baked into plain weights (`refocus patch export`), loaded with `AutoModelForCausalLM`, asked by")
-        print("`scripts/builtin_transformers.py` with questions of its own: right answers of all.\n")
+        print("`scripts/builtin_transformers.py` with questions of its own: right answers of all. Where the patch rewrites,")
+        print("`refocus rewrite` has taken sentences out of what the repaired model is asked about capitals.\n")
         counts = json.loads(asked.read_text())
         rows = [[kind, *(f"{c[kind][0]} of {c[kind][1]}" for c in counts.values())] for kind in counts["as it is"]]
         table(["question", *counts], rows)
     elif found and found["helps"]:
         print("The export was not asked under `transformers` when this page was written.\n")
+    others = [(seed, findings(folder / f"diagnosis-{seed}-0").get("mitigation")) for seed in seeds[1:]]
+    others = [(seed, m) for seed, m in others if m]
+    if others:
+        print("### Repairs of the other training seeds\n")
+        print("What is surely lower or higher on the half that did not choose (p below 0.05 after Holm's correction).\n")
+        for seed, m in others:
+            sure = [c for c in m["changes"] if c["p"] < 0.05 and abs(c["change"]["value"]) >= 0.0005]
+            said = "; ".join(f"{c['what']} {c['before']['value']:.3f} to {c['after']['value']:.3f}" for c in sure)
+            print(f"- seed {seed}: {', '.join(m['chosen']) or 'none'}: {said or 'nothing is sure'}.")
+        print()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Asks a model and its repaired export under `transformers`: do the repairs hold there?
 
-    python scripts/builtin_transformers.py MODEL REPAIRED
+    python scripts/builtin_transformers.py MODEL REPAIRED PATCH REFOCUS
 
 The questions are of the same kinds as those of `refocus diagnose`, drawn here: capitals after sentences that name
 another city or none, the class of a word after false and after true demonstrations, and flip-flop strings in words.
+Where PATCH rewrites, the program REFOCUS takes sentences out of what REPAIRED is asked about capitals (judged by MODEL as
+it is, as in the diagnosis); where it changes nothing else, REPAIRED is MODEL.
 Prints JSON: for each question and folder, how many were right of how many.
 """
 
 import json
 import random
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -26,7 +29,23 @@ SENTENCES = [
 NEUTRAL = ["music", "gardening", "chess", "cooking", "football", "painting", "astronomy", "cycling"]
 
 
-def distractors(rng):
+def rewriting(model, patch, refocus):
+    """What leaves sentences out before a question is answered."""
+    how = tomllib.loads(Path(patch).read_text()).get("rewrite")
+    if not how:
+        return None
+    command = [refocus, "rewrite", "--quiet", "--model", model, "--variant", how["variant"]]
+    if "threshold" in how:
+        command.append(f"--threshold={how['threshold']}")
+
+    def left(sentences, question):
+        out = subprocess.run([*command, f"{sentences} {question}"], capture_output=True, text=True, check=True).stdout
+        return out.strip().removesuffix(question).strip()
+
+    return left
+
+
+def distractors(rng, left):
     """After neutral sentences, then after sentences that name another city: prompt, right, wrong."""
     facts = tomllib.loads((ROOT / "tasks/recall/countries.toml").read_text())
     rows, prompt = facts["facts"]["rows"], facts["relation"][0]["prompt"]
@@ -36,10 +55,13 @@ def distractors(rng):
             name = other if named else rng.choice(NEUTRAL)
             text = " ".join(s.replace("{}", name) for s in SENTENCES)
             kind = "capital, another city named" if named else "capital, none named"
-            yield kind, f"{text} {prompt.replace('{}', country)}", [" " + city, " " + other]
+            asked = prompt.replace("{}", country)
+            if left:
+                text = left(text, asked.removeprefix("Q: ").split(" A:")[0])
+            yield kind, f"{text} {asked}".strip(), [" " + city, " " + other]
 
 
-def demonstrations(rng, pairs=200, demos=8):
+def demonstrations(rng, _left, pairs=200, demos=8):
     """After true, then after false demonstrations."""
     task = tomllib.loads((ROOT / "tasks/unnatural.toml").read_text())
     words, names = list(task["words"].values()), [c["word"] for c in task["class"]]
@@ -59,7 +81,7 @@ def demonstrations(rng, pairs=200, demos=8):
             yield f"class, {shown} demonstrations", text, [" " + names[i] for i in order]
 
 
-def flipflop(rng, strings=200):
+def flipflop(rng, _left, strings=200):
     """The last bit written, strings of 50 symbols after one of 16."""
     write, ignore = ["turns the light off", "turns the light on"], ["eats a banana", "eats an apple"]
 
@@ -93,15 +115,17 @@ def right(model, tokenizer, text, answers):
 
 def main():
     logging.set_verbosity_error()
+    as_it_is, repaired, patch, refocus = sys.argv[1:]
     out = {}
-    for name, folder in zip(["as it is", "repaired"], sys.argv[1:3], strict=True):
+    ways = [("as it is", as_it_is, None), ("repaired", repaired, rewriting(as_it_is, patch, refocus))]
+    for name, folder, left in ways:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         rng = random.Random(0)
         counts = {}
         with torch.no_grad():
             for make in [distractors, demonstrations, flipflop]:
-                for kind, text, answers in make(rng):
+                for kind, text, answers in make(rng, left):
                     count = counts.setdefault(kind, [0, 0])
                     count[0] += right(model, tokenizer, text, answers)
                     count[1] += 1

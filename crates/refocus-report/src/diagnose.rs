@@ -95,6 +95,8 @@ struct Tried {
     probe: String,
     name: String,
     gain: f64,
+    #[serde(default)]
+    gain_of_all: Option<f64>,
     text_cost: f64,
 }
 
@@ -377,13 +379,16 @@ fn mitigation(m: &Mitigation) -> RunSection {
             Cell::text(t.probe.clone()),
             Cell::text(t.name.clone()),
             Cell::number(format!("{:+.3}", t.gain)),
+            Cell::number(t.gain_of_all.map_or_else(String::new, |gain| format!("{gain:+.3}"))),
             Cell::number(format!("{:+.3}", t.text_cost)),
         ]
     });
     let head = ["against", "patch"].map(Head::text).into_iter();
     let grid = Grid {
-        caption: "On the half that chooses: by how much the harm falls, and what plain text costs".to_owned(),
-        head: head.chain(["gain", "nats a token"].map(Head::number)).collect(),
+        caption: "On the half that chooses: by how much the harm falls, of this probe and of all (none where a patch \
+                  was given up before), and what plain text costs"
+            .to_owned(),
+        head: head.chain(["gain", "of all", "nats a token"].map(Head::number)).collect(),
         rows: tried.collect(),
     };
     let title = format!("Everything that was tried ({})", m.tried.len());

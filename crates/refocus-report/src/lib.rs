@@ -1,10 +1,11 @@
 //! Result tables as charts and one self-contained page.
 //!
-//! [`page`] is a pure function of run folders, [`diagnosis`] of a document: the same tables give the same page. It needs no script, no
-//! server and no other file; what a run has no table for is not on its page.
+//! [`page`] is a pure function of run folders, [`diagnosis`] and [`figures`] of documents: the
+//! same tables give the same page. It needs no script, no server and no other file; what a run has no table for is not on its page.
 
 pub mod chart;
 mod diagnose;
+mod figures;
 mod flipflop;
 mod overthinking;
 mod recall;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use refocus_results::{ResultsError, StoredRun};
 
 pub use self::diagnose::diagnosis;
+pub use self::figures::figures;
 
 use self::view::{Cell, Column, Grid, Head, Page, Part, Section};
 
@@ -50,6 +52,9 @@ pub enum ReportError {
     /// A document that is none of a diagnosis.
     #[error("the document cannot be read as a diagnosis")]
     Findings(#[from] serde_json::Error),
+    /// A document that is none of a figure.
+    #[error("the document cannot be read as a figure")]
+    Figure(#[source] serde_json::Error),
     /// The template failed.
     #[error("the page cannot be put together")]
     Template(#[from] askama::Error),

@@ -65,8 +65,10 @@ records! {
         probe: String [""],
         /// In words.
         patch: String [""],
-        /// By how much the harm of an item fell.
+        /// By how much the harm of an item of this probe fell.
         gain: f64 ["share"],
+        /// By how much the harm of all probes fell; none where it was given up before.
+        gain_of_all: Option<f64> ["share"],
         /// By how much plain text became less likely.
         text_cost: f64 ["nats a token"],
         /// Whether the patch that is measured has it.

@@ -6,6 +6,7 @@ mod walk;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -54,22 +55,24 @@ pub struct Upstream {
     pub deadline: Duration,
     /// How often it is asked at most, where it fails in a way that may pass.
     pub tries: u32,
+    /// How many askers it is given at the same time.
+    pub at_once: usize,
 }
 
 impl Upstream {
-    /// Without a key, two minutes, four tries.
+    /// Without a key, two minutes, four tries, one asker at a time.
     pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
         let deadline = Duration::from_secs(120);
-        Self { url: url.into(), model: model.into(), key: None, deadline, tries: 4 }
+        Self { url: url.into(), model: model.into(), key: None, deadline, tries: 4, at_once: 1 }
     }
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, model, key, deadline, tries } = self;
+        let Self { url, model, key, deadline, tries, at_once } = self;
         let mut all = f.debug_struct("Upstream");
         all.field("url", &shown(url)).field("model", model).field("key", key);
-        all.field("deadline", deadline).field("tries", tries).finish()
+        all.field("deadline", deadline).field("tries", tries).field("at_once", at_once).finish()
     }
 }
 
@@ -106,19 +109,26 @@ pub struct HttpChat {
     listed: Uri,
     bearer: Option<HeaderValue>,
     runtime: Runtime,
+    connector: HttpsConnector<HttpConnector>,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// What the server calls the limit on new tokens.
-    limit: &'static str,
     /// Nothing until it is found out.
     tells: Tells,
+    /// A limit of whoever asks.
+    until: Option<Instant>,
+    /// What its answers have taught; one for all that ask beside each other.
+    learned: Arc<Mutex<Learned>>,
+}
+
+/// What the answers of a server teach about it.
+struct Learned {
+    /// What it calls the limit on new tokens.
+    limit: &'static str,
     /// Log-probabilities that it tells of one token, in chats and behind a raw text.
     top: usize,
     top_behind: usize,
     /// It takes no schemas.
     no_schemas: bool,
-    /// A limit of whoever asks.
-    until: Option<Instant>,
-    /// What the server says about what answered.
+    /// What it says about what answered.
     fingerprints: BTreeSet<String>,
 }
 
@@ -159,24 +169,62 @@ impl HttpChat {
             _ => return Err(wrong("it must begin with http:// or https://")),
         };
         let bearer = upstream.key.as_ref().map(Secret::bearer);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = Client::builder(TokioExecutor::new()).build(connector(secure)?);
+        let connector = connector(secure)?;
+        let learned = Learned {
+            limit: exchange::OLD_LIMIT,
+            top: TOP[1],
+            top_behind: TOP_BEHIND[0],
+            no_schemas: false,
+            fingerprints: BTreeSet::new(),
+        };
         Ok(Self {
             upstream,
             chats,
             texts,
             listed,
             bearer,
-            runtime,
-            client,
-            limit: exchange::OLD_LIMIT,
+            runtime: runtime()?,
+            client: Client::builder(TokioExecutor::new()).build(connector.clone()),
+            connector,
             tells: Tells::Nothing,
-            top: TOP[1],
-            top_behind: TOP_BEHIND[0],
-            no_schemas: false,
             until: None,
-            fingerprints: BTreeSet::new(),
+            learned: Arc::new(Mutex::new(learned)),
         })
+    }
+
+    /// Another client of the same server, to be asked at the same time. What one learns about the server, all know.
+    ///
+    /// # Errors
+    /// The machine gives no thread.
+    pub fn another(&self) -> Result<Self, ClientError> {
+        Ok(Self {
+            upstream: self.upstream.clone(),
+            chats: self.chats.clone(),
+            texts: self.texts.clone(),
+            listed: self.listed.clone(),
+            bearer: self.bearer.clone(),
+            runtime: runtime()?,
+            // Connections belong to a runtime, and with it to one asker.
+            client: Client::builder(TokioExecutor::new()).build(self.connector.clone()),
+            connector: self.connector.clone(),
+            tells: self.tells,
+            until: self.until,
+            learned: Arc::clone(&self.learned),
+        })
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the server calls the limit on new tokens.
+    fn limit_name(&self) -> &'static str {
+        self.learned().limit
+    }
+
+    /// Log-probabilities that it tells of one token.
+    fn top(&self) -> usize {
+        self.learned().top
     }
 
     /// Names of the models that the server lists.
@@ -197,8 +245,8 @@ impl HttpChat {
     }
 
     /// What the server has called itself in its answers (`system_fingerprint`), where it did.
-    pub fn fingerprints(&self) -> &BTreeSet<String> {
-        &self.fingerprints
+    pub fn fingerprints(&self) -> BTreeSet<String> {
+        self.learned().fingerprints.clone()
     }
 
     /// How likely two texts are behind a raw text without any chat around it, and what asking took: by their first
@@ -226,14 +274,15 @@ impl HttpChat {
     fn behind_text(&mut self, text: &str) -> Result<Value, ChatError> {
         let body = |top| exchange::following(&self.upstream.model, text, 1, Some(top));
         let fewer = body(TOP_BEHIND[1]);
-        let outcome = self.ask_at(self.texts.clone(), body(self.top_behind));
-        if !matches!(outcome, Err(ChatError::Refused { .. })) || self.top_behind <= TOP_BEHIND[1] {
+        let asked = self.learned().top_behind;
+        let outcome = self.ask_at(self.texts.clone(), body(asked));
+        if !matches!(outcome, Err(ChatError::Refused { .. })) || asked <= TOP_BEHIND[1] {
             return outcome;
         }
         // Only where fewer are given was it their number that was refused, and not the text.
         let outcome = self.ask_at(self.texts.clone(), fewer);
         if outcome.is_ok() {
-            self.top_behind = TOP_BEHIND[1];
+            self.learned().top_behind = TOP_BEHIND[1];
         }
         outcome
     }
@@ -277,7 +326,7 @@ impl HttpChat {
             let error = match answer {
                 Ok(answer) => {
                     let named = answer.get("system_fingerprint").and_then(Value::as_str);
-                    self.fingerprints.extend(named.map(str::to_owned));
+                    self.learned().fingerprints.extend(named.map(str::to_owned));
                     return Ok(answer);
                 }
                 Err(error) => error,
@@ -286,7 +335,7 @@ impl HttpChat {
             if error.param.as_deref() == Some(exchange::OLD_LIMIT)
                 && let Some(body) = body.as_mut().filter(|b| b.get(exchange::OLD_LIMIT).is_some())
             {
-                self.limit = exchange::rename_limit(body);
+                self.learned().limit = exchange::rename_limit(body);
                 continue;
             }
             tries += 1;
@@ -343,17 +392,26 @@ impl Chat for HttpChat {
         self.until = until;
     }
 
+    fn at_once(&self) -> usize {
+        self.upstream.at_once
+    }
+
+    fn beside(&self) -> Option<Box<dyn Chat + Send>> {
+        let another = self.another().ok()?;
+        Some(Box::new(another))
+    }
+
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
-        if ask.schema.is_some() && self.no_schemas {
+        if ask.schema.is_some() && self.learned().no_schemas {
             return Err(self.cannot(NO_SCHEMA));
         }
-        match self.ask(exchange::completion(&self.upstream.model, self.limit, ask)) {
+        match self.ask(exchange::completion(&self.upstream.model, self.limit_name(), ask)) {
             Ok(answer) => exchange::reply(&self.upstream.model, &answer),
             // Servers that have no schemas say so in many ways; whether it was the schema shows without it.
             Err(ChatError::Refused { .. }) if ask.schema.is_some() => {
                 let free = Ask { schema: None, ..ask.clone() };
-                self.ask(exchange::completion(&self.upstream.model, self.limit, &free))?;
-                self.no_schemas = true;
+                self.ask(exchange::completion(&self.upstream.model, self.limit_name(), &free))?;
+                self.learned().no_schemas = true;
                 Err(self.cannot(NO_SCHEMA))
             }
             Err(error) => Err(error),
@@ -363,7 +421,8 @@ impl Chat for HttpChat {
     /// The interface tells the log-probabilities of the most likely first tokens only: an answer must be one of
     /// these tokens, whole.
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
-        let answer = self.ask(exchange::scoring(&self.upstream.model, self.limit, messages, self.top))?;
+        let answer =
+            self.ask(exchange::scoring(&self.upstream.model, self.limit_name(), messages, self.top()))?;
         exchange::scores(&self.upstream.model, &answer, answers)
     }
 
@@ -378,10 +437,10 @@ impl Chat for HttpChat {
         };
         let mut usage = Usage::default();
         let mut next = |begun: &str| -> Result<Vec<Likely>, ChatError> {
-            let (model, limit, fields) = (&self.upstream.model, self.limit, way == Way::Fields);
+            let (model, limit, fields) = (&self.upstream.model, self.limit_name(), way == Way::Fields);
             let body = match begun {
-                "" => exchange::scoring(model, limit, messages, self.top),
-                begun => exchange::behind(model, limit, messages, begun, fields, self.top),
+                "" => exchange::scoring(model, limit, messages, self.top()),
+                begun => exchange::behind(model, limit, messages, begun, fields, self.top()),
             };
             let answer = self.ask(body)?;
             usage += exchange::usage(&answer);
@@ -424,6 +483,10 @@ fn innermost(error: &dyn Error) -> String {
         last = source;
     }
     last.to_string()
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Connections, over TLS with the certificates of this machine where it is wanted.

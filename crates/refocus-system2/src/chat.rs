@@ -180,6 +180,12 @@ pub trait Chat {
         1
     }
 
+    /// A way of its own to the same model for one more asker at the same time, where there is such: a server is
+    /// asked by several. The answers of a model that has none are computed [`together`](crate::together).
+    fn beside(&self) -> Option<Box<dyn Chat + Send>> {
+        None
+    }
+
     /// Seconds that the model has worked for this asker, where it answers others beside; nothing where the clock
     /// on the wall tells.
     fn worked(&self) -> Option<f64> {

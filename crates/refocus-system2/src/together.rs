@@ -1,6 +1,7 @@
 //! Askers beside each other that are answered together.
 //!
-//! Each asker is a plain function over a [`Chat`] on a thread of its own. As soon as all of them wait or have ended, what
+//! Each asker is a plain function over a [`Chat`] on a thread of its own. Where the model is behind a server, each has
+//! its own way there ([`Chat::beside`]). Else, as soon as all of them wait or have ended, what
 //! they wait for is answered: all that is to be written in one call, so that a local model reads its weights once for
 //! many rows. What an asker hears follows from what it asks alone.
 
@@ -14,8 +15,19 @@ use crate::chat::{Ask, Chat, ChatError, Choice, Message, Reply, Scores, Usage};
 
 /// Runs all of these, each with a chat of its own that `chat` answers for; their results in order.
 ///
-/// Time limits of single askers are not kept ([`Chat::limit`]).
+/// Time limits of single askers are not kept ([`Chat::limit`]) where their answers are computed together.
 pub fn together<T: Send>(chat: &mut dyn Chat, askers: Vec<impl FnOnce(&mut dyn Chat) -> T + Send>) -> Vec<T> {
+    if askers.len() > 1 {
+        let ways: Option<Vec<Box<dyn Chat + Send>>> = askers.iter().map(|_| chat.beside()).collect();
+        if let Some(ways) = ways {
+            return std::thread::scope(|scope| {
+                let each = askers.into_iter().zip(ways);
+                let threads: Vec<_> =
+                    each.map(|(asker, mut way)| scope.spawn(move || asker(way.as_mut()))).collect();
+                threads.into_iter().map(ended).collect()
+            });
+        }
+    }
     let (name, tells_choices) = (chat.name().to_owned(), chat.tells_choices());
     std::thread::scope(|scope| {
         let (heard, hear) = channel();
@@ -33,9 +45,13 @@ pub fn together<T: Send>(chat: &mut dyn Chat, askers: Vec<impl FnOnce(&mut dyn C
             .collect();
         drop(heard);
         answer(chat, threads.len(), &hear);
-        let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        ended.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        threads.into_iter().map(ended).collect()
     })
+}
+
+/// What an asker found; its panic is this thread's too.
+fn ended<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Answers until all askers have ended.
@@ -231,6 +247,8 @@ fn lent(texts: &[String]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Barrier};
+
     use crate::chat::Finish;
 
     /// Says how many it was asked together, and repeats what it hears.
@@ -311,6 +329,35 @@ mod tests {
         assert!(matches!(&out[1], Err(ChatError::Failed { .. })));
         assert_eq!(out[0].as_ref().expect("a reply"), "a 1");
         assert_eq!(out[3].as_ref().expect("a reply"), "b 1");
+    }
+
+    #[test]
+    fn where_everybody_has_a_way_of_their_own_nobody_waits_for_another() {
+        /// Answers when all have asked, and ends them all after that.
+        struct Meeting(Arc<Barrier>);
+
+        impl Chat for Meeting {
+            fn name(&self) -> &str {
+                "meeting"
+            }
+
+            fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+                self.0.wait();
+                Echo::default().complete(ask)
+            }
+
+            fn score(&mut self, _: &[Message], _: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+                Ok((Vec::new(), Usage::default()))
+            }
+
+            fn beside(&self) -> Option<Box<dyn Chat + Send>> {
+                Some(Box::new(Self(Arc::clone(&self.0))))
+            }
+        }
+
+        let askers = (0..3).map(|i| move |chat: &mut dyn Chat| say(chat, "a", i).expect("a reply"));
+        let out = together(&mut Meeting(Arc::new(Barrier::new(3))), askers.collect());
+        assert_eq!(out, ["a 0", "a 1", "a 2"]);
     }
 
     #[test]

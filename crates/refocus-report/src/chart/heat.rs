@@ -1,9 +1,9 @@
-//! A map of heads.
+//! A map of heads, or of queries and keys.
 
 use super::svg::{Anchor, Svg};
 use super::{Format, WIDTH};
 
-/// Layers from left to right, heads from top to bottom. The scale has 0 in the middle: blue is above, orange
+/// Columns from left to right, rows from top to bottom. The scale has 0 in the middle: blue is above, orange
 /// below.
 #[derive(Clone, Debug)]
 pub struct HeatMap {
@@ -11,9 +11,11 @@ pub struct HeatMap {
     pub title: String,
     /// The same in a sentence or two, for who cannot see it.
     pub about: String,
-    /// Number of layers and of heads.
+    /// What columns and rows are, such as layers and heads.
+    pub axes: [String; 2],
+    /// Number of columns and of rows.
     pub size: (usize, usize),
-    /// Layer, head, value.
+    /// Column, row, value; what has none stays white.
     pub cells: Vec<(usize, usize, f64)>,
     /// Unit of the values, for the scale.
     pub unit: String,
@@ -27,28 +29,29 @@ const TOP: f64 = 8.0;
 impl HeatMap {
     /// The drawing.
     pub fn svg(&self) -> String {
-        let (layers, heads) = (self.size.0.max(1), self.size.1.max(1));
-        let w = (WIDTH - LEFT - 6.0) / layers as f64;
-        let h = (w * 1.1).clamp(5.0, 18.0).min(300.0 / heads as f64);
-        let bottom = TOP + h * heads as f64;
+        let (columns, rows) = (self.size.0.max(1), self.size.1.max(1));
+        let w = (WIDTH - LEFT - 6.0) / columns as f64;
+        let h = (w * 1.1).clamp(5.0, 18.0).min(300.0 / rows as f64);
+        let bottom = TOP + h * rows as f64;
         let most = self.cells.iter().map(|c| c.2.abs()).fold(0.0, f64::max);
         let mut svg = Svg::new(bottom + 76.0);
-        for &(layer, head, value) in &self.cells {
-            let at = (LEFT + w * layer as f64, TOP + h * head as f64);
-            let title = format!("{layer}.{head}: {}", Format::Plain.difference(value));
+        for &(column, row, value) in &self.cells {
+            let at = (LEFT + w * column as f64, TOP + h * row as f64);
+            let title = format!("{column}.{row}: {}", Format::Plain.difference(value));
             svg.rect(&step(value, most), at, (w - 0.5, h - 0.5), &title);
         }
         let every = |n: usize| [1, 2, 5, 10, 20, 50].into_iter().find(|e| n / e <= 12).unwrap_or(100);
-        for layer in (0..layers).step_by(every(layers)) {
-            let x = LEFT + w * (layer as f64 + 0.5);
-            svg.text("tick", (x, bottom + 14.0), Anchor::Middle, &layer.to_string());
+        for column in (0..columns).step_by(every(columns)) {
+            let x = LEFT + w * (column as f64 + 0.5);
+            svg.text("tick", (x, bottom + 14.0), Anchor::Middle, &column.to_string());
         }
-        for head in (0..heads).step_by(every(heads).max((11.0 / h).ceil() as usize)) {
-            let y = TOP + h * (head as f64 + 0.5) + 4.0;
-            svg.text("tick", (LEFT - 5.0, y), Anchor::End, &head.to_string());
+        for row in (0..rows).step_by(every(rows).max((11.0 / h).ceil() as usize)) {
+            let y = TOP + h * (row as f64 + 0.5) + 4.0;
+            svg.text("tick", (LEFT - 5.0, y), Anchor::End, &row.to_string());
         }
-        svg.text("label", (LEFT + w * layers as f64 / 2.0, bottom + 30.0), Anchor::Middle, "layer");
-        svg.upright("label", (11.0, TOP + (bottom - TOP) / 2.0), "head");
+        let [across, down] = &self.axes;
+        svg.text("label", (LEFT + w * columns as f64 / 2.0, bottom + 30.0), Anchor::Middle, across);
+        svg.upright("label", (11.0, TOP + (bottom - TOP) / 2.0), down);
         // The scale.
         let (y, cell) = (bottom + 44.0, 11.0);
         let from = WIDTH / 2.0 - cell * (STEPS + 0.5);

@@ -120,6 +120,7 @@ fn map(title: &str, case: &str, measure: &str, rows: &[&HeadRow]) -> Figure {
     let chart = HeatMap {
         title: format!("{title}: {case}"),
         about: format!("A map of {} heads. The strongest: {}.", rows.len(), named.join(", ")),
+        axes: ["layer", "head"].map(str::to_owned),
         size: (size(|h| h.layer), size(|h| h.head)),
         cells: rows.iter().map(|h| (h.layer as usize, h.head as usize, h.value)).collect(),
         unit: unit(measure).to_owned(),

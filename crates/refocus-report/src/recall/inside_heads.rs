@@ -92,6 +92,7 @@ fn map(case: &Case<'_>, share: bool, cells: &[&Number]) -> Figure {
     let chart = HeatMap {
         title: format!("{}: heads", case.title),
         about: format!("A map of {} heads. The {first}: {}.", cells.len(), named.join(", ")),
+        axes: ["layer", "head"].map(str::to_owned),
         size: (most(|n| n.layer), most(|n| n.head)),
         cells: cells.iter().map(|n| (at(n.layer), at(n.head), scale * n.value)).collect(),
         unit: if share { "% of π(Y)".to_owned() } else { "logits".to_owned() },

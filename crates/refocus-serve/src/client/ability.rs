@@ -53,10 +53,10 @@ impl HttpChat {
         let messages = [Message::user(QUESTION)];
         // More than the interface allows make whole answers better known, where the server tells them.
         for top in TOP {
-            let body = exchange::scoring(&self.upstream.model, self.limit, &messages, top);
+            let body = exchange::scoring(&self.upstream.model, self.limit_name(), &messages, top);
             match self.ask(body) {
                 Ok(_) => {
-                    self.top = top;
+                    self.learned().top = top;
                     break;
                 }
                 Err(ChatError::Refused { .. }) => {}
@@ -65,8 +65,9 @@ impl HttpChat {
         }
         // An answer may have no beginning that tells anything; others are drawn then.
         for sample in 0..SAMPLES {
-            let mut body = exchange::scoring(&self.upstream.model, self.limit, &messages, exchange::TOP);
-            body[self.limit] = TOKENS.into();
+            let mut body =
+                exchange::scoring(&self.upstream.model, self.limit_name(), &messages, exchange::TOP);
+            body[self.limit_name()] = TOKENS.into();
             if sample > 0 {
                 body["temperature"] = 1.into();
                 body["seed"] = sample.into();
@@ -107,7 +108,7 @@ impl HttpChat {
         way: Way,
     ) -> Result<bool, ChatError> {
         let (model, fields) = (&self.upstream.model, way == Way::Fields);
-        let body = exchange::behind(model, self.limit, messages, begun, fields, self.top);
+        let body = exchange::behind(model, self.limit_name(), messages, begun, fields, self.top());
         let answer = self.ask(body)?;
         let again = exchange::first(&answer).unwrap_or_default();
         Ok(again.iter().any(|l| l.bytes == next.bytes && (l.logprob - next.logprob).abs() < ALIKE))

@@ -12,7 +12,7 @@ use axum::routing::post;
 use refocus_serve::HttpChat;
 use refocus_serve::client::{Tells, Upstream, Way};
 use refocus_serve::config::Config;
-use refocus_system2::{Ask, Chat, ChatError, Finish, Message};
+use refocus_system2::{Ask, Chat, ChatError, Finish, Message, together};
 use serde_json::{Value, json};
 
 use crate::support::{Up, run};
@@ -53,6 +53,29 @@ async fn answers_and_scores_come_through() {
     assert_eq!(scores.0, [likely[3].1, likely[0].1]);
     assert_eq!(scores.1.completion, 1);
     assert!(matches!(none, Err(ChatError::Cannot { .. })), "{none:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_client_learns_all_know_that_ask_beside_it() {
+    let up = Up::new().await;
+    let upstream = Upstream { at_once: 3, ..Upstream::new(format!("http://{}/v1", up.address), "tiny") };
+    let (texts, alone, known) = with_client(upstream, |chat| {
+        assert_eq!(chat.at_once(), 3);
+        let ask = |seed: u64| {
+            move |chat: &mut dyn Chat| {
+                let messages = [Message::user("Hello")];
+                let ask = Ask { seed, temperature: 1.0, ..Ask::new(&messages, 8) };
+                chat.complete(&ask).expect("answers").text
+            }
+        };
+        let texts = together(chat, (0..3).map(ask).collect());
+        let known = chat.fingerprints();
+        let alone: Vec<String> = (0..3).map(|seed| ask(seed)(chat)).collect();
+        (texts, alone, known)
+    })
+    .await;
+    assert_eq!(texts, alone);
+    assert_eq!(known.len(), 1, "{known:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,11 @@
 //! A patch for what slips: tried on one half of the questions, measured on the other.
 //!
 //! For each probe that slips, a small fixed list of patches is tried ([`candidates`]): sharper attention, the heads
-//! that push the wrong answer most set to zero, an earlier exit, a weaker last layer. The best is the one that
-//! lowers the harm most on the even items, and costs plain text no more than [`TEXT_COST`]. What was chosen for
-//! different probes is joined where that helps on the same half. The odd items then say what it does, to every
-//! probe, to plain text, and to what worked before. Everything tried is counted and told.
+//! that push the wrong answer most set to zero, an earlier exit, a weaker last layer. Those that lower its harm on
+//! the even items, and cost plain text no more than [`TEXT_COST`], are tried on the even items of all other probes
+//! too, and the one that lowers the sum most is the best. What was chosen for different probes is joined where
+//! that helps on the same half. The odd items then say what it does, to every probe, to plain text, and to what
+//! worked before. Everything tried is counted and told.
 //!
 //! Against sentences that do not matter a model that has a chat template may also rewrite ([`rewriting`]).
 
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::candidates::{Candidate, candidates};
 pub(super) use self::cases::{Cases, Prompt, Rule};
-use self::cases::{Harm, mean, say, text};
+use self::cases::{mean, say, text};
 use self::half::Half;
 use self::rewriting::Texts;
 pub(super) use self::rewriting::{Item, Text};
@@ -37,6 +38,8 @@ use crate::overthinking::{Estimate, Stratum, sign_flip};
 pub const TEXT_COST: f64 = 0.05;
 /// A gain below this is a sum in another order.
 const LEAST: f64 = 1e-9;
+/// What tables with three digits show as 0 is nobody's gain or loss, however sure it is.
+const SHOWN: f64 = 0.0005;
 /// Tokens of a piece of plain text.
 const PIECE: usize = 32;
 /// Most pieces of plain text that are read.
@@ -57,8 +60,11 @@ pub struct Tried {
     pub probe: Probe,
     /// In words.
     pub name: String,
-    /// By how much the harm fell on the items that choose; below 0 where it rose.
+    /// By how much the probe's harm fell on the items that choose; below 0 where it rose.
     pub gain: f64,
+    /// By how much that of all probes fell there; none where the others took so much back that it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain_of_all: Option<f64>,
     /// Nats a token that plain text became less likely by; 0 for a rewriting, which plain text does not meet.
     pub text_cost: f64,
 }
@@ -135,8 +141,10 @@ pub struct Mitigation {
 struct Bench<'a> {
     choose: Half<'a>,
     report: Half<'a>,
-    /// Of the items that choose, where the failure is there; what does not slip is only reported.
-    before: Option<Harm>,
+    /// All harm on the items that choose, for the model as it is.
+    before: f64,
+    /// Whether the failure is there: else no patch is searched against it, and none may bring it.
+    slips: bool,
 }
 
 /// Searches a patch for the findings that slip. `tick` is told how many of the steps are done, and how many there
@@ -182,55 +190,15 @@ pub fn mitigate<O: Ops>(
     let (choose_text, report_text) = (half(0), half(1));
     let plain = mean(&text(o, m, &choose_text, &[])?);
 
-    let (mut tried, mut best) = (Vec::new(), Vec::<(f64, Candidate)>::new());
+    let mut search = Search { o, m, benches: &benches, text: &choose_text, plain, tried: Vec::new() };
     let all = (slipping.len() * TRIED) as u64;
-    for (b, before) in slipping_of(&benches) {
-        let contrasts = b.choose.cases.contrasts();
-        let pushes = match pushes(o, m, &contrasts) {
-            // Such a model has no plain sum to attribute: other patches are tried.
-            Err(MeasureError::PostNorm) => Vec::new(),
-            Ok(_) if contrasts.is_empty() => Vec::new(),
-            other => other?,
-        };
-        let mut top: Option<(f64, Candidate)> = None;
-        let inside = candidates(&m.spec, b.probe(), &pushes);
-        let before_it = b.choose.texts.iter().flat_map(Texts::candidates);
-        for c in inside.into_iter().chain(before_it) {
-            tick(tried.len() as u64, all.max(tried.len() as u64 + 1));
-            let patch = parse(&c.body, m)?;
-            let gain = before.total() - b.choose.total(o, m, &patch)?;
-            let cost = if rewrites_only(&patch) {
-                0.0
-            } else {
-                mean(&text(o, m, &choose_text, &patch.applied())?) - plain
-            };
-            tried.push(Tried { probe: b.probe(), name: c.name.clone(), gain, text_cost: cost });
-            if gain > LEAST && cost <= TEXT_COST && top.as_ref().is_none_or(|(g, _)| gain > *g) {
-                top = Some((gain, c));
-            }
-        }
-        best.extend(top);
+    let mut best: Vec<(f64, Candidate)> = Vec::new();
+    for b in benches.iter().filter(|b| b.slips) {
+        let done = &mut |done: usize| tick(done as u64, all.max(done as u64 + 1));
+        best.extend(search.best_of(b, done)?);
     }
-    best.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut chosen: Vec<Candidate> = Vec::new();
-    let mut least = slipping_of(&benches).map(|(_, before)| before.total()).sum::<f64>();
-    for (_, c) in best {
-        if chosen.contains(&c) {
-            continue;
-        }
-        let mut with = chosen.clone();
-        with.push(c);
-        // Two entries may not go together: one exits before the other's block.
-        let Ok(patch) = parse(&body(&with), m) else { continue };
-        let mut harm = 0.0;
-        for (b, _) in slipping_of(&benches) {
-            harm += b.choose.total(o, m, &patch)?;
-        }
-        let cost = mean(&text(o, m, &choose_text, &patch.applied())?) - plain;
-        if harm < least - LEAST && cost <= TEXT_COST {
-            (least, chosen) = (harm, with);
-        }
-    }
+    let chosen = search.joined(best)?;
+    let tried = search.tried;
     let body = body(&chosen);
     let (mut changes, mut untouched, mut rewriting) = (Vec::new(), Vec::new(), None);
     if !chosen.is_empty() {
@@ -238,8 +206,9 @@ pub fn mitigate<O: Ops>(
         (changes, untouched) = measured(o, m, &benches, &report_text, &patch, subject.seed)?;
         rewriting = taken(&benches, &patch)?;
     }
-    let left_out = slipping_of(&benches)
-        .any(|(b, _)| b.probe() == Probe::Distractors && b.choose.texts.is_none())
+    let left_out = benches
+        .iter()
+        .any(|b| b.slips && b.probe() == Probe::Distractors && b.choose.texts.is_none())
         .then(|| "rewriting, which needs a model that brings a chat template".to_owned());
     tick(all, all);
     let helps = changes.iter().any(|c| repairs(&slipping, c));
@@ -264,9 +233,108 @@ impl Bench<'_> {
     }
 }
 
-/// What a patch is searched for.
-fn slipping_of<'b, 'a>(benches: &'b [Bench<'a>]) -> impl Iterator<Item = (&'b Bench<'a>, &'b Harm)> {
-    benches.iter().filter_map(|b| Some((b, b.before.as_ref()?)))
+/// The search on the items that choose.
+struct Search<'s, 'a, O: Ops> {
+    o: &'s mut O,
+    m: &'s Model<O::K>,
+    benches: &'s [Bench<'a>],
+    /// Plain text, and its nats a token for the model as it is.
+    text: &'s [Vec<u32>],
+    plain: f64,
+    tried: Vec<Tried>,
+}
+
+impl<'a, O: Ops> Search<'_, 'a, O> {
+    /// The patch of those against one probe that lowers the harm of all most, with what it gains. `tick` is told how
+    /// many have been tried.
+    fn best_of(
+        &mut self,
+        b: &Bench<'a>,
+        tick: &mut dyn FnMut(usize),
+    ) -> Result<Option<(f64, Candidate)>, DiagnoseError> {
+        let contrasts = b.choose.cases.contrasts();
+        let pushes = match pushes(self.o, self.m, &contrasts) {
+            // Such a model has no plain sum to attribute: other patches are tried.
+            Err(MeasureError::PostNorm) => Vec::new(),
+            Ok(_) if contrasts.is_empty() => Vec::new(),
+            other => other?,
+        };
+        let inside = candidates(&self.m.spec, b.probe(), &pushes);
+        let before_it = b.choose.texts.iter().flat_map(Texts::candidates);
+        let mut able: Vec<(usize, f64, Candidate)> = Vec::new();
+        for c in inside.into_iter().chain(before_it) {
+            tick(self.tried.len());
+            let patch = parse(&c.body, self.m)?;
+            let gain = b.before - b.choose.total(self.o, self.m, &patch)?;
+            let text_cost = self.text_cost(&patch)?;
+            if gain > LEAST && text_cost <= TEXT_COST {
+                able.push((self.tried.len(), gain, c.clone()));
+            }
+            self.tried.push(Tried { probe: b.probe(), name: c.name, gain, gain_of_all: None, text_cost });
+        }
+        able.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut best: Option<(f64, Candidate)> = None;
+        'next: for (at, gain, c) in able {
+            let patch = parse(&c.body, self.m)?;
+            let most = best.as_ref().map_or(LEAST, |(most, _)| *most);
+            let mut all = gain;
+            for other in self.benches.iter().filter(|other| other.probe() != b.probe()) {
+                // A patch against one failure seldom helps against another: what is behind already stays there.
+                if all <= most {
+                    continue 'next;
+                }
+                all += self.gain(other, &patch)?;
+            }
+            self.tried[at].gain_of_all = Some(all);
+            if all > most {
+                best = Some((all, c));
+            }
+        }
+        Ok(best)
+    }
+
+    /// The best of all probes in one patch, as far as each lowers the harm of all further.
+    fn joined(&mut self, mut best: Vec<(f64, Candidate)>) -> Result<Vec<Candidate>, DiagnoseError> {
+        best.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (mut chosen, mut most) = (Vec::<Candidate>::new(), 0.0);
+        for (alone, c) in best {
+            if chosen.is_empty() {
+                (most, chosen) = (alone, vec![c]);
+                continue;
+            }
+            if chosen.contains(&c) {
+                continue;
+            }
+            let mut with = chosen.clone();
+            with.push(c);
+            // Two entries may not go together: one exits before the other's block.
+            let Ok(patch) = parse(&body(&with), self.m) else { continue };
+            let mut gain = 0.0;
+            for b in self.benches {
+                gain += self.gain(b, &patch)?;
+            }
+            if gain > most + LEAST && self.text_cost(&patch)? <= TEXT_COST {
+                (most, chosen) = (gain, with);
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// By how much a patch lowers a probe's harm.
+    fn gain(&mut self, b: &Bench<'_>, patch: &Patch) -> Result<f64, DiagnoseError> {
+        if rewrites_only(patch) && b.choose.texts.is_none() {
+            return Ok(0.0);
+        }
+        Ok(b.before - b.choose.total(self.o, self.m, patch)?)
+    }
+
+    /// Nats a token that plain text becomes less likely by.
+    fn text_cost(&mut self, patch: &Patch) -> Result<f64, DiagnoseError> {
+        if rewrites_only(patch) {
+            return Ok(0.0);
+        }
+        Ok(mean(&text(self.o, self.m, self.text, &patch.applied())?) - self.plain)
+    }
 }
 
 /// Whether a patch changes messages and nothing inside.
@@ -320,7 +388,7 @@ fn bench<'a, O: Ops>(
     if choose.len() < 8 || report.len() < 8 {
         return Ok(None);
     }
-    let before = if slips { Some(choose.harm(&say(o, m, &choose.prompts, &[])?)) } else { None };
+    let before = choose.harm(&say(o, m, &choose.prompts, &[])?).total();
     let [choose_texts, report_texts] = match (probe, subject.template) {
         (Probe::Distractors, Some(template)) if slips => {
             let texts = distractors::texts(subject, items)?;
@@ -330,7 +398,7 @@ fn bench<'a, O: Ops>(
     };
     let choose = Half::new(o, m, choose, choose_texts)?;
     let report = Half::new(o, m, report, report_texts)?;
-    Ok(Some(Bench { choose, report, before }))
+    Ok(Some(Bench { choose, report, before, slips }))
 }
 
 /// Pieces of plain text, as ids.
@@ -404,9 +472,11 @@ fn measured<O: Ops>(
     Ok((rows.into_iter().zip(p).map(row).collect(), untouched))
 }
 
-/// Whether a change is one that chance does not make, after the correction.
+/// Whether a change can be seen, and is one that chance does not make, after the correction.
 fn sure(c: &Change) -> bool {
-    c.p < 0.05 && (c.change.high.is_some_and(|h| h < 0.0) || c.change.low.is_some_and(|l| l > 0.0))
+    c.change.value.abs() >= SHOWN
+        && c.p < 0.05
+        && (c.change.high.is_some_and(|h| h < 0.0) || c.change.low.is_some_and(|l| l > 0.0))
 }
 
 /// Whether a row says that a failure which was there is surely less.
@@ -423,8 +493,8 @@ fn verdict(helps: bool, tried: &[Tried], chosen: &[Candidate], changes: &[Change
     }
     if chosen.is_empty() {
         return format!(
-            "of {n} patches none lowered a failure on the half that chooses at a cost of at most {TEXT_COST} nats a \
-             token of plain text"
+            "of {n} patches none lowered what goes wrong in all on the half that chooses at a cost of at most {TEXT_COST} \
+             nats a token of plain text"
         );
     }
     let names = |lower: bool| {

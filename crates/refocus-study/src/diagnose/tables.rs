@@ -67,6 +67,7 @@ fn tried(m: &Mitigation, t: &Tried) -> rows::Tried {
         probe: t.probe.name().to_owned(),
         patch: t.name.clone(),
         gain: t.gain,
+        gain_of_all: t.gain_of_all,
         text_cost: t.text_cost,
         chosen: m.chosen.contains(&t.name),
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use refocus_system2::{Ask, Chat, ChatError, Message};
+use refocus_system2::{Ask, Chat, ChatError, Message, together};
 use refocus_tasks::planted::Item;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -71,7 +71,8 @@ fn wording() -> String {
 
 /// Has what the model writes in every arm of a suite judged; what is in the folder already is left as it is. `judge`
 /// names the judge in the folder. What the model or the judge refuses, cannot do or has no place for counts as a
-/// judgement that could not be read. `false` where `tick` ended it: then the judgements so far come back.
+/// judgement that could not be read. As many items are asked at the same time as the model or the judge answers with
+/// profit. `false` where `tick` ended it: then the judgements so far come back.
 ///
 /// # Errors
 /// The model, the judge or the folder failed; the folder has judgements of another judge.
@@ -85,37 +86,45 @@ pub fn judge_suite(
     let (judge, name) = judge;
     let mut out = Vec::with_capacity(run.items.len());
     let of = run.items.len() * run.arms.len();
-    for (at, item) in run.items.iter().enumerate() {
-        let mut kept = Opinions::load(dir, at, item, name)?;
-        let (before, mut ended) = (kept.arms.len(), Ok(true));
+    let size = chat.at_once().max(judge.at_once()).max(1);
+    for (chunk, items) in run.items.chunks(size).enumerate() {
+        let first = chunk * size;
+        let load = |(i, item)| Opinions::load(dir, first + i, item, name);
+        let mut kept = items.iter().enumerate().map(load).collect::<Result<Vec<_>, _>>()?;
         for (i, &arm) in run.arms.iter().enumerate() {
-            if kept.arms.contains_key(arm.name()) {
+            let asked = |at: usize| Some(run.kept.get(first + at)?.of(arm)?.asked(&items[at], arm));
+            let missing = (0..items.len()).filter(|&at| !kept[at].arms.contains_key(arm.name()));
+            let asked: Vec<(usize, String)> = missing.filter_map(|at| Some((at, asked(at)?))).collect();
+            if asked.is_empty() {
                 continue;
             }
-            if !tick(Progress { done: at * run.arms.len() + i, of, arm: arm.name() }) {
-                ended = Ok(false);
-                break;
+            if !tick(Progress { done: first * run.arms.len() + i * items.len(), of, arm: arm.name() }) {
+                out.extend(
+                    kept.into_iter().filter(|k| run.arms.iter().all(|a| k.arms.contains_key(a.name()))),
+                );
+                return Ok((out, false));
             }
-            let Some(text) = run.kept.get(at).and_then(|k| k.of(arm)).map(|r| r.asked(item, arm)) else {
-                continue;
-            };
-            match judged(chat, judge, item, text) {
-                Ok(judgement) => drop(kept.arms.insert(arm.name().to_owned(), judgement)),
-                Err(source) => {
-                    let (suite, item) = (run.suite.name(), item.key.clone());
-                    ended = Err(System2Error::Chat { suite, item, arm: arm.name(), source });
-                    break;
+            let (at, texts): (Vec<usize>, Vec<String>) = asked.into_iter().unzip();
+            let about: Vec<&Item> = at.iter().map(|&at| &items[at]).collect();
+            let mut failed = None;
+            for (at, judgement) in at.into_iter().zip(judged(chat, judge, &about, texts)) {
+                match judgement {
+                    Ok(judgement) => {
+                        kept[at].arms.insert(arm.name().to_owned(), judgement);
+                        let text = serde_json::to_string_pretty(&kept[at]).unwrap_or_default();
+                        store.write(&place(first + at).to_string_lossy(), &format!("{text}\n"))?;
+                    }
+                    Err(source) => {
+                        let (suite, item) = (run.suite.name(), items[at].key.clone());
+                        failed.get_or_insert(System2Error::Chat { suite, item, arm: arm.name(), source });
+                    }
                 }
             }
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
         }
-        if kept.arms.len() > before {
-            let text = serde_json::to_string_pretty(&kept).unwrap_or_default();
-            store.write(&place(at).to_string_lossy(), &format!("{text}\n"))?;
-        }
-        if !ended? {
-            return Ok((out, false));
-        }
-        out.push(kept);
+        out.extend(kept);
     }
     Ok((out, true))
 }
@@ -158,20 +167,28 @@ fn place(at: usize) -> PathBuf {
     Path::new("judged").join(format!("{at:05}.json"))
 }
 
+/// What the model writes to each text, and what the judge says of that; of several at the same time.
 fn judged(
     chat: &mut dyn Chat,
     judge: &mut dyn Chat,
-    item: &Item,
-    text: String,
-) -> Result<Judgement, ChatError> {
-    let reply = match chat.complete(&Ask::new(&[Message::user(text)], WRITTEN)) {
-        Ok(reply) => reply.text,
-        Err(e) => return unread(String::new(), e),
+    items: &[&Item],
+    texts: Vec<String>,
+) -> Vec<Result<Judgement, ChatError>> {
+    let write = |text: String| {
+        move |chat: &mut dyn Chat| chat.complete(&Ask::new(&[Message::user(text)], WRITTEN)).map(|r| r.text)
     };
-    match read(judge, item, &reply) {
-        Ok([quality, sentiment]) => Ok(Judgement { reply, quality, sentiment, failed: None }),
-        Err(e) => unread(reply, e),
+    let replies = together(chat, texts.into_iter().map(write).collect());
+    let mut askers = Vec::with_capacity(items.len());
+    for (&item, reply) in items.iter().zip(replies) {
+        askers.push(move |judge: &mut dyn Chat| match reply {
+            Ok(reply) => match read(judge, item, &reply) {
+                Ok([quality, sentiment]) => Ok(Judgement { reply, quality, sentiment, failed: None }),
+                Err(e) => unread(reply, e),
+            },
+            Err(e) => unread(String::new(), e),
+        });
     }
+    together(judge, askers)
 }
 
 /// A request that will not be answered however often it is made is a judgement that could not be read; all else is
@@ -251,7 +268,7 @@ mod tests {
         let items = Suite::Arguments.draw(0, 1, None).expect("items");
         let told = |model: usize, judge: usize, fails: fn() -> ChatError| {
             let (mut model, mut judge) = (Mock { left: model, fails }, Mock { left: judge, fails });
-            judged(&mut model, &mut judge, &items[0], "Is it?".to_owned())
+            judged(&mut model, &mut judge, &[&items[0]], vec!["Is it?".to_owned()]).remove(0)
         };
         let refused = || ChatError::Refused { model: "mock".to_owned(), why: "filtered".to_owned() };
         let too_long = || ChatError::TooLong { tokens: 9, room: 8 };

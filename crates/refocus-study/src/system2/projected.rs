@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use refocus_system2::{Ask, Chat, ChatError, Message, Usage, Variant};
+use refocus_system2::{Ask, Chat, ChatError, Message, Usage, Variant, together};
 use refocus_tasks::planted::{Item, Judge};
 
 use super::arm::Arm;
@@ -54,10 +54,10 @@ pub fn projected(
     let prompts: Vec<String> = left.iter().take(chat.at_once().max(1)).map(|l| l.1.prompt()).collect();
     let messages: Vec<[Message; 1]> = prompts.iter().map(|p| [Message::user(p.clone())]).collect();
     let mut timed = |tokens: usize| -> Result<(f64, Usage), ChatError> {
-        let asks: Vec<Ask<'_>> = messages.iter().map(|m| Ask::new(m, tokens)).collect();
         let start = Instant::now();
         let mut usage = Usage::default();
-        for reply in chat.complete_all(&asks) {
+        let asked = messages.iter().map(|m| move |chat: &mut dyn Chat| chat.complete(&Ask::new(m, tokens)));
+        for reply in together(chat, asked.collect()) {
             usage += reply?.usage;
         }
         Ok((start.elapsed().as_secs_f64(), usage))

@@ -13,6 +13,10 @@ use crate::flipflop::Split;
 /// Id of the token that ends a document.
 pub const END: u32 = 0;
 const END_TEXT: &str = "<|end|>";
+/// The chat template: questions and answers, as the documents have them.
+const CHAT: &str = "{% for m in messages %}{% if not loop.first %} {% endif %}{% if m['role'] == 'user' %}Q: \
+                    {% elif m['role'] == 'assistant' %}A: {% endif %}{{ m['content'] }}{% endfor %}\
+                    {% if add_generation_prompt %} A:{% endif %}";
 /// Documents of each kind that words are collected from.
 const DOCUMENTS: u32 = 3000;
 /// A word that is there less often was made up for one document.
@@ -113,7 +117,8 @@ impl Vocabulary {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": false,
             "eos_token": END_TEXT,
-            "model_max_length": tokens
+            "model_max_length": tokens,
+            "chat_template": CHAT
         })
     }
 }

@@ -23,6 +23,17 @@ pub(crate) struct UpstreamArg {
     pub(crate) upstream_timeout: Option<Duration>,
 }
 
+/// How much is asked of a server at the same time.
+#[derive(Debug, Args)]
+pub(crate) struct AtOnce {
+    /// Ask a server so many questions at the same time.
+    ///
+    /// More take less time where the server answers several beside each other. One that asks to wait is waited
+    /// for.
+    #[arg(long = "at-once", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) questions: u16,
+}
+
 /// The same, for commands whose local model is an argument without a name.
 #[derive(Debug, Args)]
 pub(crate) struct NamedUpstream {
@@ -32,4 +43,6 @@ pub(crate) struct NamedUpstream {
     #[arg(long = "model", id = "upstream_model", value_name = "NAME", requires = "upstream")]
     #[arg(conflicts_with = "model", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) at_once: AtOnce,
 }

@@ -25,6 +25,7 @@ struct Document {
     seeds: u64,
     steps: u32,
     figures: Vec<Summary>,
+    page: String,
 }
 
 #[derive(Serialize)]
@@ -121,20 +122,26 @@ pub(super) fn run(args: &FlipflopFigures, global: &Global, printer: &Printer) ->
         a.train(&args.out, cpu, &mut || bar.inc(1)).inspect_err(|_| bar.finish_and_clear())?;
     }
     bar.finish_and_clear();
-    let mut summaries = Vec::new();
+    let (mut summaries, mut documents) = (Vec::new(), Vec::new());
     for figure in wanted {
         let isa = backend::isa()?;
         let threads = backend::threads(global);
         let mut kernels = || refocus_compute::Cpu::new(isa, threads);
         let drawn = draw(figure, &args.out, args.seeds, args.steps, &mut kernels)?;
+        documents.push(serde_json::to_vec(&drawn)?);
         summaries.push(save(drawn, &args.out)?);
     }
+    let page = args.out.join("report.html");
+    let subtitle =
+        format!("{} seeds · {} steps · refocus {}", args.seeds, args.steps, env!("CARGO_PKG_VERSION"));
+    output::write(&page, refocus_report::figures(subtitle, &documents)?)?;
     let d = Document {
         schema: "refocus.flipflop-figures/1",
         out: args.out.display().to_string(),
         seeds: args.seeds,
         steps: args.steps,
         figures: summaries,
+        page: page.display().to_string(),
     };
     if printer.is_json() {
         printer.document(&d)?;
@@ -143,6 +150,7 @@ pub(super) fn run(args: &FlipflopFigures, global: &Global, printer: &Printer) ->
     for f in &d.figures {
         printer.text(&format!("({}) {}: {}\n    {}\n", f.figure, f.title, f.file, f.finding))?;
     }
+    printer.note(&format!("the page is {}", d.page));
     Ok(Ended::Well)
 }
 

@@ -23,7 +23,11 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Outcome<Ended> {
     let name = args.upstream.name.as_deref();
-    let mut chat = upstream::open(&args.upstream.server, url, name)?;
+    let at_once = args.upstream.at_once.questions;
+    let mut chats = vec![upstream::open(&args.upstream.server, url, name, at_once)?];
+    for _ in 1..at_once {
+        chats.push(chats[0].another()?);
+    }
     let model = format!("{} at {}", name.unwrap_or_default(), upstream::told(url));
     let (mut document, grid) = begun(args, model.clone(), model, grid, global.seed)?;
     printer.note("attention on the last write is left out: a server does not tell it");
@@ -32,7 +36,7 @@ pub(super) fn run(
     for (form, length, p, language) in grid {
         bar.set_message(format!("{}, length {length}, p {p}: strings", form.name()));
         let put = texts(form.into(), &language, args.count, global.seed)?;
-        match point(&mut chat, (form, length, p), &put, || bar.inc(1)) {
+        match point(&mut chats, (form, length, p), &put, |n| bar.inc(n)) {
             Ok(point) => {
                 document.points.push(point);
                 document.keep(args.out.as_deref())?;
@@ -77,23 +81,28 @@ enum Said {
     Undecided,
 }
 
+/// As many strings at the same time as there are clients.
 fn point(
-    chat: &mut HttpChat,
+    chats: &mut [HttpChat],
     cell: (crate::cli::ProbeForm, usize, f64),
     put: &[Put],
-    mut done: impl FnMut(),
+    mut done: impl FnMut(u64),
 ) -> Result<Point, ChatError> {
     let mut by_words = false;
     let mut said = Vec::with_capacity(put.len());
-    for one in put {
-        let [right, wrong] = &one.answers;
-        let likely = if by_words { None } else { known(chat, &one.text, [right, wrong])? };
-        by_words = likely.is_none();
-        said.push(match likely {
-            Some(known) => preferred(known),
-            None => in_words(&chat.goes_on(&one.text, WRITTEN)?.0, right, wrong),
+    for some in put.chunks(chats.len().max(1)) {
+        let answers: Vec<Result<(Said, bool), ChatError>> = std::thread::scope(|scope| {
+            let ask = |(chat, one)| scope.spawn(move || string(chat, one, by_words));
+            let threads: Vec<_> = chats.iter_mut().zip(some).map(ask).collect();
+            let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        done();
+        for answer in answers {
+            let (answer, in_words) = answer?;
+            by_words |= in_words;
+            said.push(answer);
+        }
+        done(some.len() as u64);
     }
     let margins: Vec<f64> =
         said.iter().filter_map(|s| if let Said::Margin(m) = s { Some(*m) } else { None }).collect();
@@ -106,6 +115,16 @@ fn point(
         undecided: said.iter().filter(|s| matches!(s, Said::Undecided)).count() as u64,
     };
     Ok(counted(cell, &put.iter().collect::<Vec<_>>(), right, mean).with(told))
+}
+
+/// What came of a string, and whether it is by words: where no log-probabilities are told or asked for.
+fn string(chat: &mut HttpChat, put: &Put, by_words: bool) -> Result<(Said, bool), ChatError> {
+    let [right, wrong] = &put.answers;
+    let likely = if by_words { None } else { known(chat, &put.text, [right, wrong])? };
+    Ok(match likely {
+        Some(known) => (preferred(known), false),
+        None => (in_words(&chat.goes_on(&put.text, WRITTEN)?.0, right, wrong), true),
+    })
 }
 
 /// What the server tells of both answers; nothing where it tells no log-probabilities.

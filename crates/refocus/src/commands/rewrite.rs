@@ -48,7 +48,7 @@ pub(super) fn run(args: &Rewrite, global: &Global, printer: &Printer) -> Outcome
     let request = Request { answers: args.answer.clone(), ..Request::new(text) };
     if let Some(url) = &args.server.upstream {
         let name = args.model.as_deref().map(|m| m.to_string_lossy());
-        let mut chat = upstream::open(&args.server, url, name.as_deref())?;
+        let mut chat = upstream::open(&args.server, url, name.as_deref(), 1)?;
         if options.variant == Variant::Scored {
             // The more tokens it tells of, the likelier both answers are among them. Where it cannot be asked, the
             // rewriting says why.

@@ -101,7 +101,7 @@ fn at_a_server(
 ) -> Outcome<Ended> {
     let wanted = wanted(args, global.seed)?;
     let judge = judge(args, &wanted)?;
-    let mut chat = upstream::open(&args.upstream.server, url, args.upstream.name.as_deref())?;
+    let mut chat = upstream::open(&args.upstream.server, url, args.upstream.name.as_deref(), at_once(args))?;
     let table = args.table.as_deref().map(Pending::create).transpose()?;
     let tells = chat.find_out()?;
     let choosing = Choosing::of(&chat);
@@ -123,7 +123,7 @@ fn at_a_server(
     let (runs, mut evaluation) = asked.map_err(|e| {
         e.hint(format!("what was answered is kept in {}: the same command goes on", args.out.display()))
     })?;
-    let fingerprints = chat.fingerprints().iter().cloned().collect();
+    let fingerprints = chat.fingerprints().into_iter().collect();
     evaluation.served = Some(Served { url, fingerprints, choosing, left_out });
     keep(args, &evaluation, &runs, &mut folder)?;
     show(args, &evaluation, table, printer)
@@ -170,9 +170,14 @@ fn judge(args: &System2Eval, wanted: &Wanted) -> Outcome<Option<(HttpChat, Strin
     if !wanted.suites.iter().any(|s| s.0 == Suite::Arguments) {
         return Err(Failure::new("--judge is for the suite arguments").hint("add arguments to --suites"));
     }
-    let chat = upstream::judge(url, args.judge_model.as_deref(), args.judge_key_file.as_deref())?;
+    let chat =
+        upstream::judge(url, args.judge_model.as_deref(), args.judge_key_file.as_deref(), at_once(args))?;
     let name = format!("{} at {}", chat.name(), upstream::told(url));
     Ok(Some((chat, name)))
+}
+
+fn at_once(args: &System2Eval) -> u16 {
+    args.upstream.at_once.questions
 }
 
 /// All suites in turn, judged where there is a judge, and what they say.

@@ -16,12 +16,12 @@ const JUDGE_KEY: &str = "REFOCUS_JUDGE_KEY";
 /// The client for the server of `--upstream`; nothing is sent yet.
 ///
 /// Key files and addresses that are none, and a missing name of the model, are told here.
-pub(super) fn open(arg: &UpstreamArg, url: &str, model: Option<&str>) -> Outcome<HttpChat> {
+pub(super) fn open(arg: &UpstreamArg, url: &str, model: Option<&str>, at_once: u16) -> Outcome<HttpChat> {
     let Some(model) = model else {
         let hint = format!("give --model NAME, one of those that {}/models lists", told(url));
         return Err(Failure::new("--upstream needs the name of a model").hint(hint));
     };
-    let mut upstream = Upstream::new(url, model);
+    let mut upstream = Upstream { at_once: at_once.into(), ..Upstream::new(url, model) };
     upstream.key = key(arg.upstream_key_file.as_deref(), UPSTREAM_KEY)?;
     if let Some(timeout) = arg.upstream_timeout {
         upstream.deadline = timeout;
@@ -30,9 +30,14 @@ pub(super) fn open(arg: &UpstreamArg, url: &str, model: Option<&str>) -> Outcome
 }
 
 /// The client for a server with a key of its own; the first model that it lists where none is named.
-pub(super) fn judge(url: &str, model: Option<&str>, key_file: Option<&Path>) -> Outcome<HttpChat> {
-    let key = key(key_file, JUDGE_KEY)?;
-    let of = |model: &str| Upstream { key: key.clone(), ..Upstream::new(url, model) };
+pub(super) fn judge(
+    url: &str,
+    model: Option<&str>,
+    key_file: Option<&Path>,
+    at_once: u16,
+) -> Outcome<HttpChat> {
+    let (key, at_once) = (key(key_file, JUDGE_KEY)?, at_once.into());
+    let of = |model: &str| Upstream { key: key.clone(), at_once, ..Upstream::new(url, model) };
     if let Some(model) = model {
         return Ok(HttpChat::new(of(model))?);
     }

@@ -38,11 +38,11 @@ fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
     let half = |from: usize| cases.part((from..8).step_by(2));
     let choose = Half::new(o, m, half(0), Some(even)).expect("a half");
     let report = Half::new(o, m, half(1), Some(odd)).expect("a half");
-    let swayed = Bench { choose, report, before: None };
+    let swayed = Bench { choose, report, before: 0.0, slips: false };
     let bits = flipflop::cases(subject, 8).expect("cases");
     let choose = Half::new(o, m, bits.part(0..4), None).expect("a half");
     let report = Half::new(o, m, bits.part(4..8), None).expect("a half");
-    let benches = [Bench { choose, report, before: None }, swayed];
+    let benches = [Bench { choose, report, before: 0.0, slips: false }, swayed];
 
     let rewriting = "[rewrite]\nvariant = \"scored\"\nthreshold = 1000\n";
     let pieces = [vec![1, 2, 3, 4]];
