@@ -67,7 +67,7 @@ def main():
     table(
         ["", ""],
         [
-            ["trained with", "`refocus train world --seed 0 --out RUN` (recipe.toml, one thread)"],
+            ["trained with", "`refocus train world --seed 0 --out RUN` (recipe.toml)"],
             ["documents", f"{steps} steps of {batch}"],
             ["time", f"{minutes(run):.0f} minutes, on a machine that did other work beside"],
             [
@@ -124,7 +124,7 @@ def main():
         print("`scripts/builtin_transformers.py` with questions of its own: right answers of all. Where the patch rewrites,")
         print("`refocus rewrite` has taken sentences out of what the repaired model is asked about capitals.\n")
         counts = json.loads(asked.read_text())
-        rows = [[kind, *(f"{c[kind][0]} of {c[kind][1]}" for c in counts.values())] for kind in counts["as it is"]]
+        rows = [[kind, *(f"{round(c[kind][0], 1)} of {c[kind][1]}" for c in counts.values())] for kind in counts["as it is"]]
         table(["question", *counts], rows)
     elif found and found["helps"]:
         print("The export was not asked under `transformers` when this page was written.\n")

@@ -6,7 +6,8 @@ The questions are of the same kinds as those of `refocus diagnose`, drawn here: 
 another city or none, the class of a word after false and after true demonstrations, and flip-flop strings in words.
 Where PATCH rewrites, the program REFOCUS takes sentences out of what REPAIRED is asked about capitals (judged by MODEL as
 it is, as in the diagnosis); where it changes nothing else, REPAIRED is MODEL.
-Prints JSON: for each question and folder, how many were right of how many.
+Prints JSON: for each question and folder, how many were right of how many; for prompts that anything may follow, the answer's
+probability stands for that.
 """
 
 import json
@@ -61,6 +62,14 @@ def distractors(rng, left):
             yield kind, f"{text} {asked}".strip(), [" " + city, " " + other]
 
 
+def openly(_rng, _left):
+    """Beginnings that anything may follow: prompt, answer."""
+    facts = tomllib.loads((ROOT / "tasks/recall/countries.toml").read_text())
+    for country, city, _ in facts["facts"]["rows"]:
+        for prompt in facts["relation"][0]["open"]:
+            yield "capital, open prompts (sum of its probability)", prompt.replace("{}", country), [" " + city]
+
+
 def demonstrations(rng, _left, pairs=200, demos=8):
     """After true, then after false demonstrations."""
     task = tomllib.loads((ROOT / "tasks/unnatural.toml").read_text())
@@ -107,9 +116,13 @@ def flipflop(rng, _left, strings=200):
 
 
 def right(model, tokenizer, text, answers):
+    """Whether the first answer is the likeliest; where it is the only one, its probability."""
     ids = tokenizer(text, return_tensors="pt").input_ids
     first = [tokenizer(a).input_ids[0] for a in answers]
-    logits = model(ids).logits[0, -1, first]
+    logits = model(ids).logits[0, -1]
+    if len(answers) == 1:
+        return float(logits.softmax(0)[first[0]])
+    logits = logits[first]
     return bool(logits[0] > logits[1:].max())
 
 
@@ -124,7 +137,7 @@ def main():
         rng = random.Random(0)
         counts = {}
         with torch.no_grad():
-            for make in [distractors, demonstrations, flipflop]:
+            for make in [distractors, openly, demonstrations, flipflop]:
                 for kind, text, answers in make(rng, left):
                     count = counts.setdefault(kind, [0, 0])
                     count[0] += right(model, tokenizer, text, answers)

@@ -37,10 +37,32 @@ impl Pending {
         self.file.write_all(bytes).map_err(|e| failed(&self.path, e))
     }
 
+    /// Writes a page of Markdown and moves it to its place. What people wrote on the page that is there stays on it.
+    pub(crate) fn page(mut self, text: &str) -> Outcome<()> {
+        let old = std::fs::read_to_string(&self.path).unwrap_or_default();
+        self.write(with_notes(text, &old).as_bytes())?;
+        self.finish()
+    }
+
     /// Writes everything to the disk and moves the file to its place.
     pub(crate) fn finish(self) -> Outcome<()> {
         self.file.finish().map_err(|e| failed(&self.path, e))
     }
+}
+
+/// The section of a page that is written by hand.
+const BY_HAND: &str = "\n## Read with care\n";
+const SECTION: &str = "\n## ";
+
+/// A new page with the notes of the old one before its first section.
+fn with_notes(new: &str, old: &str) -> String {
+    let notes = old.find(BY_HAND).map(|from| {
+        let behind = from + BY_HAND.len();
+        let to = old[behind - 1..].find(SECTION).map_or(old.len(), |at| behind - 1 + at);
+        format!("{}\n", old[from..to].trim_end())
+    });
+    let at = new.find(SECTION).unwrap_or(new.len());
+    [&new[..at], notes.as_deref().unwrap_or_default(), &new[at..]].concat()
 }
 
 fn failed(path: &Path, e: io::Error) -> Failure {
@@ -154,6 +176,25 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("refocus-output-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("folder");
         dir
+    }
+
+    #[test]
+    fn what_people_wrote_on_a_page_stays() {
+        let dir = folder("page");
+        let path = dir.join("page.md");
+        let write = |text: &str| {
+            Pending::create(&path).expect("create").page(text).expect("a page");
+            std::fs::read_to_string(&path).expect("read")
+        };
+        assert_eq!(write("# T\n\n## A\n1\n"), "# T\n\n## A\n1\n");
+        let noted = "# T\n\n## Read with care\n\nIt was noisy.\n\n### So\n\n## A\n1\n";
+        std::fs::write(&path, noted).expect("write");
+        let again = "# T\n\n## Read with care\n\nIt was noisy.\n\n### So\n\n## A\n2\n";
+        assert_eq!(write("# T\n\n## A\n2\n"), again);
+        assert_eq!(write("# T\n\n## A\n2\n"), again, "once");
+        assert_eq!(write("# T\n"), "# T\n\n## Read with care\n\nIt was noisy.\n\n### So\n");
+        assert_eq!(write("# T\n\n## A\n2\n"), again, "at the end too");
+        std::fs::remove_dir_all(dir).expect("remove");
     }
 
     #[test]

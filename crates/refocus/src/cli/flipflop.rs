@@ -214,7 +214,7 @@ pub(crate) struct FlipflopStudy {
     /// Stop after so many hours, at a place where the same command goes on.
     #[arg(long, value_name = "H")]
     pub(crate) max_hours: Option<f64>,
-    /// Write the tables as a page of Markdown.
+    /// Write the tables as a page of Markdown; its section "Read with care", if somebody wrote one, stays.
     #[arg(long, value_name = "FILE.md")]
     pub(crate) table: Option<PathBuf>,
     /// List the rows with the time that they will take on this machine, and train nothing.

@@ -81,7 +81,7 @@ pub(crate) struct System2Eval {
     /// Stop after this many hours; items that were asked in all arms are shown, the same command goes on.
     #[arg(long, value_name = "H")]
     pub(crate) max_hours: Option<f64>,
-    /// Write a page of Markdown.
+    /// Write a page of Markdown; its section "Read with care", if somebody wrote one, stays.
     #[arg(long, value_name = "FILE")]
     pub(crate) table: Option<PathBuf>,
 }

@@ -115,9 +115,8 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
             }
         }
     }
-    if let Some(mut table) = table {
-        table.write(markdown(&study, &command(args)).as_bytes())?;
-        table.finish()?;
+    if let Some(table) = table {
+        table.page(&markdown(&study, &command(args)))?;
     }
     if printer.is_json() {
         printer.document(&study)?;

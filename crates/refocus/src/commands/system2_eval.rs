@@ -262,9 +262,8 @@ fn show(
     table: Option<Pending>,
     printer: &Printer,
 ) -> Outcome<Ended> {
-    if let Some(mut table) = table {
-        table.write(markdown(evaluation, &command(args)).as_bytes())?;
-        table.finish()?;
+    if let Some(table) = table {
+        table.page(&markdown(evaluation, &command(args)))?;
     }
     if printer.is_json() {
         printer.document(evaluation)?;
