@@ -71,6 +71,44 @@ fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
 }
 
 #[test]
+fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+    let checkpoint = Checkpoint::open(folder).expect("opens");
+    let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
+    let mut cpu = Cpu::new(Isa::detect(), 1);
+    let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
+    let o = &mut Eager::new(cpu);
+    let subject = Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes };
+    let mut benches = Vec::new();
+    for cases in [flipflop::cases(subject, 32), distractors::cases(subject, 16)] {
+        let cases = cases.expect("cases");
+        let before = cases.harm(&say(o, m, &cases.prompts, &[]).expect("answers")).total();
+        let half = |cases| Half { cases, texts: None, told: Vec::new() };
+        benches.push(Bench { choose: half(cases.clone()), report: half(cases), before, slips: true });
+    }
+    let text = [vec![1, 2, 3, 4]];
+    let mut chosen = 0;
+    for b in &benches {
+        // Text may cost what it will.
+        let mut search = Search { o, m, benches: &benches, text: &text, plain: 100.0, tried: Vec::new() };
+        let best = search.best_of(b, &mut |_| ()).expect("searched");
+        let tried = std::mem::take(&mut search.tried);
+        assert!(tried.iter().any(|t| t.gain > LEAST), "this model changes its mind: {tried:?}");
+        assert!(tried.iter().all(|t| t.gain_of_all.is_none() || t.gain > LEAST));
+        let most = tried.iter().filter_map(|t| t.gain_of_all).fold(LEAST, f64::max);
+        let Some((gain, candidate)) = best else {
+            assert!(most <= LEAST);
+            continue;
+        };
+        chosen += 1;
+        let patch = parse(&candidate.body, m).expect("a patch");
+        let all: f64 = benches.iter().map(|b| search.gain(b, &patch).expect("measured")).sum();
+        assert!((gain - all).abs() < 1e-9 && (gain - most).abs() < 1e-9, "{gain} {all} {most}");
+    }
+    assert!(chosen > 0, "nothing is chosen, so nothing is tested");
+}
+
+#[test]
 fn an_answer_that_is_told_is_a_control() {
     let measure = |x: f64| Measure::within(x, x - 0.1, x + 0.1, 40);
     let change = |what: &str| Change {
