@@ -27,6 +27,7 @@ pub use self::tables::write_tables;
 
 use refocus_compute::Ops;
 use refocus_model::{ChatTemplate, Model, Tokenizer};
+use refocus_tasks::classify::{Dataset, Task};
 use serde::{Deserialize, Serialize};
 
 /// One study's question.
@@ -58,6 +59,9 @@ impl Probe {
     }
 }
 
+/// The task of [`Probe::Overthinking`] that the project brings: words of three kinds.
+pub const TOY: &str = "unnatural";
+
 /// What a probe runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -69,6 +73,16 @@ pub struct Subject<'a> {
     pub seed: u64,
     /// How much may be asked.
     pub budget: Budget,
+    /// What is sorted where demonstrations mislead, and its rows: [`TOY`], where nothing else is chosen.
+    pub task: (&'a Task, &'a Dataset),
+}
+
+/// The toy task with its rows.
+#[cfg(test)]
+fn toy() -> (Task, Dataset) {
+    let task = refocus_tasks::classify::builtin(TOY).expect("a task");
+    let data = Dataset::read(&task, None).expect("rows");
+    (task, data)
 }
 
 /// Runs one probe. `tick` is told how much of the probe's work is done, and how much there is.

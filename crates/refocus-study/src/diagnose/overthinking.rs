@@ -1,4 +1,4 @@
-//! Does the model follow false demonstrations against what it knows? (`overthinking`, the toy task.)
+//! Does the model follow false demonstrations against what it knows? (`overthinking`, one task.)
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,15 +6,14 @@ use std::path::Path;
 use refocus_compute::Ops;
 use refocus_measure::intervals::wilson;
 use refocus_model::{Model, ModelSpec};
-use refocus_tasks::classify::{Dataset, Setting, builtin};
+use refocus_tasks::classify::Setting;
 
 use super::mitigate::{Cases, Prompt, Rule};
-use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject, TOY};
 use crate::overthinking::{
     Answers, Asked, Estimate, Method, Pairs, Request, SettingSummary, StudyError, Work, ask, build, summarise,
 };
 
-const TASK: &str = "unnatural";
 const HEADLINE: &str = "overthinking.gap";
 /// Demonstrations, by budget.
 const DEMOS: [usize; 3] = [8, 12, 20];
@@ -27,8 +26,7 @@ pub(super) fn run<O: Ops>(
     subject: Subject<'_>,
     tick: &mut dyn FnMut(u64, u64),
 ) -> Result<Finding, DiagnoseError> {
-    let task = builtin(TASK)?;
-    let data = Dataset::read(&task, None)?;
+    let (task, data) = subject.task;
     let demos = subject.budget.choose(DEMOS);
     let mut request = Request {
         pairs: 1,
@@ -38,9 +36,14 @@ pub(super) fn run<O: Ops>(
         seed: subject.seed,
     };
     let asked = |pairs: u32| {
-        format!("the class of a word after {demos} true and {demos} false demonstrations, {pairs} pairs")
+        let what = if task.key == TOY {
+            "the class of a word".to_owned()
+        } else {
+            format!("the label of {}", task.key)
+        };
+        format!("{what} after {demos} true and {demos} false demonstrations, {pairs} pairs")
     };
-    let one = match build(&task, &data, subject.tokenizer, &m.spec, &request) {
+    let one = match build(task, data, subject.tokenizer, &m.spec, &request) {
         Ok(one) => one,
         Err(e @ (StudyError::FirstToken { .. } | StudyError::Border { .. } | StudyError::Context { .. })) => {
             return Ok(Finding::untestable(Probe::Overthinking, HEADLINE, asked(0), e.to_string()));
@@ -49,7 +52,7 @@ pub(super) fn run<O: Ops>(
     };
     let each = one.lines.iter().map(|l| l.ids.len()).sum();
     request.pairs = subject.budget.items(&m.spec, each, 40, 400) as u32;
-    let built = build(&task, &data, subject.tokenizer, &m.spec, &request)?;
+    let built = build(task, data, subject.tokenizer, &m.spec, &request)?;
     let lines: Vec<_> = built.lines.into_iter().enumerate().collect();
     let work = Work::new(Path::new("the prompts drawn"), &lines, &m.spec)?;
     let task_work = &work.tasks[0];
@@ -69,8 +72,7 @@ pub(super) fn run<O: Ops>(
 
 /// The last labels of its pairs, for a patch to be judged by.
 pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
-    let task = builtin(TASK)?;
-    let data = Dataset::read(&task, None)?;
+    let (task, data) = subject.task;
     let request = Request {
         pairs: items as u32,
         demos: subject.budget.choose(DEMOS),
@@ -78,7 +80,7 @@ pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Res
         settings: vec![Setting::Permuted],
         seed: subject.seed,
     };
-    let built = build(&task, &data, subject.tokenizer, spec, &request)?;
+    let built = build(task, data, subject.tokenizer, spec, &request)?;
     let lines: Vec<_> = built.lines.into_iter().enumerate().collect();
     let work = Work::new(Path::new("the prompts drawn"), &lines, spec)?;
     let task = &work.tasks[0];

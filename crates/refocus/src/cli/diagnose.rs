@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use refocus_study::diagnose::{Budget, Probe};
+use refocus_study::diagnose::{Budget, Probe, TOY};
 
 use super::ModelArg;
 
@@ -20,6 +20,8 @@ Examples:
   Find a patch as well, and bake it into plain weights:
     refocus diagnose MODEL --mitigate --budget 20m --out run
     refocus patch export MODEL --patch run/patch.toml --out repaired
+  False demonstrations on a data set in place of the project's words:
+    refocus diagnose MODEL --probes overthinking --task sst2 --data DIR --mitigate --out run-sst2
   One probe, with more questions:
     refocus diagnose MODEL --probes recall --budget 20m --out run-recall";
 
@@ -83,11 +85,17 @@ pub(crate) struct Diagnose {
     /// Probes to run, separated by commas [default: all].
     #[arg(long, value_enum, value_name = "A,B,…", value_delimiter = ',')]
     pub(crate) probes: Vec<ProbeName>,
+    /// Task whose labels demonstrations show, of `refocus tasks list`: the toy task needs no data.
+    #[arg(long, value_name = "NAME", default_value = TOY)]
+    pub(crate) task: String,
+    /// Folder of the task's rows [default: the folder tasks in REFOCUS_DATA].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
     /// Search a patch for what slips, and measure it on questions that did not choose it.
     ///
     /// Tried are sharper attention, without the heads that push wrong answers, earlier exits, a weaker last
-    /// layer: each on one half of the questions. What is best and costs plain text little is measured on the
-    /// other half, with what it does to everything else, and written to patch.toml.
+    /// layer, rewriting: each on one half of the questions. What lowers all failures together most and costs
+    /// plain text little is measured on the other half, and written to patch.toml.
     #[arg(long)]
     pub(crate) mitigate: bool,
     /// Folder for findings.json; the same command goes on in it.

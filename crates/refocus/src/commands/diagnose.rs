@@ -7,13 +7,15 @@ use refocus_compute::Eager;
 use refocus_model::{ChatTemplate, Model};
 use refocus_results::{ModelInfo, RunFolder, RunInfo};
 use refocus_study::diagnose::{
-    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, mitigate,
-    run as probe, write_tables,
+    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, TOY,
+    mitigate, run as probe, write_tables,
 };
+use refocus_tasks::classify::{Dataset, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
-use super::Ended;
+use super::{Ended, tasks};
 use crate::cli::{Diagnose, Global};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
@@ -28,7 +30,29 @@ struct Settings {
     fingerprint: String,
     seed: u64,
     budget: Budget,
+    /// Of the probe that has a choice.
+    #[serde(default = "toy")]
+    task: String,
+    /// SHA-256 of the task's rows, where the project does not bring them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<String>,
     version: String,
+}
+
+fn toy() -> String {
+    TOY.to_owned()
+}
+
+/// The rows that were read, whatever file they were in.
+fn hash(rows: &Dataset) -> String {
+    let mut hash = Sha256::new();
+    for e in &rows.examples {
+        for text in [e.text.as_str(), e.text2.as_deref().unwrap_or_default(), &e.class.to_string()] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+    }
+    hash.finalize().iter().fold("sha256:".to_owned(), |text, b| text + &format!("{b:02x}"))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +80,9 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     }
     probes.sort();
     probes.dedup();
+    // The task itself comes before its other formats.
+    let task = tasks::task(&args.task)?.swap_remove(0);
+    let rows = tasks::rows(&task, args.data.as_deref())?;
     let model = args.model.model.as_deref().unwrap_or(Path::new(builtin::NAME));
     let checkpoint = model_arg::open(Some(model), printer)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
@@ -65,6 +92,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         fingerprint: checkpoint.fingerprint()?,
         seed: global.seed,
         budget: args.budget.into(),
+        task: task.key.clone(),
+        rows: task.source.is_some().then(|| hash(&rows)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let path = args.out.join("findings.json");
@@ -73,7 +102,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     // Before anything is read: another run may still be writing.
     let shown_as = model_arg::shown(&checkpoint);
     let isa = backend::isa()?.name().to_owned();
-    let mut folder = RunFolder::renew(&args.out, info(&shown_as, &settings, isa)?)?;
+    let mut folder = RunFolder::renew(&args.out, info(&shown_as, &settings, &task, isa)?)?;
     let old: Option<Document> = output::kept(&path, SCHEMA, "diagnose", &settings)?;
     let (findings, mitigation) = old.map_or_else(Default::default, |d| (d.findings, d.mitigation));
     let mut document =
@@ -100,6 +129,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
             template: template.as_ref(),
             seed: global.seed,
             budget: document.settings.budget,
+            task: (&task, &rows),
         };
         for &p in &probes {
             if has(&document, p) {
@@ -167,14 +197,14 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
 }
 
 /// What the tables depend on.
-fn info(model: &str, settings: &Settings, instruction_set: String) -> Outcome<RunInfo> {
+fn info(model: &str, settings: &Settings, task: &Task, instruction_set: String) -> Outcome<RunInfo> {
     let configuration = serde_json::to_value(settings)?;
     Ok(RunInfo {
         study: "diagnosis/1".to_owned(),
         program: format!("refocus {}", env!("CARGO_PKG_VERSION")),
         model: Some(ModelInfo { name: model.to_owned(), fingerprint: settings.fingerprint.clone() }),
         tokenizer: None,
-        tasks: BTreeMap::new(),
+        tasks: BTreeMap::from([(task.key.clone(), task.version)]),
         seed: settings.seed,
         precision: "f32".to_owned(),
         instruction_set,

@@ -162,3 +162,41 @@ fn a_patch_is_searched_and_measured() {
     let rows = document["mitigation"]["changes"].as_array().expect("a list");
     assert!(rows.iter().any(|r| r["probe"] == "overthinking"), "{rows:?}");
 }
+
+/// Demonstrations of a data set in place of the project's words.
+#[test]
+fn a_task_with_data_belongs_to_a_diagnosis() {
+    let tmp = Tmp::new("diagnose-task");
+    let rows = |n: usize| -> String {
+        let row = |i: usize| {
+            let label = ["positive", "negative"][i % 2];
+            format!("{{\"text\": \"film number {i} was as it was\", \"label\": \"{label}\"}}\n")
+        };
+        (0..n).map(row).collect()
+    };
+    tmp.write("sst2.jsonl", &rows(60));
+    let run = format!("{RUN} --probes overthinking --task sst2 --data [TMP] -q");
+    tmp.refocus(&run).assert().success();
+    let first = findings(&tmp);
+    let asked = first["findings"][0]["asked"].as_str().expect("words");
+    assert!(asked.starts_with("the label of sst2 after 8 true and 8 false demonstrations"), "{asked}");
+    assert_eq!(first["settings"]["task"], "sst2");
+    // Other rows are another diagnosis, and so is the toy task.
+    tmp.write("sst2.jsonl", &rows(62));
+    for other in [run.as_str(), &format!("{RUN} -q")] {
+        let refused = tmp.refocus(other).assert().code(2).stdout_eq("").get_output().stderr.clone();
+        let told = String::from_utf8(refused).expect("UTF-8");
+        assert!(told.contains("hint: give another --out"), "{told}");
+    }
+    assert_eq!(findings(&tmp), first);
+    tmp.refocus(&format!("{RUN} --task sst2")).assert().code(2).stderr_eq(str![[r#"
+error: sst2.jsonl: task sst2 needs a data folder that holds this file
+hint: give --data DIR or set REFOCUS_DATA
+
+"#]]);
+    tmp.refocus(&format!("{RUN} --task sst3")).assert().code(2).stderr_eq(str![[r#"
+error: there is no task sst3; is sst2 meant?
+hint: `refocus tasks list` shows all; a file ends in .toml
+
+"#]]);
+}

@@ -226,7 +226,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use super::super::super::{Budget, Subject, distractors};
+    use super::super::super::{Budget, Subject, distractors, toy};
     use super::*;
 
     fn text(sentences: &[&str], needed: Option<&str>) -> Text {
@@ -262,7 +262,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
         let checkpoint = refocus_model::Checkpoint::open(folder).expect("a fixture");
         let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-        let subject = Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes };
+        let (task, data) = toy();
+        let subject =
+            Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task: (&task, &data) };
         let cases = distractors::cases(subject, 40).expect("cases");
         let items = distractors::texts(subject, 40).expect("texts");
         let places = items.iter().map(|[_, _, told]| {

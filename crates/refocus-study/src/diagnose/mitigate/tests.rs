@@ -3,7 +3,7 @@ use std::path::Path;
 use refocus_compute::{Cpu, Eager, Isa};
 use refocus_model::{ChatTemplate, Checkpoint};
 
-use super::super::Budget;
+use super::super::{Budget, toy};
 use super::*;
 
 /// A tiny random model that has a chat template, and room for a judge's prompts.
@@ -31,7 +31,14 @@ fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
     let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
     std::fs::remove_dir_all(checkpoint.path()).expect("removed");
     let o = &mut Eager::new(cpu);
-    let subject = Subject { tokenizer, template: Some(&template), seed: 0, budget: Budget::TwoMinutes };
+    let (task, data) = toy();
+    let subject = Subject {
+        tokenizer,
+        template: Some(&template),
+        seed: 0,
+        budget: Budget::TwoMinutes,
+        task: (&task, &data),
+    };
     let texts = distractors::texts(subject, 8).expect("texts");
     let [even, odd] = Texts::judge(o, m, tokenizer, &template, texts).halves();
     let cases = distractors::cases(subject, 8).expect("cases");
@@ -78,7 +85,9 @@ fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
     let mut cpu = Cpu::new(Isa::detect(), 1);
     let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
     let o = &mut Eager::new(cpu);
-    let subject = Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes };
+    let (task, data) = toy();
+    let subject =
+        Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task: (&task, &data) };
     let mut benches = Vec::new();
     for cases in [flipflop::cases(subject, 32), distractors::cases(subject, 16)] {
         let cases = cases.expect("cases");
