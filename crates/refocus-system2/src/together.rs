@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -17,16 +18,11 @@ use crate::chat::{Ask, Chat, ChatError, Choice, Message, Reply, Scores, Usage};
 ///
 /// Time limits of single askers are not kept ([`Chat::limit`]) where their answers are computed together.
 pub fn together<T: Send>(chat: &mut dyn Chat, askers: Vec<impl FnOnce(&mut dyn Chat) -> T + Send>) -> Vec<T> {
-    if askers.len() > 1 {
-        let ways: Option<Vec<Box<dyn Chat + Send>>> = askers.iter().map(|_| chat.beside()).collect();
-        if let Some(ways) = ways {
-            return std::thread::scope(|scope| {
-                let each = askers.into_iter().zip(ways);
-                let threads: Vec<_> =
-                    each.map(|(asker, mut way)| scope.spawn(move || asker(way.as_mut()))).collect();
-                threads.into_iter().map(ended).collect()
-            });
-        }
+    // Never more than the model takes at a time, however many there are.
+    let ways = askers.len().min(chat.at_once().max(1));
+    let ways: Option<Vec<Box<dyn Chat + Send>>> = (0..ways).map(|_| chat.beside()).collect();
+    if let Some(ways) = ways.filter(|ways| !ways.is_empty()) {
+        return beside(ways, askers);
     }
     let (name, tells_choices) = (chat.name().to_owned(), chat.tells_choices());
     std::thread::scope(|scope| {
@@ -47,6 +43,27 @@ pub fn together<T: Send>(chat: &mut dyn Chat, askers: Vec<impl FnOnce(&mut dyn C
         answer(chat, threads.len(), &hear);
         threads.into_iter().map(ended).collect()
     })
+}
+
+/// Each way takes the next asker as soon as it is free.
+fn beside<T: Send>(
+    ways: Vec<Box<dyn Chat + Send>>,
+    askers: Vec<impl FnOnce(&mut dyn Chat) -> T + Send>,
+) -> Vec<T> {
+    let queue = Mutex::new(askers.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let mut found: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let work = |mut way: Box<dyn Chat + Send>| {
+            let next = &next;
+            scope.spawn(move || {
+                std::iter::from_fn(|| next().map(|(i, asker)| (i, asker(way.as_mut())))).collect::<Vec<_>>()
+            })
+        };
+        let threads: Vec<_> = ways.into_iter().map(work).collect();
+        threads.into_iter().flat_map(ended).collect()
+    });
+    found.sort_by_key(|f| f.0);
+    found.into_iter().map(|f| f.1).collect()
 }
 
 /// What an asker found; its panic is this thread's too.
@@ -247,6 +264,7 @@ fn lent(texts: &[String]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Barrier};
 
     use crate::chat::Finish;
@@ -350,14 +368,28 @@ mod tests {
                 Ok((Vec::new(), Usage::default()))
             }
 
+            fn at_once(&self) -> usize {
+                3
+            }
+
             fn beside(&self) -> Option<Box<dyn Chat + Send>> {
                 Some(Box::new(Self(Arc::clone(&self.0))))
             }
         }
 
-        let askers = (0..3).map(|i| move |chat: &mut dyn Chat| say(chat, "a", i).expect("a reply"));
+        // Six askers meet twice: three at a time, and no more, for a barrier of three lets each three through.
+        let now = AtomicUsize::new(0);
+        let askers = (0..6).map(|i| {
+            let now = &now;
+            move |chat: &mut dyn Chat| {
+                assert!(now.fetch_add(1, Ordering::SeqCst) < 3, "more than the model takes");
+                let said = say(chat, "a", i).expect("a reply");
+                now.fetch_sub(1, Ordering::SeqCst);
+                said
+            }
+        });
         let out = together(&mut Meeting(Arc::new(Barrier::new(3))), askers.collect());
-        assert_eq!(out, ["a 0", "a 1", "a 2"]);
+        assert_eq!(out, ["a 0", "a 1", "a 2", "a 3", "a 4", "a 5"]);
     }
 
     #[test]

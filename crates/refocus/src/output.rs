@@ -39,7 +39,14 @@ impl Pending {
 
     /// Writes a page of Markdown and moves it to its place. What people wrote on the page that is there stays on it.
     pub(crate) fn page(mut self, text: &str) -> Outcome<()> {
-        let old = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let old = match std::fs::read_to_string(&self.path) {
+            Ok(old) => old,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+            // What cannot be read might hold notes, and is not written over.
+            Err(e) => {
+                return Err(Failure::because(format!("{}: cannot be read", self.path.display()), e));
+            }
+        };
         self.write(with_notes(text, &old).as_bytes())?;
         self.finish()
     }
@@ -194,6 +201,9 @@ mod tests {
         assert_eq!(write("# T\n\n## A\n2\n"), again, "once");
         assert_eq!(write("# T\n"), "# T\n\n## Read with care\n\nIt was noisy.\n\n### So\n");
         assert_eq!(write("# T\n\n## A\n2\n"), again, "at the end too");
+        std::fs::write(&path, b"\xff").expect("write");
+        assert!(Pending::create(&path).expect("create").page("# T\n").is_err());
+        assert_eq!(std::fs::read(&path).expect("read"), b"\xff", "not written over");
         std::fs::remove_dir_all(dir).expect("remove");
     }
 

@@ -2,7 +2,6 @@
 
 use refocus_measure::MeasureError;
 use refocus_model::{LoadError, PatchError, PlanError, RunError};
-use refocus_tasks::classify::TaskError;
 use refocus_tasks::flipflop::LanguageError;
 use refocus_tasks::recall::FactError;
 
@@ -15,9 +14,6 @@ pub enum DiagnoseError {
     /// False demonstrations.
     #[error(transparent)]
     Study(#[from] StudyError),
-    /// The toy task.
-    #[error(transparent)]
-    Task(#[from] TaskError),
     /// Flip-flop strings.
     #[error(transparent)]
     Language(#[from] LanguageError),

@@ -16,6 +16,7 @@ mod rewriting;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use refocus_compute::Ops;
@@ -190,7 +191,16 @@ pub fn mitigate<O: Ops>(
     let (choose_text, report_text) = (half(0), half(1));
     let plain = mean(&text(o, m, &choose_text, &[])?);
 
-    let mut search = Search { o, m, benches: &benches, text: &choose_text, plain, tried: Vec::new() };
+    let mut search = Search {
+        o,
+        m,
+        benches: &benches,
+        text: &choose_text,
+        plain,
+        tried: Vec::new(),
+        gains: HashMap::new(),
+        costs: HashMap::new(),
+    };
     let all = (slipping.len() * TRIED) as u64;
     let mut best: Vec<(f64, Candidate)> = Vec::new();
     for b in benches.iter().filter(|b| b.slips) {
@@ -242,6 +252,9 @@ struct Search<'s, 'a, O: Ops> {
     text: &'s [Vec<u32>],
     plain: f64,
     tried: Vec<Tried>,
+    /// Gains and costs by a patch's entries: some patches are tried against several probes, and on all.
+    gains: HashMap<(Probe, String), f64>,
+    costs: HashMap<String, f64>,
 }
 
 impl<'a, O: Ops> Search<'_, 'a, O> {
@@ -265,8 +278,8 @@ impl<'a, O: Ops> Search<'_, 'a, O> {
         for c in inside.into_iter().chain(before_it) {
             tick(self.tried.len());
             let patch = parse(&c.body, self.m)?;
-            let gain = b.before - b.choose.total(self.o, self.m, &patch)?;
-            let text_cost = self.text_cost(&patch)?;
+            let gain = self.gain(b, &c.body, &patch)?;
+            let text_cost = self.text_cost(&c.body, &patch)?;
             if gain > LEAST && text_cost <= TEXT_COST {
                 able.push((self.tried.len(), gain, c.clone()));
             }
@@ -283,7 +296,7 @@ impl<'a, O: Ops> Search<'_, 'a, O> {
                 if all <= most {
                     continue 'next;
                 }
-                all += self.gain(other, &patch)?;
+                all += self.gain(other, &c.body, &patch)?;
             }
             self.tried[at].gain_of_all = Some(all);
             if all > most {
@@ -308,32 +321,44 @@ impl<'a, O: Ops> Search<'_, 'a, O> {
             let mut with = chosen.clone();
             with.push(c);
             // Two entries may not go together: one exits before the other's block.
-            let Ok(patch) = parse(&body(&with), self.m) else { continue };
+            let body = body(&with);
+            let Ok(patch) = parse(&body, self.m) else { continue };
             let mut gain = 0.0;
             for b in self.benches {
-                gain += self.gain(b, &patch)?;
+                gain += self.gain(b, &body, &patch)?;
             }
-            if gain > most + LEAST && self.text_cost(&patch)? <= TEXT_COST {
+            if gain > most + LEAST && self.text_cost(&body, &patch)? <= TEXT_COST {
                 (most, chosen) = (gain, with);
             }
         }
         Ok(chosen)
     }
 
-    /// By how much a patch lowers a probe's harm.
-    fn gain(&mut self, b: &Bench<'_>, patch: &Patch) -> Result<f64, DiagnoseError> {
+    /// By how much a patch with these entries lowers a probe's harm.
+    fn gain(&mut self, b: &Bench<'_>, body: &str, patch: &Patch) -> Result<f64, DiagnoseError> {
         if rewrites_only(patch) && b.choose.texts.is_none() {
             return Ok(0.0);
         }
-        Ok(b.before - b.choose.total(self.o, self.m, patch)?)
+        let key = (b.probe(), body.to_owned());
+        if let Some(gain) = self.gains.get(&key) {
+            return Ok(*gain);
+        }
+        let gain = b.before - b.choose.total(self.o, self.m, patch)?;
+        self.gains.insert(key, gain);
+        Ok(gain)
     }
 
     /// Nats a token that plain text becomes less likely by.
-    fn text_cost(&mut self, patch: &Patch) -> Result<f64, DiagnoseError> {
+    fn text_cost(&mut self, body: &str, patch: &Patch) -> Result<f64, DiagnoseError> {
         if rewrites_only(patch) {
             return Ok(0.0);
         }
-        Ok(mean(&text(self.o, self.m, self.text, &patch.applied())?) - self.plain)
+        if let Some(cost) = self.costs.get(body) {
+            return Ok(*cost);
+        }
+        let cost = mean(&text(self.o, self.m, self.text, &patch.applied())?) - self.plain;
+        self.costs.insert(body.to_owned(), cost);
+        Ok(cost)
     }
 }
 

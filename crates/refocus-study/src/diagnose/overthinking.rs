@@ -45,7 +45,7 @@ pub(super) fn run<O: Ops>(
     };
     let one = match build(task, data, subject.tokenizer, &m.spec, &request) {
         Ok(one) => one,
-        Err(e @ (StudyError::FirstToken { .. } | StudyError::Border { .. } | StudyError::Context { .. })) => {
+        Err(e) if cannot_be_asked(&e) => {
             return Ok(Finding::untestable(Probe::Overthinking, HEADLINE, asked(0), e.to_string()));
         }
         Err(e) => return Err(e.into()),
@@ -70,6 +70,11 @@ pub(super) fn run<O: Ops>(
     Ok(finding(asked(request.pairs), &summary, demos, examples(&pairs, &words, subject)))
 }
 
+/// Whether it is the model's tokenizer or context that has no place for the prompts.
+fn cannot_be_asked(e: &StudyError) -> bool {
+    matches!(e, StudyError::FirstToken { .. } | StudyError::Border { .. } | StudyError::Context { .. })
+}
+
 /// The last labels of its pairs, for a patch to be judged by.
 pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
     let (task, data) = subject.task;
@@ -80,7 +85,15 @@ pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Res
         settings: vec![Setting::Permuted],
         seed: subject.seed,
     };
-    let built = build(task, data, subject.tokenizer, spec, &request)?;
+    let built = match build(task, data, subject.tokenizer, spec, &request) {
+        Ok(built) => built,
+        // Nothing that a patch could break, as in the finding where the probe is asked.
+        Err(e) if cannot_be_asked(&e) => {
+            let rule = Rule::Demonstrations(Vec::new());
+            return Ok(Cases { probe: Probe::Overthinking, rule, prompts: Vec::new() });
+        }
+        Err(e) => return Err(e.into()),
+    };
     let lines: Vec<_> = built.lines.into_iter().enumerate().collect();
     let work = Work::new(Path::new("the prompts drawn"), &lines, spec)?;
     let task = &work.tasks[0];

@@ -33,7 +33,7 @@ struct Settings {
     /// Of the probe that has a choice.
     #[serde(default = "toy")]
     task: String,
-    /// SHA-256 of the task's rows, where the project does not bring them.
+    /// SHA-256 of another task and its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rows: Option<String>,
     version: String,
@@ -43,9 +43,10 @@ fn toy() -> String {
     TOY.to_owned()
 }
 
-/// The rows that were read, whatever file they were in.
-fn hash(rows: &Dataset) -> String {
+/// The task and the rows that were read, whatever files they were in.
+fn hash(task: &Task, rows: &Dataset) -> String {
     let mut hash = Sha256::new();
+    hash.update(format!("{task:?}"));
     for e in &rows.examples {
         for text in [e.text.as_str(), e.text2.as_deref().unwrap_or_default(), &e.class.to_string()] {
             hash.update((text.len() as u64).to_le_bytes());
@@ -93,7 +94,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         seed: global.seed,
         budget: args.budget.into(),
         task: task.key.clone(),
-        rows: task.source.is_some().then(|| hash(&rows)),
+        rows: (args.task != TOY).then(|| hash(&task, &rows)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let path = args.out.join("findings.json");

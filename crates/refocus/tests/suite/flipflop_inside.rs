@@ -112,6 +112,8 @@ fn figures_are_made_and_nothing_is_trained_twice() {
         assert_eq!(f["charts"].as_array().map(Vec::len), Some(charts), "{letter}");
         assert!(f["finding"].as_str().is_some_and(|s| !s.is_empty()), "{letter}");
     }
+    let page = std::fs::read_to_string(tmp.path("f/report.html")).expect("a page");
+    assert_eq!(page.matches("<svg").count(), 24, "a drawing for each chart");
     let again = tmp.refocus(command).assert().success().stderr_eq("");
     assert!(again.get_output().stdout == first);
     refused(tmp.refocus("flipflop figures --out [TMP]/f --only g")).stderr_eq(str![[r#"

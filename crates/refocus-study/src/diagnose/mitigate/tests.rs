@@ -99,7 +99,16 @@ fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
     let mut chosen = 0;
     for b in &benches {
         // Text may cost what it will.
-        let mut search = Search { o, m, benches: &benches, text: &text, plain: 100.0, tried: Vec::new() };
+        let mut search = Search {
+            o,
+            m,
+            benches: &benches,
+            text: &text,
+            plain: 100.0,
+            tried: Vec::new(),
+            gains: HashMap::new(),
+            costs: HashMap::new(),
+        };
         let best = search.best_of(b, &mut |_| ()).expect("searched");
         let tried = std::mem::take(&mut search.tried);
         assert!(tried.iter().any(|t| t.gain > LEAST), "this model changes its mind: {tried:?}");
@@ -111,10 +120,26 @@ fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
         };
         chosen += 1;
         let patch = parse(&candidate.body, m).expect("a patch");
-        let all: f64 = benches.iter().map(|b| search.gain(b, &patch).expect("measured")).sum();
+        // Not by what the search remembers.
+        let total = |b: &Bench<'_>| b.before - b.choose.total(search.o, m, &patch).expect("measured");
+        let all: f64 = benches.iter().map(total).sum();
         assert!((gain - all).abs() < 1e-9 && (gain - most).abs() < 1e-9, "{gain} {all} {most}");
     }
     assert!(chosen > 0, "nothing is chosen, so nothing is tested");
+}
+
+#[test]
+fn prompts_that_have_no_place_are_nothing_to_break() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+    let checkpoint = Checkpoint::open(folder).expect("opens");
+    let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
+    let (task, data) = toy();
+    let budget = Budget::TwoMinutes;
+    let subject = Subject { tokenizer, template: None, seed: 0, budget, task: (&task, &data) };
+    let mut spec = checkpoint.spec().clone();
+    assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 3);
+    spec.n_ctx = 16;
+    assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 0);
 }
 
 #[test]
