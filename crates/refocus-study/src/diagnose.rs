@@ -28,6 +28,7 @@ pub use self::tables::write_tables;
 use refocus_compute::Ops;
 use refocus_model::{ChatTemplate, Model, Tokenizer};
 use refocus_tasks::classify::{Dataset, Task};
+use refocus_tasks::recall::Relation;
 use serde::{Deserialize, Serialize};
 
 /// One study's question.
@@ -62,6 +63,9 @@ impl Probe {
 /// The task of [`Probe::Overthinking`] that the project brings: words of three kinds.
 pub const TOY: &str = "unnatural";
 
+/// The relation of [`Probe::Recall`] and [`Probe::Distractors`] that the project brings.
+pub const CAPITAL: &str = "capital";
+
 /// What a probe runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -75,14 +79,16 @@ pub struct Subject<'a> {
     pub budget: Budget,
     /// What is sorted where demonstrations mislead, and its rows: [`TOY`], where nothing else is chosen.
     pub task: (&'a Task, &'a Dataset),
+    /// The facts that are asked for: [`CAPITAL`], where nothing else is chosen.
+    pub relation: &'a Relation,
 }
 
-/// The toy task with its rows.
+/// The toy task with its rows, and the capitals.
 #[cfg(test)]
-fn toy() -> (Task, Dataset) {
+fn toy() -> (Task, Dataset, Relation) {
     let task = refocus_tasks::classify::builtin(TOY).expect("a task");
     let data = Dataset::read(&task, None).expect("rows");
-    (task, data)
+    (task, data, refocus_tasks::recall::builtin(CAPITAL).expect("a relation"))
 }
 
 /// Runs one probe. `tick` is told how much of the probe's work is done, and how much there is.

@@ -123,6 +123,17 @@ impl Relation {
     pub fn ask(&self, argument: &str) -> String {
         self.prompt.replace("{}", argument)
     }
+
+    /// A prompt that holds a question, where there is one: the first of them, else the first of all.
+    pub fn as_question(&self) -> &str {
+        let asks = self.wordings.iter().map(|w| &w.ask);
+        std::iter::once(&self.prompt).chain(asks).find(|p| p.contains('?')).unwrap_or(&self.prompt)
+    }
+
+    /// Whether there are two answers, so that one can be wrong.
+    pub fn has_two_answers(&self) -> bool {
+        self.facts.iter().any(|f| f.answer.trim() != self.facts[0].answer.trim())
+    }
 }
 
 #[derive(Deserialize)]

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use refocus_compute::{Ops, Philox, Purpose};
 use refocus_measure::probe::{Answer, Question, ask, batches};
 use refocus_model::Model;
-use refocus_tasks::recall::{Relation, builtin};
+use refocus_tasks::recall::Relation;
 
 use super::finding::watchful;
 use super::mitigate::{Cases, Item, Prompt, Rule, Text};
-use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use super::{CAPITAL, DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
 const HEADLINE: &str = "distractors.drop";
@@ -36,7 +36,7 @@ const NEUTRAL: [&str; 8] =
 /// A fact with another answer beside it.
 struct Put {
     text: String,
-    country: String,
+    argument: String,
     /// What the control's sentences are about.
     word: &'static str,
     /// Which of the sentences gives way to one that tells an answer.
@@ -53,13 +53,18 @@ pub(super) fn run<O: Ops>(
     subject: Subject<'_>,
     tick: &mut dyn FnMut(u64, u64),
 ) -> Result<Finding, DiagnoseError> {
-    let relation = builtin("capital")?;
-    let puts = puts(&relation, subject)?;
+    let relation = subject.relation;
+    let words = Words::of(relation);
+    if !relation.has_two_answers() {
+        let why = "all answers are the same".to_owned();
+        return Ok(Finding::untestable(Probe::Distractors, HEADLINE, words.asked(0), why));
+    }
+    let puts = puts(subject)?;
     let each =
         puts.iter().map(|p| p.questions.iter().map(Question::tokens).sum::<usize>()).max().unwrap_or(1);
     let n = subject.budget.items(&m.spec, each, 40, puts.len());
     let puts = &puts[..n.min(puts.len())];
-    let asked = format!("{} capitals after {REPEATS} sentences that name another city, or none", puts.len());
+    let asked = words.asked(puts.len());
     let longest = puts.iter().flat_map(|p| &p.questions).map(Question::longest).max().unwrap_or(0);
     if longest > m.spec.n_ctx && !m.spec.stretches() {
         let why = format!("a text of {longest} tokens does not fit into the model's context");
@@ -75,12 +80,12 @@ pub(super) fn run<O: Ops>(
         done += part.iter().map(|q| q.tokens() as u64).sum::<u64>();
         tick(done, all);
     }
-    Ok(finding(asked, puts, &answers, m.spec.n_heads, subject.seed))
+    Ok(finding(asked, &words, puts, &answers, m.spec.n_heads, subject.seed))
 }
 
 /// Its questions, for a patch to be judged by. Where one answer is the beginning of the other, there is none.
 pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
-    let puts = puts(&builtin("capital")?, subject)?;
+    let puts = puts(subject)?;
     let prompts = puts.iter().filter_map(pair).take(items).flatten().collect();
     Ok(Cases { probe: Probe::Distractors, rule: Rule::Against, prompts })
 }
@@ -89,13 +94,24 @@ fn pair(p: &Put) -> Option<Vec<Prompt>> {
     p.questions.iter().map(Prompt::of).collect()
 }
 
+/// Whether what is asked holds a question, as a user asks one.
+pub(super) fn asks(relation: &Relation) -> bool {
+    relation.as_question().contains('?')
+}
+
 /// The items of [`cases`] as texts that can be rewritten, and a third that would lose its answer where too much goes:
-/// one sentence says that the other city is the capital now.
+/// one sentence says that the other answer is right now.
 pub(super) fn texts(subject: Subject<'_>, items: usize) -> Result<Vec<Item>, DiagnoseError> {
-    let relation = builtin("capital")?;
-    let puts = puts(&relation, subject)?;
+    let puts = puts(subject)?;
+    let relation = subject.relation;
+    let news = |p: &Put| match relation.wordings.first() {
+        Some(w) if relation.key != CAPITAL => {
+            format!("As of today: {} {}.", w.state.replace("{}", &p.argument), p.other)
+        }
+        _ => format!("The capital of {} has moved to {}.", p.argument, p.other),
+    };
     let item = |p: &Put| {
-        let asked = relation.ask(&p.country);
+        let asked = relation.as_question().replace("{}", &p.argument);
         // A user asks, and does not begin the answer.
         let (question, after) = asked.split_at(asked.find('?').map_or(asked.len(), |at| at + 1));
         let bare = question.strip_prefix("Q: ").unwrap_or(question);
@@ -112,7 +128,7 @@ pub(super) fn texts(subject: Subject<'_>, items: usize) -> Result<Vec<Item>, Dia
             }
         };
         let about = |name: &str| SENTENCES.map(|s| s.replace("{}", name));
-        let news = format!("The capital of {} has moved to {}.", p.country, p.other);
+        let news = news(p);
         let mut telling = about(p.word);
         telling[p.place].clone_from(&news);
         [text(&about(p.word), None), text(&about(&p.other), None), text(&telling, Some(news))]
@@ -120,8 +136,16 @@ pub(super) fn texts(subject: Subject<'_>, items: usize) -> Result<Vec<Item>, Dia
     Ok(puts.iter().filter(|p| pair(p).is_some()).take(items).map(item).collect())
 }
 
-fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseError> {
+fn puts(subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseError> {
+    let relation = subject.relation;
+    if !relation.has_two_answers() {
+        return Ok(Vec::new());
+    }
     let n = relation.facts.len();
+    let asked = relation.as_question();
+    // A word that is an answer would be no control.
+    let is_answer = |w: &str| relation.facts.iter().any(|f| f.answer.eq_ignore_ascii_case(w));
+    let neutral: Vec<&str> = NEUTRAL.into_iter().filter(|w| !is_answer(w)).collect();
     let rng = Philox::new(subject.seed, OTHER);
     let mut out = Vec::with_capacity(n);
     // In an order drawn from the seed, so that a part of the facts is a fair part of them.
@@ -131,11 +155,11 @@ fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseE
         let fact = &relation.facts[i];
         let words = rng.at(0, 0, i as u32);
         let mut other = (words[0] as usize) % n;
-        while relation.facts[other].answer == fact.answer {
+        while relation.facts[other].answer.trim() == fact.answer.trim() {
             other = (other + 1) % n;
         }
         let other = &relation.facts[other].answer;
-        let question = relation.ask(&fact.argument);
+        let question = asked.replace("{}", &fact.argument);
         let put = |name: &str| {
             let mut text = String::new();
             let mut evidence = 0..0;
@@ -150,12 +174,12 @@ fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseE
             let q = Question::of_text(subject.tokenizer, &text, &right, &wrong, evidence)?;
             Ok::<_, DiagnoseError>((q, text))
         };
-        let word = NEUTRAL[words[1] as usize % NEUTRAL.len()];
+        let word = neutral.get(words[1] as usize % neutral.len().max(1)).copied().unwrap_or("nothing");
         let (neutral, _) = put(word)?;
         let (swayed, text) = put(other)?;
         out.push(Put {
             text,
-            country: fact.argument.clone(),
+            argument: fact.argument.clone(),
             word,
             place: words[2] as usize % REPEATS,
             right: fact.answer.clone(),
@@ -166,7 +190,33 @@ fn puts(relation: &Relation, subject: Subject<'_>) -> Result<Vec<Put>, DiagnoseE
     Ok(out)
 }
 
-fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed: u64) -> Finding {
+/// How the facts are called.
+struct Words {
+    facts: String,
+    answer: &'static str,
+}
+
+impl Words {
+    fn of(relation: &Relation) -> Self {
+        if relation.key == CAPITAL {
+            return Self { facts: "capitals".to_owned(), answer: "city" };
+        }
+        Self { facts: format!("facts of {}", relation.key), answer: "answer" }
+    }
+
+    fn asked(&self, n: usize) -> String {
+        format!("{n} {} after {REPEATS} sentences that name another {}, or none", self.facts, self.answer)
+    }
+}
+
+fn finding(
+    asked: String,
+    words: &Words,
+    puts: &[Put],
+    answers: &[Answer],
+    n_heads: usize,
+    seed: u64,
+) -> Finding {
     let right = |a: &Answer| f64::from(u8::from(a.margin() > 0.0));
     let pairs: Vec<(&Answer, &Answer)> = answers.chunks_exact(2).map(|p| (&p[0], &p[1])).collect();
     let estimate = |of: &dyn Fn(&(&Answer, &Answer)) -> f64| {
@@ -196,7 +246,12 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
         text: p.text.clone(),
         right: p.right.clone(),
         answer: p.other.clone(),
-        note: format!("margin {:+.2} nats; {:+.2} after sentences that name no city", b.margin(), a.margin()),
+        note: format!(
+            "margin {:+.2} nats; {:+.2} after sentences that name no {}",
+            b.margin(),
+            a.margin(),
+            words.answer
+        ),
     };
     Finding {
         probe: Probe::Distractors,
@@ -219,9 +274,14 @@ fn finding(asked: String, puts: &[Put], answers: &[Answer], n_heads: usize, seed
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use refocus_model::Checkpoint;
     use refocus_tasks::flipflop::Split;
+    use refocus_tasks::recall::parse_relation;
     use refocus_tasks::world::World;
 
+    use super::super::{Budget, toy};
     use super::*;
 
     /// The built-in model is asked in sentences, and about words, that it has not read.
@@ -239,5 +299,45 @@ mod tests {
         // One stands in a sentence about languages, one is a sport of the toy task.
         let known: Vec<&str> = NEUTRAL.into_iter().filter(|w| text.contains(w)).collect();
         assert_eq!(known, ["music", "cycling"]);
+    }
+
+    #[test]
+    fn facts_of_a_file_are_asked_as_a_question_after_words_that_are_no_answer() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        let checkpoint = Checkpoint::open(folder).expect("a fixture");
+        let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
+        let (task, data, _) = toy();
+        let fact = |(i, hobby)| format!(r#"{{"subject": "Ann {i}", "object": "{hobby}"}}"#);
+        let facts: Vec<String> = NEUTRAL.iter().skip(1).enumerate().map(fact).collect();
+        let text = format!(
+            r#"{{"prompt_templates": ["{{}} likes", "What does {{}} like? It is"], "samples": [{}]}}"#,
+            facts.join(",")
+        );
+        let relation = &parse_relation(Path::new("hobby.json"), &text).expect("a relation");
+        let subject = Subject {
+            tokenizer,
+            template: None,
+            seed: 0,
+            budget: Budget::TwoMinutes,
+            task: (&task, &data),
+            relation,
+        };
+        let puts = puts(subject).expect("questions");
+        assert_eq!(puts.len(), relation.facts.len());
+        for p in &puts {
+            // The one word that nobody here likes.
+            assert_eq!(p.word, NEUTRAL[0]);
+            assert!(p.text.ends_with(&format!("What does {} like? It is", p.argument)), "{}", p.text);
+            assert_eq!(p.text.matches(&p.other).count(), REPEATS);
+            assert_ne!(p.right, p.other);
+        }
+        assert!(asks(relation));
+        for ([_, swayed, told], p) in texts(subject, 99).expect("texts").iter().zip(&puts) {
+            let news = format!("As of today: {} likes {}.", p.argument, p.other);
+            assert_eq!(told.needed.as_deref(), Some(news.as_str()));
+            assert!(told.context.contains(&news));
+            assert_eq!(swayed.question, format!("What does {} like?", p.argument));
+            assert_eq!(swayed.around, ["", " It is"]);
+        }
     }
 }

@@ -219,7 +219,10 @@ pub fn mitigate<O: Ops>(
     let left_out = benches
         .iter()
         .any(|b| b.slips && b.probe() == Probe::Distractors && b.choose.texts.is_none())
-        .then(|| "rewriting, which needs a model that brings a chat template".to_owned());
+        .then(|| match subject.template {
+            None => "rewriting, which needs a model that brings a chat template".to_owned(),
+            Some(_) => format!("rewriting, which needs a question: {} has none", subject.relation.key),
+        });
     tick(all, all);
     let helps = changes.iter().any(|c| repairs(&slipping, c));
     let verdict = verdict(helps, &tried, &chosen, &changes);
@@ -394,7 +397,7 @@ fn bench<'a, O: Ops>(
     let draw = |items: usize| match probe {
         Probe::Flipflop => flipflop::cases(subject, items),
         Probe::Overthinking => overthinking::cases(&m.spec, subject, items),
-        Probe::Recall => recall::cases(subject, items),
+        Probe::Recall => recall::cases(&m.spec, subject, items),
         Probe::Distractors => distractors::cases(subject, items),
     };
     let one = draw(1)?;
@@ -415,7 +418,7 @@ fn bench<'a, O: Ops>(
     }
     let before = choose.harm(&say(o, m, &choose.prompts, &[])?).total();
     let [choose_texts, report_texts] = match (probe, subject.template) {
-        (Probe::Distractors, Some(template)) if slips => {
+        (Probe::Distractors, Some(template)) if slips && distractors::asks(subject.relation) => {
             let texts = distractors::texts(subject, items)?;
             Texts::judge(o, m, subject.tokenizer, template, texts).halves().map(Some)
         }

@@ -1,17 +1,18 @@
 //! Do the last layers take back what the model knows? Facts are known where the model gives the answer when a
-//! name is forced; the fall is measured where anything may follow, so that what chooses the facts is not what
-//! measures them. The layer is chosen on every second fact and measured on the others.
+//! name is forced, or, where a relation has no such wording, after three other facts that are stated alike; the fall
+//! is measured where anything may follow, so that what chooses the facts is not what measures them. The layer is
+//! chosen on every second fact and measured on the others.
 
 use std::collections::BTreeMap;
 
-use refocus_compute::Ops;
+use refocus_compute::{Ops, Philox, Purpose};
 use refocus_measure::probe::Question;
 use refocus_measure::residual::{Node, follow, last_streams};
-use refocus_model::{Model, Tokenizer};
-use refocus_tasks::recall::{Relation, builtin};
+use refocus_model::{Model, ModelSpec};
+use refocus_tasks::recall::{Fact, Form, Relation};
 
 use super::mitigate::{Cases, Prompt, Rule};
-use super::{DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
+use super::{CAPITAL, DiagnoseError, Example, Finding, Measure, Probe, State, Subject};
 use crate::overthinking::Estimate;
 
 const HEADLINE: &str = "recall.fall";
@@ -20,6 +21,14 @@ const FEWEST: usize = 12;
 /// A fall whose interval lies below is none that matters.
 const STEADY: f64 = 0.02;
 const BATCH: usize = 1024;
+/// So many facts are always asked for; of a greater relation more, as the time allows, up to [`MOST`].
+const LEAST: usize = 128;
+/// By budget.
+const MOST: [usize; 3] = [200, 400, 1000];
+const DRAWN: Purpose = Purpose::new("recall probe: facts");
+const SHOTS: Purpose = Purpose::new("recall probe: shots");
+/// Facts that are stated before a question where no wording forces a name.
+const STATED: usize = 3;
 
 /// Probability and rank of the answer after each layer, the embeddings first.
 struct Trace {
@@ -39,11 +48,19 @@ pub(super) fn run<O: Ops>(
     subject: Subject<'_>,
     tick: &mut dyn FnMut(u64, u64),
 ) -> Result<Finding, DiagnoseError> {
-    let relation = builtin("capital")?;
-    let n = relation.facts.len();
-    let mut puts = Vec::new();
-    for template in std::iter::once(&relation.prompt).chain(&relation.open) {
-        puts.extend(put(subject.tokenizer, &relation, template)?);
+    let relation = subject.relation;
+    let facts = facts(subject, &m.spec)?;
+    let n = facts.len();
+    let puts: Vec<Put> =
+        wordings(relation).flat_map(|w| put(subject, &facts, w)).collect::<Result<_, _>>()?;
+    let open = relation.open.len();
+    let what =
+        if relation.key == CAPITAL { "capitals".to_owned() } else { format!("facts of {}", relation.key) };
+    let longest = puts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
+    if longest > m.spec.n_ctx && !m.spec.stretches() {
+        let asked = format!("{n} {what}, then {open} open prompts each");
+        let why = format!("a prompt of {longest} tokens does not fit into the model's context");
+        return Ok(Finding::untestable(Probe::Recall, HEADLINE, asked, why));
     }
     let all = puts.len() as u64;
     let mut traces = Vec::with_capacity(puts.len());
@@ -61,9 +78,8 @@ pub(super) fn run<O: Ops>(
     }
     let forced = &traces[..n];
     let known: Vec<usize> = (0..n).filter(|&i| forced[i].right).collect();
-    let asked =
-        format!("{n} capitals, {} known, then {} open prompts each", known.len(), relation.open.len());
-    let measured = Measured { relation: &relation, traces: &traces, known: &known, n };
+    let asked = format!("{n} {what}, {} known, then {open} open prompts each", known.len());
+    let measured = Measured { relation, facts: &facts, traces: &traces, known: &known };
     if known.len() < FEWEST {
         let why = format!("fewer than {FEWEST} facts are known");
         let mut f = Finding::untestable(Probe::Recall, HEADLINE, asked, why);
@@ -73,37 +89,39 @@ pub(super) fn run<O: Ops>(
     Ok(measured.finding(asked, m.spec.n_layers, subject.seed))
 }
 
-/// All capitals, for a patch to be judged by.
-pub(super) fn cases(subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
-    let relation = builtin("capital")?;
-    let templates = std::iter::once(&relation.prompt).chain(&relation.open);
+/// Its facts, for a patch to be judged by.
+pub(super) fn cases(spec: &ModelSpec, subject: Subject<'_>, items: usize) -> Result<Cases, DiagnoseError> {
+    let mut facts = facts(subject, spec)?;
+    facts.truncate(items);
     let asked: Vec<Vec<Put>> =
-        templates.map(|t| put(subject.tokenizer, &relation, t)).collect::<Result<_, _>>()?;
+        wordings(subject.relation).map(|w| put(subject, &facts, w).collect()).collect::<Result<_, _>>()?;
     let one = |i: usize| {
         let each = asked.iter().map(move |a| &a[i]);
         each.map(|p| Prompt { ids: p.ids.clone(), wanted: vec![p.answer] }).collect::<Vec<_>>()
     };
-    let prompts = (0..relation.facts.len().min(items)).flat_map(one).collect();
-    Ok(Cases { probe: Probe::Recall, rule: Rule::Facts { open: relation.open.len() }, prompts })
+    let prompts = (0..facts.len()).flat_map(one).collect();
+    Ok(Cases { probe: Probe::Recall, rule: Rule::Facts { open: subject.relation.open.len() }, prompts })
 }
 
 struct Measured<'a> {
     relation: &'a Relation,
-    /// `[templates][facts]`, the forced one first.
+    /// Those that were asked for.
+    facts: &'a [usize],
+    /// `[wordings][facts]`, the forced one first.
     traces: &'a [Trace],
+    /// By their place in `facts`.
     known: &'a [usize],
-    n: usize,
 }
 
 impl Measured<'_> {
     fn known_share(&self) -> Measure {
-        Measure::share(self.known.len(), self.n)
+        Measure::share(self.known.len(), self.facts.len())
     }
 
     /// Mean over the open prompts.
     fn open(&self, fact: usize, of: impl Fn(&Trace) -> f64) -> f64 {
         let open = self.relation.open.len();
-        (1..=open).map(|t| of(&self.traces[t * self.n + fact])).sum::<f64>() / open as f64
+        (1..=open).map(|t| of(&self.traces[t * self.facts.len() + fact])).sum::<f64>() / open as f64
     }
 
     fn finding(&self, asked: String, n_layers: usize, seed: u64) -> Finding {
@@ -135,8 +153,8 @@ impl Measured<'_> {
             (State::Unclear, "the fall's interval includes 0".to_owned())
         };
         let example = |&i: &usize| {
-            let fact = &self.relation.facts[i];
-            let t = &self.traces[self.n + i];
+            let fact = &self.relation.facts[self.facts[i]];
+            let t = &self.traces[self.facts.len() + i];
             Example {
                 text: self.relation.open[0].replace("{}", &fact.argument),
                 right: fact.answer.clone(),
@@ -167,16 +185,56 @@ impl Measured<'_> {
     }
 }
 
-/// All facts of a relation in one wording. Where the tokenizer joins the answer with what stands before it,
-/// the joined token is asked for.
-fn put(tokenizer: &Tokenizer, relation: &Relation, template: &str) -> Result<Vec<Put>, DiagnoseError> {
-    let one = |f: &refocus_tasks::recall::Fact| {
-        let text = template.replace("{}", &f.argument);
+/// The facts that are asked for: all, or as many as fit, in an order drawn from the seed.
+fn facts(subject: Subject<'_>, spec: &ModelSpec) -> Result<Vec<usize>, DiagnoseError> {
+    let all = subject.relation.facts.len();
+    let mut out: Vec<usize> = (0..all).collect();
+    if all > LEAST {
+        let rng = Philox::new(subject.seed, DRAWN);
+        out.sort_by_key(|&i| rng.at(0, 0, i as u32)[0]);
+        let some = &out[..LEAST];
+        let puts = wordings(subject.relation).flat_map(|w| put(subject, some, w));
+        let tokens: usize = puts.map(|p| p.map(|p| p.ids.len())).sum::<Result<_, _>>()?;
+        let most = subject.budget.choose(MOST).min(all);
+        out.truncate(subject.budget.items(spec, tokens / LEAST, LEAST, most));
+    }
+    Ok(out)
+}
+
+/// How a fact is asked for.
+#[derive(Clone, Copy)]
+enum Asking<'a> {
+    /// So that only the answer can follow.
+    Forced,
+    /// Anything may follow.
+    Open(&'a str),
+}
+
+fn wordings(relation: &Relation) -> impl Iterator<Item = Asking<'_>> {
+    std::iter::once(Asking::Forced).chain(relation.open.iter().map(|t| Asking::Open(t)))
+}
+
+/// Facts in one wording. Where the tokenizer joins the answer with what stands before it, the joined token is asked for.
+fn put<'a>(
+    subject: Subject<'a>,
+    facts: &'a [usize],
+    asking: Asking<'a>,
+) -> impl Iterator<Item = Result<Put, DiagnoseError>> + 'a {
+    let relation = subject.relation;
+    facts.iter().map(move |&i| {
+        let Fact { argument, answer } = &relation.facts[i];
+        let text = match asking {
+            Asking::Open(template) => template.replace("{}", argument),
+            Asking::Forced if !relation.worded(Form::Forced).is_empty() => relation.ask(argument),
+            Asking::Forced => {
+                let wording = &relation.wordings[0];
+                relation.question(i, wording, &relation.shots(i, STATED, subject.seed, SHOTS)).text
+            }
+        };
         // What is compared with does not matter: only the answer's first token is used.
-        let q = Question::of_text(tokenizer, &text, &format!(" {}", f.answer), " ?", 0..text.len())?;
+        let q = Question::of_text(subject.tokenizer, &text, &format!(" {answer}"), " ?", 0..text.len())?;
         Ok(Put { answer: q.right.first().copied().unwrap_or(0), ids: q.prompt })
-    };
-    relation.facts.iter().map(one).collect()
+    })
 }
 
 fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>, DiagnoseError> {
@@ -193,4 +251,48 @@ fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>,
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use refocus_model::Checkpoint;
+    use refocus_tasks::recall::parse_relation;
+
+    use super::super::{Budget, toy};
+    use super::*;
+
+    #[test]
+    fn without_a_wording_that_forces_a_name_other_facts_are_stated_first() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        let checkpoint = Checkpoint::open(folder).expect("a fixture");
+        let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
+        let (task, data, capital) = toy();
+        let text = r#"{"prompt_templates": ["{} eats", "Food of {}:"], "samples": [
+            {"subject": "A", "object": "x"}, {"subject": "B", "object": "y"}, {"subject": "C", "object": "z"},
+            {"subject": "D", "object": "x"}, {"subject": "E", "object": "w"}]}"#;
+        let file = parse_relation(Path::new("f.json"), text).expect("a relation");
+        let asked = |relation: &Relation, items: usize| {
+            let task = (&task, &data);
+            let subject =
+                Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task, relation };
+            let cases = cases(checkpoint.spec(), subject, items).expect("cases");
+            let text = |p: &Prompt| tokenizer.decode(&p.ids, true).expect("text");
+            cases.prompts.iter().map(text).collect::<Vec<_>>()
+        };
+        let texts = asked(&file, 9);
+        assert_eq!(texts.len(), 5 * 3);
+        assert_eq!(texts[1..3], ["A eats", "Food of A:"]);
+        // None of its own answer: B, C and E are left.
+        assert!(texts[0].ends_with(". A eats") && !texts[0].contains("D eats"), "{}", texts[0]);
+        assert!(
+            ["B eats y. ", "C eats z. ", "E eats w. "].iter().all(|s| texts[0].contains(s)),
+            "{}",
+            texts[0]
+        );
+        let texts = asked(&capital, 2);
+        assert_eq!(texts.len(), 2 * (1 + capital.open.len()));
+        assert_eq!(texts[0], capital.ask(&capital.facts[0].argument));
+    }
 }

@@ -116,6 +116,13 @@ mod tests {
         assert_eq!(r.open, ["The opposite of {} is", "The antonym of {} is"]);
         assert!(r.wordings.iter().all(|w| w.form == Form::Open && w.ask == w.state));
         assert_eq!(r.facts[0].answer, "down");
+        assert!(r.has_two_answers());
+        assert_eq!(r.as_question(), "The opposite of {} is");
+        let asking = WHOLE.replace("The antonym of {} is", "What is the antonym of {}? It is");
+        let r = parse_relation(Path::new("x/adj_antonym.json"), &asking).expect("a relation");
+        assert_eq!(r.as_question(), "What is the antonym of {}? It is");
+        let one = WHOLE.replace("low", "down").replace("cold", "down");
+        assert!(!parse_relation(Path::new("x"), &one).expect("a relation").has_two_answers());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use refocus_study::diagnose::{Budget, Probe, TOY};
+use refocus_study::diagnose::{Budget, CAPITAL, Probe, TOY};
 
 use super::ModelArg;
 
@@ -20,8 +20,8 @@ Examples:
   Find a patch as well, and bake it into plain weights:
     refocus diagnose MODEL --mitigate --budget 20m --out run
     refocus patch export MODEL --patch run/patch.toml --out repaired
-  False demonstrations on a data set in place of the project's words:
-    refocus diagnose MODEL --probes overthinking --task sst2 --data DIR --mitigate --out run-sst2
+  On data of your own in place of the words and capitals that the program brings:
+    refocus diagnose MODEL --task sst2 --relation product_by_company --data DIR --mitigate --out run-data
   One probe, with more questions:
     refocus diagnose MODEL --probes recall --budget 20m --out run-recall";
 
@@ -88,7 +88,11 @@ pub(crate) struct Diagnose {
     /// Task whose labels demonstrations show, of `refocus tasks list`: the toy task needs no data.
     #[arg(long, value_name = "NAME", default_value = TOY)]
     pub(crate) task: String,
-    /// Folder of the task's rows [default: the folder tasks in REFOCUS_DATA].
+    /// Facts that are asked for, by recall and among distractors: capital or language, which need no data, the name of
+    /// a file below facts/relations in --data (product_by_company), an id of its known facts (P30), or a JSON file.
+    #[arg(long, value_name = "NAME", default_value = CAPITAL)]
+    pub(crate) relation: String,
+    /// Folder with tasks/ and facts/ [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Search a patch for what slips, and measure it on questions that did not choose it.

@@ -7,15 +7,17 @@ use refocus_compute::Eager;
 use refocus_model::{ChatTemplate, Model};
 use refocus_results::{ModelInfo, RunFolder, RunInfo};
 use refocus_study::diagnose::{
-    Budget, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, TOY,
+    Budget, CAPITAL, Condition, Finding, METRICS, Measure, Mitigation, Probe, Rewriting, State, Subject, TOY,
     mitigate, run as probe, write_tables,
 };
+use refocus_study::recall::content_hash;
 use refocus_tasks::classify::{Dataset, Task};
+use refocus_tasks::recall::{Relation, builtin as builtin_relation};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Ended, tasks};
+use super::{Ended, recall_facts, tasks};
 use crate::cli::{Diagnose, Global};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
@@ -36,7 +38,17 @@ struct Settings {
     /// SHA-256 of another task and its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rows: Option<String>,
+    /// Of the probes that ask for facts.
+    #[serde(default = "capital")]
+    relation: String,
+    /// SHA-256 of another relation's facts and wordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    facts: Option<String>,
     version: String,
+}
+
+fn capital() -> String {
+    CAPITAL.to_owned()
 }
 
 fn toy() -> String {
@@ -83,7 +95,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     probes.dedup();
     // The task itself comes before its other formats.
     let task = tasks::task(&args.task)?.swap_remove(0);
-    let rows = tasks::rows(&task, args.data.as_deref())?;
+    let rows = tasks::rows(&task, args.data.as_deref().map(|d| d.join(tasks::ROWS)).as_deref())?;
+    let relation = relation(&args.relation, args.data.as_deref())?;
     let model = args.model.model.as_deref().unwrap_or(Path::new(builtin::NAME));
     let checkpoint = model_arg::open(Some(model), printer)?;
     let tokenizer = checkpoint.tokenizer().map_err(|e| {
@@ -95,6 +108,8 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         budget: args.budget.into(),
         task: task.key.clone(),
         rows: (args.task != TOY).then(|| hash(&task, &rows)),
+        relation: relation.key.clone(),
+        facts: (args.relation != CAPITAL).then(|| content_hash(&relation)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let path = args.out.join("findings.json");
@@ -131,6 +146,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
             seed: global.seed,
             budget: document.settings.budget,
             task: (&task, &rows),
+            relation: &relation,
         };
         for &p in &probes {
             if has(&document, p) {
@@ -195,6 +211,16 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
         ))
         .hint("the findings say why; run the probe, or drop it from the condition")),
     }
+}
+
+/// What is asked for: of the data only where the program has none of this name.
+fn relation(name: &str, data: Option<&Path>) -> Outcome<Relation> {
+    if let Ok(known) = builtin_relation(name) {
+        return Ok(known);
+    }
+    let folder = data.map(|d| d.join(recall_facts::FACTS));
+    let (mut found, _) = recall_facts::relations(&[name.to_owned()], folder.as_deref())?;
+    Ok(found.swap_remove(0))
 }
 
 /// What the tables depend on.

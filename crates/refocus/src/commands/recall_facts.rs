@@ -11,6 +11,8 @@ use crate::failure::{Failure, Outcome};
 const BUILTIN: [&str; 2] = ["capital", "language"];
 const FROM_DATA: [&str; 4] =
     ["product_by_company", "landmark_on_continent", "adj_antonym", "verb_past_tense"];
+/// The folder of facts in one of data.
+pub(super) const FACTS: &str = "facts";
 /// Facts that other models are known to know.
 const KNOWN: &str = "known_1000.json";
 
@@ -23,7 +25,7 @@ struct Library {
 
 impl Library {
     fn open(data: Option<&Path>) -> Outcome<Self> {
-        let folder = data_folder(data, "facts");
+        let folder = data_folder(data, FACTS);
         let mut files = Vec::new();
         if let Some(folder) = &folder {
             if !folder.is_dir() {

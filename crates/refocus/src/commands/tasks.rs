@@ -16,7 +16,7 @@ use crate::table::{Side, Table, grouped};
 /// Folder of data sets, where `--data` is not given.
 pub(super) const DATA: &str = "REFOCUS_DATA";
 /// Of it the rows of tasks.
-const ROWS: &str = "tasks";
+pub(super) const ROWS: &str = "tasks";
 
 #[derive(Serialize)]
 struct ListDocument {

@@ -174,7 +174,8 @@ fn a_task_with_data_belongs_to_a_diagnosis() {
         };
         (0..n).map(row).collect()
     };
-    tmp.write("sst2.jsonl", &rows(60));
+    std::fs::create_dir(tmp.path("tasks")).expect("a folder");
+    tmp.write("tasks/sst2.jsonl", &rows(60));
     let run = format!("{RUN} --probes overthinking --task sst2 --data [TMP] -q");
     tmp.refocus(&run).assert().success();
     let first = findings(&tmp);
@@ -182,7 +183,7 @@ fn a_task_with_data_belongs_to_a_diagnosis() {
     assert!(asked.starts_with("the label of sst2 after 8 true and 8 false demonstrations"), "{asked}");
     assert_eq!(first["settings"]["task"], "sst2");
     // Other rows are another diagnosis, and so is the toy task.
-    tmp.write("sst2.jsonl", &rows(62));
+    tmp.write("tasks/sst2.jsonl", &rows(62));
     for other in [run.as_str(), &format!("{RUN} -q")] {
         let refused = tmp.refocus(other).assert().code(2).stdout_eq("").get_output().stderr.clone();
         let told = String::from_utf8(refused).expect("UTF-8");
@@ -198,5 +199,51 @@ hint: give --data DIR or set REFOCUS_DATA
 error: there is no task sst3; is sst2 meant?
 hint: `refocus tasks list` shows all; a file ends in .toml
 
+"#]]);
+}
+
+/// Facts of a file in place of the project's capitals.
+#[test]
+fn a_relation_from_a_file_belongs_to_a_diagnosis() {
+    let tmp = Tmp::new("diagnose-relation");
+    let relation = |n: usize, prompts: &str| -> String {
+        let fact =
+            |i: usize| format!("{{\"subject\": \"box {i}\", \"object\": \"{}\"}}", ["red", "blue"][i % 2]);
+        let facts: Vec<String> = (0..n).map(fact).collect();
+        format!("{{\"prompt_templates\": [{prompts}], \"samples\": [{}]}}", facts.join(", "))
+    };
+    let prompts = r#""The colour of {} is", "What colour is {}? It is""#;
+    std::fs::create_dir_all(tmp.path("facts/relations")).expect("a folder");
+    tmp.write("facts/relations/colour.json", &relation(300, prompts));
+    let run = format!("{RUN} --probes recall,distractors --relation colour --data [TMP] -q");
+    tmp.refocus(&format!("{run} --mitigate")).assert().success();
+    let first = findings(&tmp);
+    let asked = |i: usize| first["findings"][i]["asked"].as_str().expect("words").to_owned();
+    assert!(asked(0).starts_with("200 facts of colour, "), "{}", asked(0));
+    assert!(asked(0).ends_with(" known, then 2 open prompts each"), "{}", asked(0));
+    assert_eq!(asked(1), "300 facts of colour after 4 sentences that name another answer, or none");
+    assert_eq!(first["settings"]["relation"], "colour");
+    // The file itself is the same relation; other facts are another diagnosis.
+    let file = format!("{RUN} --probes recall,distractors --relation [TMP]/facts/relations/colour.json -q");
+    tmp.refocus(&format!("{file} --mitigate")).assert().success();
+    assert_eq!(findings(&tmp), first);
+    tmp.write("facts/relations/colour.json", &relation(301, prompts));
+    for other in [run.as_str(), &format!("{RUN} -q")] {
+        let refused = tmp.refocus(other).assert().code(2).stdout_eq("").get_output().stderr.clone();
+        let told = String::from_utf8(refused).expect("UTF-8");
+        assert!(told.contains("hint: give another --out"), "{told}");
+    }
+    assert_eq!(findings(&tmp), first);
+    tmp.refocus(&format!("{RUN} --relation colours --data [TMP]")).assert().code(2).stderr_eq(str![[r#"
+error: there is no relation colours; did you mean colour?; there are capital, language, colour
+
+"#]]);
+    // Where only one answer can be given, none misleads.
+    tmp.write("one.json", &relation(40, prompts).replace("blue", "red"));
+    let one = format!("{RUN} --probes distractors --relation [TMP]/one.json -q").replace("/run", "/one");
+    tmp.refocus(&one).assert().success().stdout_eq(str![[r#"
+probe        state             value  verdict
+distractors  cannot be tested  -      all answers are the same
+...
 "#]]);
 }

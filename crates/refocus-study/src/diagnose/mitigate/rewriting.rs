@@ -96,7 +96,8 @@ impl<'a> Texts<'a> {
         let mut judged = |text: Text| {
             let message = text.message();
             let made = rewrite(&mut chat, &Request::new(message.as_str()), &options);
-            let needed = |piece: &str| text.needed.as_deref().is_some_and(|n| piece.trim() == n);
+            // A name with a full stop in it makes several pieces of one sentence.
+            let needed = |piece: &str| text.needed.as_deref().is_some_and(|n| n.contains(piece.trim()));
             let piece = |j: &refocus_system2::Judged| (j.score, needed(&message[j.range.clone()]));
             let pieces = made.judged.iter().map(piece).collect();
             Judged { text, pieces, tokens: made.usage.prompt }
@@ -262,9 +263,15 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
         let checkpoint = refocus_model::Checkpoint::open(folder).expect("a fixture");
         let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-        let (task, data) = toy();
-        let subject =
-            Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task: (&task, &data) };
+        let (task, data, relation) = toy();
+        let subject = Subject {
+            tokenizer,
+            template: None,
+            seed: 0,
+            budget: Budget::TwoMinutes,
+            task: (&task, &data),
+            relation: &relation,
+        };
         let cases = distractors::cases(subject, 40).expect("cases");
         let items = distractors::texts(subject, 40).expect("texts");
         let places = items.iter().map(|[_, _, told]| {

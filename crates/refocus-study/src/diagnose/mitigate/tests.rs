@@ -31,13 +31,14 @@ fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
     let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
     std::fs::remove_dir_all(checkpoint.path()).expect("removed");
     let o = &mut Eager::new(cpu);
-    let (task, data) = toy();
+    let (task, data, relation) = toy();
     let subject = Subject {
         tokenizer,
         template: Some(&template),
         seed: 0,
         budget: Budget::TwoMinutes,
         task: (&task, &data),
+        relation: &relation,
     };
     let texts = distractors::texts(subject, 8).expect("texts");
     let [even, odd] = Texts::judge(o, m, tokenizer, &template, texts).halves();
@@ -85,9 +86,15 @@ fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
     let mut cpu = Cpu::new(Isa::detect(), 1);
     let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
     let o = &mut Eager::new(cpu);
-    let (task, data) = toy();
-    let subject =
-        Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task: (&task, &data) };
+    let (task, data, relation) = toy();
+    let subject = Subject {
+        tokenizer,
+        template: None,
+        seed: 0,
+        budget: Budget::TwoMinutes,
+        task: (&task, &data),
+        relation: &relation,
+    };
     let mut benches = Vec::new();
     for cases in [flipflop::cases(subject, 32), distractors::cases(subject, 16)] {
         let cases = cases.expect("cases");
@@ -133,9 +140,10 @@ fn prompts_that_have_no_place_are_nothing_to_break() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
     let checkpoint = Checkpoint::open(folder).expect("opens");
     let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-    let (task, data) = toy();
+    let (task, data, relation) = toy();
     let budget = Budget::TwoMinutes;
-    let subject = Subject { tokenizer, template: None, seed: 0, budget, task: (&task, &data) };
+    let subject =
+        Subject { tokenizer, template: None, seed: 0, budget, task: (&task, &data), relation: &relation };
     let mut spec = checkpoint.spec().clone();
     assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 3);
     spec.n_ctx = 16;
