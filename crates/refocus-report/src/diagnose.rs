@@ -23,6 +23,11 @@ struct Settings {
     fingerprint: String,
     seed: u64,
     budget: String,
+    /// What false demonstrations and facts are of; older documents do not say it.
+    #[serde(default)]
+    task: Option<String>,
+    #[serde(default)]
+    relation: Option<String>,
     version: String,
 }
 
@@ -421,14 +426,19 @@ fn mitigation(m: &Mitigation) -> RunSection {
 }
 
 fn provenance(d: &Document) -> RunSection {
+    let s = &d.settings;
     let rows = [
-        ("model", short_name(&d.model), ""),
-        ("fingerprint", d.settings.fingerprint.clone(), "hash"),
-        ("seed", d.settings.seed.to_string(), ""),
-        ("budget", d.settings.budget.clone(), ""),
-        ("program", format!("refocus {}", d.settings.version), ""),
+        ("model", Some(short_name(&d.model)), ""),
+        ("fingerprint", Some(s.fingerprint.clone()), "hash"),
+        ("seed", Some(s.seed.to_string()), ""),
+        ("budget", Some(s.budget.clone()), ""),
+        ("task of the demonstrations", s.task.clone(), ""),
+        ("relation of the facts", s.relation.clone(), ""),
+        ("program", Some(format!("refocus {}", s.version)), ""),
     ];
-    let rows = rows.into_iter().map(|(what, is, class)| vec![Cell::text(what), Cell { text: is, class }]);
+    let rows = rows
+        .into_iter()
+        .filter_map(|(what, is, class)| Some(vec![Cell::text(what), Cell { text: is?, class }]));
     let facts = Grid {
         caption: "What the numbers depend on".to_owned(),
         head: vec![Head::text("what"), Head::text("value")],
@@ -457,7 +467,7 @@ mod tests {
     fn document(mitigation: &str) -> String {
         format!(
             r#"{{"schema": "refocus.findings/1", "model": "dir/small.gguf",
-            "settings": {{"fingerprint": "sha256:00", "seed": 3, "budget": "2m", "version": "0.1.0"}},
+            "settings": {{"fingerprint": "sha256:00", "seed": 3, "budget": "2m", "task": "trec", "version": "0.1.0"}},
             "findings": [{{"probe": "flipflop", "asked": "a bit", "headline": "flipflop.error", "state": "slips",
               "verdict": "misreads", "where": "head 1.2", "measures": {{"flipflop.error": {{"value": 0.25, "low": 0.2,
               "high": 0.3, "n": 80}}}}, "examples": [{{"text": "a <b> & c", "right": "0", "answer": "1",
@@ -476,6 +486,7 @@ mod tests {
             "head 1.2",
             "[0.200, 0.300]",
             "too few",
+            ">trec<",
         ] {
             assert!(page.contains(text), "{text}");
         }
@@ -483,7 +494,7 @@ mod tests {
             page.contains("a &#60;b&#62; &#38; c") || page.contains("a &lt;b&gt; &amp; c"),
             "what a model read is text"
         );
-        assert!(!page.contains("A patch for what slips"));
+        assert!(!page.contains("A patch for what slips") && !page.contains("relation of the facts"));
         assert!(diagnosis(b"{}").is_err() && diagnosis(b"no JSON").is_err());
     }
 
