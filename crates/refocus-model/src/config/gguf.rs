@@ -188,7 +188,7 @@ pub(crate) fn from_gguf(
         gated_mlp: !gpt,
         tied: !tensors.contains_key("output.weight"),
         bos: id(view, "tokenizer.ggml.bos_token_id", vocab)?,
-        eos: id(view, "tokenizer.ggml.eos_token_id", vocab)?.into_iter().collect(),
+        eos: ends(view, vocab)?,
     };
     let bias = |name: &str| tensors.contains_key(&format!("blk.0.{name}.bias"));
     let has = Has {
@@ -200,6 +200,16 @@ pub(crate) fn from_gguf(
         norm_bias: gpt,
     };
     Ok(Described { spec, has })
+}
+
+/// What ends a text: the end of the text, of a turn and of a message, as far as a file names them.
+fn ends(view: &View<'_>, vocab: usize) -> LoadResult<Vec<u32>> {
+    let mut out = Vec::new();
+    for role in ["eos", "eot", "eom"] {
+        let end = id(view, &format!("tokenizer.ggml.{role}_token_id"), vocab)?;
+        out.extend(end.filter(|id| !out.contains(id)));
+    }
+    Ok(out)
 }
 
 fn id(view: &View<'_>, key: &str, vocab: usize) -> LoadResult<Option<u32>> {

@@ -359,6 +359,10 @@ fn gguf_metadata_is_read_key_by_key() {
     );
     assert!(s.tied && s.eos == [3] && s.bos.is_none() && s.norm_eps == 1e-5 && s.gated_mlp);
     assert_eq!(rotary(&s), (4, 500.0, false, None));
+    // The end of a turn ends a text too; an id twice, or past the vocabulary, does not count.
+    let end = |g: Gguf, role: &str, id| g.u32(&format!("tokenizer.ggml.{role}_token_id"), id);
+    assert_eq!(gguf(|g| end(end(end(g, "eot", 1), "eom", 3), "eos", 3)).unwrap().spec.eos, [3, 1]);
+    assert_eq!(gguf(|g| end(end(g, "eot", 9), "eom", 2)).unwrap().spec.eos, [2]);
     let linear = |g: Gguf| g.text("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 2.0);
     assert_eq!(rotary(&gguf(linear).unwrap().spec).3, Some(RopeScaling::Linear { factor: 2.0 }));
     let refused = |edit: &dyn Fn(Gguf) -> Gguf, key: &str| {
