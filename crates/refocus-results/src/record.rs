@@ -114,6 +114,61 @@ macro_rules! records {
                 Some(Self { $( $field: $crate::Field::of(cells.next()?)? ),+ })
             }
         }
-    )+};
+    )+
+
+        /// All tables defined here.
+        #[cfg(test)]
+        pub(crate) fn schemas() -> Vec<$crate::Schema> {
+            vec![$( <$type as $crate::Record>::schema() ),+]
+        }
+    };
 }
 pub(crate) use records;
+
+#[cfg(test)]
+mod tests {
+    use crate::table::Schema;
+    use crate::{diagnosis, flipflop, overthinking, recall, system2};
+
+    /// As the page of all tables shows it.
+    fn section(schema: &Schema) -> String {
+        let mut out = format!(
+            "### `{}`\n\n{}\n\n| column | type | unit | what |\n|---|---|---|---|\n",
+            schema.name, schema.about
+        );
+        for c in &schema.columns {
+            let optional = if c.optional { ", optional" } else { "" };
+            out.push_str(&format!(
+                "| `{}` | {}{optional} | {} | {} |\n",
+                c.name,
+                c.kind.name(),
+                c.unit,
+                c.about
+            ));
+        }
+        out
+    }
+
+    #[test]
+    fn the_page_of_tables_says_what_is_written() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        let all = [
+            overthinking::schemas(),
+            diagnosis::schemas(),
+            flipflop::schemas(),
+            recall::schemas(),
+            system2::schemas(),
+        ];
+        let all: Vec<Schema> = all.into_iter().flatten().collect();
+        for schema in &all {
+            let section = section(schema);
+            assert!(page.contains(&section), "docs/results.md does not have\n{section}");
+        }
+        assert_eq!(
+            page.matches("\n### `").count(),
+            all.len(),
+            "docs/results.md has a table that nobody writes"
+        );
+    }
+}
