@@ -9,6 +9,8 @@ use crate::exchange::Likely;
 
 /// A log-probability that is told to this many nats counts as known.
 const NEAR: f64 = 0.02;
+/// The log-probability of a first token may differ by so many nats from one call to the next.
+const ALIKE: f64 = 0.1;
 /// Tokens have no more bytes than this.
 const LONGEST: usize = 32;
 
@@ -44,7 +46,7 @@ pub(super) enum Ends {
     /// Raw text.
     AsTheyAre,
     /// A beginning of an answer in a chat: templates may take white space away at its end, and what comes behind is
-    /// another question then.
+    /// another question then. Where they do, the same comes behind the beginning with and without it.
     Trimmed,
 }
 
@@ -61,9 +63,10 @@ pub(super) fn walk(
     ends: Ends,
 ) -> Result<Vec<Known>, ChatError> {
     let mut known = vec![Known::exactly(0.0); texts.len()];
-    // Texts that go on behind the same beginning.
-    let mut open = vec![(begun.to_owned(), 0.0f64, (0..texts.len()).map(|i| (i, 0.0)).collect::<Members>())];
-    while let Some((begun, sum, members)) = open.pop() {
+    let all = (0..texts.len()).map(|i| (i, 0.0)).collect::<Members>();
+    // Texts that go on behind the same beginning, and what comes behind it where its end is taken away.
+    let mut open = vec![(begun.to_owned(), 0.0f64, all, None::<Vec<Likely>>)];
+    while let Some((begun, sum, members, without)) = open.pop() {
         let (ended, members): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|&(i, _)| texts[i].len() <= begun.len());
         for (i, missing) in ended {
@@ -73,6 +76,12 @@ pub(super) fn walk(
             continue;
         }
         let likely = next(&begun)?;
+        if without.is_some_and(|w| alike(&w, &likely)) {
+            for (i, missing) in members {
+                known[i] = open_to(sum.exp() + missing);
+            }
+            continue;
+        }
         let least = least(&likely).exp();
         let mut steps: BTreeMap<&[u8], (f64, Members)> = BTreeMap::new();
         for (i, missing) in members {
@@ -82,27 +91,48 @@ pub(super) fn walk(
             let missing = missing + sum.exp() * longer as f64 * least;
             match longest {
                 Some(l) => steps.entry(&l.bytes).or_insert((l.logprob, Vec::new())).1.push((i, missing)),
-                None => known[i] = Known { logprob: f64::NEG_INFINITY, most: missing.ln() },
+                None => known[i] = open_to(missing),
             }
         }
         for (bytes, (logprob, members)) in steps {
-            let begun = String::from_utf8([begun.as_bytes(), bytes].concat()).ok();
+            let longer = String::from_utf8([begun.as_bytes(), bytes].concat()).ok();
             // What ends here is not asked again, whatever it ends with.
-            let arrived = |i: usize| begun.as_ref().is_some_and(|b| texts[i].len() <= b.len());
-            let sent = |b: &String| ends == Ends::AsTheyAre || b.trim_end().len() == b.len();
+            let arrived = |i: usize| longer.as_ref().is_some_and(|b| texts[i].len() <= b.len());
+            let sent = |b: &String| ends == Ends::AsTheyAre || !b.trim_end().is_empty();
             let (members, stuck): (Members, Members) =
-                members.into_iter().partition(|&(i, _)| arrived(i) || begun.as_ref().is_some_and(sent));
-            // Half a character, or a space that would be taken away, cannot be gone on from.
+                members.into_iter().partition(|&(i, _)| arrived(i) || longer.as_ref().is_some_and(sent));
+            // Half a character cannot be gone on from, nor can a space that is all there is.
             for (i, missing) in stuck {
-                let most = ((sum + logprob).exp() + missing).ln();
-                known[i] = Known { logprob: f64::NEG_INFINITY, most };
+                known[i] = open_to((sum + logprob).exp() + missing);
             }
-            if let (Some(begun), false) = (begun, members.is_empty()) {
-                open.push((begun, sum + logprob, members));
-            }
+            let Some(longer) = longer.filter(|_| !members.is_empty()) else { continue };
+            let bare = longer.trim_end();
+            let without = if ends == Ends::AsTheyAre
+                || bare.len() == longer.len()
+                || members.iter().all(|m| texts[m.0].len() <= longer.len())
+            {
+                None
+            } else if bare == begun {
+                Some(likely.clone())
+            } else {
+                Some(next(bare)?)
+            };
+            open.push((longer, sum + logprob, members, without));
         }
     }
     Ok(known)
+}
+
+/// What has at most this probability, and nothing more is known of it.
+fn open_to(probability: f64) -> Known {
+    Known { logprob: f64::NEG_INFINITY, most: probability.ln() }
+}
+
+/// Whether two lists are of one question: the same token first, as likely, for a server does not repeat itself to the bit.
+fn alike(one: &[Likely], other: &[Likely]) -> bool {
+    let first = |all: &[Likely]| all.iter().max_by(|a, b| a.logprob.total_cmp(&b.logprob)).cloned();
+    let (Some(one), Some(other)) = (first(one), first(other)) else { return true };
+    one.bytes == other.bytes && (one.logprob - other.logprob).abs() < ALIKE
 }
 
 fn least(likely: &[Likely]) -> f64 {
@@ -210,6 +240,40 @@ mod tests {
         assert!(known[0].logprob == f64::NEG_INFINITY && (known[0].most + 0.5).abs() < 1e-6, "{known:?}");
         assert_eq!(known[1].logprob, -0.5);
         assert_eq!(asked, [""]);
+    }
+
+    #[test]
+    fn a_space_that_is_kept_can_be_gone_on_from_and_one_that_is_taken_away_cannot() {
+        let answer = |text: &str| match text {
+            "is" => vec![of(b" ", -0.5), of(b" 1", -3.0), of(b" a", -4.0)],
+            "is " => vec![of(b"2", -0.25), of(b"3", -2.0)],
+            "is a" => vec![of(b" ", -1.0)],
+            "is a " => vec![of(b"b", -1.0)],
+            other => panic!("{other:?} is asked"),
+        };
+        let texts = ["is 2", "is 3", "is 1", "is a b"];
+        let mut asked = 0;
+        let mut kept = |text: &str| {
+            asked += 1;
+            Ok(answer(text))
+        };
+        let known = walk(&mut kept, "is", &texts, Ends::Trimmed).expect("a walk");
+        let logprobs: Vec<f64> = known.iter().map(|k| k.logprob).collect();
+        assert_eq!((logprobs, asked), (vec![-0.75, -2.5, -3.0, -6.0], 4));
+        let mut taken = |text: &str| Ok(answer(text.trim_end()));
+        let known = walk(&mut taken, "is", &texts, Ends::Trimmed).expect("a walk");
+        let logprobs: Vec<f64> = known.iter().map(|k| k.logprob).collect();
+        let none = f64::NEG_INFINITY;
+        assert_eq!(logprobs, [none, none, -3.0, none]);
+        assert!(known[0].most >= -0.5 && known[3].most >= -5.0);
+        // Where a token ends with the space that may go, the beginning without it is asked for.
+        let mut with = |text: &str| match text {
+            "so" => Ok(vec![of(b" is ", -1.0)]),
+            "so is " | "so is" => Ok(vec![of(b"2", -1.0)]),
+            other => panic!("{other:?} is asked"),
+        };
+        let known = walk(&mut with, "so", &["so is 2", "so is "], Ends::Trimmed).expect("a walk");
+        assert_eq!([known[0].logprob, known[1].logprob], [none, -1.0]);
     }
 
     #[test]
