@@ -45,7 +45,7 @@ Exit codes:
 
 Environment:
   REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH
-  REFOCUS_DATA    folder of data sets; rows of tasks are in its folder tasks
+  REFOCUS_DATA    folder of data sets, as --data takes it: tasks/, facts/, bias/, math/
   HF_HOME         folder of the models from the hub, in hub/ [default: ~/.cache/huggingface]
   HF_TOKEN        token for gated and private models
   HF_ENDPOINT     address of the hub

@@ -92,7 +92,7 @@ pub(crate) struct Diagnose {
     /// a file below facts/relations in --data (product_by_company), an id of its known facts (P30), or a JSON file.
     #[arg(long, value_name = "NAME", default_value = CAPITAL)]
     pub(crate) relation: String,
-    /// Folder with tasks/ and facts/ [default: REFOCUS_DATA].
+    /// Folder of data with tasks/ and facts/ in it [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Search a patch for what slips, and measure it on questions that did not choose it.

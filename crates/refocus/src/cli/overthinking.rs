@@ -55,7 +55,7 @@ pub(crate) struct Overthinking {
     /// pythia-410m or gpt-j. Other flags come before it.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
+    /// Folder of data with tasks/ in it, or the folder of the tasks' rows itself [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Pairs of prompts of each task [default: 100].

@@ -46,7 +46,8 @@ pub(crate) struct Recall {
     /// adj_antonym and verb_past_tense].
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     pub(crate) relation: Vec<String>,
-    /// Folder with relations/ and known_1000.json [default: the folder facts in REFOCUS_DATA].
+    /// Folder of data with facts/ in it, or itself the folder with relations/ and known_1000.json [default:
+    /// REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Most other facts stated before a question; all fewer are asked too.

@@ -56,7 +56,7 @@ pub(crate) struct System2Eval {
     #[arg(long, value_name = "N", default_value_t = 300)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) items: u32,
-    /// Folder with bias/truthfulqa_suggested_answer.jsonl and math/gsm8k_test.jsonl [default: REFOCUS_DATA].
+    /// Folder of data with bias/truthfulqa_suggested_answer.jsonl and math/gsm8k_test.jsonl in it [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Items of the suite spurious whose attention is measured, head by head; 0 for none.

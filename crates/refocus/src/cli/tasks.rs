@@ -23,7 +23,7 @@ pub(crate) enum TasksCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TasksList {
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
+    /// Folder of data with tasks/ in it, or the folder of the tasks' rows itself [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ pub(crate) struct TasksList {
 pub(crate) struct TasksShow {
     /// A task of `refocus tasks list`, one of its formats such as sst2.3, or a task file.
     pub(crate) task: String,
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
+    /// Folder of data with tasks/ in it, or the folder of the tasks' rows itself [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Demonstrations of the prompt.
@@ -50,7 +50,7 @@ pub(crate) struct TasksShow {
 pub(crate) struct TasksValidate {
     /// A task of `refocus tasks list`, or a task file.
     pub(crate) task: String,
-    /// Folder of the tasks' rows [default: the folder tasks in REFOCUS_DATA].
+    /// Folder of data with tasks/ in it, or the folder of the tasks' rows itself [default: REFOCUS_DATA].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }

@@ -95,7 +95,7 @@ pub(super) fn run(args: &Diagnose, global: &Global, printer: &Printer) -> Outcom
     probes.dedup();
     // The task itself comes before its other formats.
     let task = tasks::task(&args.task)?.swap_remove(0);
-    let rows = tasks::rows(&task, args.data.as_deref().map(|d| d.join(tasks::ROWS)).as_deref())?;
+    let rows = tasks::rows(&task, args.data.as_deref())?;
     let relation = relation(&args.relation, args.data.as_deref())?;
     let model = args.model.model.as_deref().unwrap_or(Path::new(builtin::NAME));
     let checkpoint = model_arg::open(Some(model), printer)?;
@@ -218,8 +218,7 @@ fn relation(name: &str, data: Option<&Path>) -> Outcome<Relation> {
     if let Ok(known) = builtin_relation(name) {
         return Ok(known);
     }
-    let folder = data.map(|d| d.join(recall_facts::FACTS));
-    let (mut found, _) = recall_facts::relations(&[name.to_owned()], folder.as_deref())?;
+    let (mut found, _) = recall_facts::relations(&[name.to_owned()], data)?;
     Ok(found.swap_remove(0))
 }
 

@@ -11,8 +11,8 @@ use crate::failure::{Failure, Outcome};
 const BUILTIN: [&str; 2] = ["capital", "language"];
 const FROM_DATA: [&str; 4] =
     ["product_by_company", "landmark_on_continent", "adj_antonym", "verb_past_tense"];
-/// The folder of facts in one of data.
-pub(super) const FACTS: &str = "facts";
+/// Of the data the relations and known facts.
+const FACTS: &str = "facts";
 /// Facts that other models are known to know.
 const KNOWN: &str = "known_1000.json";
 
@@ -66,7 +66,10 @@ impl Library {
                 .ok_or_else(|| FactError::Unknown { name: name.to_owned(), known: ids }.into());
         }
         let failure = Failure::from(FactError::Unknown { name: name.to_owned(), known: self.names() });
-        Err(match self.folder {
+        Err(match &self.folder {
+            Some(folder) if self.files.is_empty() => {
+                failure.hint(format!("{} has no relations/ with files", folder.display()))
+            }
             Some(_) => failure,
             None => failure.hint(format!("for relations from files give --data DIR or set {DATA}")),
         })

@@ -16,7 +16,7 @@ use crate::table::{Side, Table, grouped};
 /// Folder of data sets, where `--data` is not given.
 pub(super) const DATA: &str = "REFOCUS_DATA";
 /// Of it the rows of tasks.
-pub(super) const ROWS: &str = "tasks";
+const ROWS: &str = "tasks";
 
 #[derive(Serialize)]
 struct ListDocument {
@@ -245,7 +245,9 @@ pub(super) fn rows(task: &Task, data: Option<&Path>) -> Outcome<Dataset> {
     })
 }
 
-/// A folder of data: as given, else the folder `part` in `REFOCUS_DATA`.
+/// A part of the data: the folder `part` in the one that is given, or that one where it has none; else the one in
+/// `REFOCUS_DATA`.
 pub(super) fn data_folder(given: Option<&Path>, part: &str) -> Option<PathBuf> {
-    given.map(Path::to_owned).or_else(|| std::env::var_os(DATA).map(|d| PathBuf::from(d).join(part)))
+    let inside = |given: &Path| Some(given.join(part)).filter(|p| p.is_dir()).unwrap_or(given.to_owned());
+    given.map(inside).or_else(|| std::env::var_os(DATA).map(|d| PathBuf::from(d).join(part)))
 }

@@ -223,6 +223,9 @@ fn a_relation_from_a_file_belongs_to_a_diagnosis() {
     assert!(asked(0).ends_with(" known, then 2 open prompts each"), "{}", asked(0));
     assert_eq!(asked(1), "300 facts of colour after 4 sentences that name another answer, or none");
     assert_eq!(first["settings"]["relation"], "colour");
+    // The folder of facts does as well as the one it is in.
+    tmp.refocus(&format!("{run} --mitigate").replace("[TMP] -q", "[TMP]/facts -q")).assert().success();
+    assert_eq!(findings(&tmp), first);
     // The file itself is the same relation; other facts are another diagnosis.
     let file = format!("{RUN} --probes recall,distractors --relation [TMP]/facts/relations/colour.json -q");
     tmp.refocus(&format!("{file} --mitigate")).assert().success();
@@ -236,6 +239,14 @@ fn a_relation_from_a_file_belongs_to_a_diagnosis() {
     assert_eq!(findings(&tmp), first);
     tmp.refocus(&format!("{RUN} --relation colours --data [TMP]")).assert().code(2).stderr_eq(str![[r#"
 error: there is no relation colours; did you mean colour?; there are capital, language, colour
+
+"#]]);
+    tmp.refocus(&format!("{RUN} --relation colours --data [TMP]/facts/relations"))
+        .assert()
+        .code(2)
+        .stderr_eq(str![[r#"
+error: there is no relation colours; there are capital, language
+hint: [TMP]/facts/relations has no relations/ with files
 
 "#]]);
     // Where only one answer can be given, none misleads.
