@@ -407,6 +407,11 @@ fn bench<'a, O: Ops>(
     // Four times what the probe itself may ask, over all that is tried and both halves.
     let items = subject.budget.items(&m.spec, one.tokens() * TRIED / 4, 40, 400);
     let mut all = draw(items)?;
+    // As in the finding where the probe is asked.
+    let fits = |p: &Prompt| p.ids.len() <= m.spec.n_ctx || m.spec.stretches();
+    if !all.prompts.iter().all(fits) {
+        return Ok(None);
+    }
     if matches!(all.rule, Rule::Facts { .. }) {
         let known = all.known(&say(o, m, &all.prompts, &[])?);
         all = all.part(known);

@@ -148,6 +148,16 @@ fn prompts_that_have_no_place_are_nothing_to_break() {
     assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 3);
     spec.n_ctx = 16;
     assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 0);
+
+    let mut cpu = Cpu::new(Isa::detect(), 1);
+    let m = &mut Model::load(&checkpoint, &mut cpu).expect("loads");
+    let o = &mut Eager::new(cpu);
+    let there = |b: Result<Option<Bench<'_>>, DiagnoseError>| b.expect("no error").is_some();
+    assert!(there(bench(o, m, subject, Probe::Distractors, false)));
+    m.spec.n_ctx = 16;
+    for probe in Probe::ALL {
+        assert!(!there(bench(o, m, subject, probe, false)), "{}", probe.name());
+    }
 }
 
 #[test]
