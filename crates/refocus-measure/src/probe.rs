@@ -1,10 +1,14 @@
 //! Which of two continuations a model prefers after a prompt, and how much it attends, from the place where
 //! it is asked, to the tokens that decide the answer.
 
+mod grown;
+
 use std::ops::Range;
 
-use refocus_compute::{Batch, KvUse, Ops, RowSet, Vocab, VocabOut};
+use refocus_compute::{Batch, Kernels, KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
 use refocus_model::{LoadError, Mode, Model, Plan, Reading, Readout, RunError, Tokenizer, forward};
+
+pub use self::grown::Grown;
 
 use crate::error::MeasureError;
 
@@ -118,16 +122,21 @@ fn with_answer(
 /// Where questions, one after another, can be asked together: batches of at most `budget` tokens, or of one
 /// question.
 pub fn batches(questions: &[Question], budget: usize) -> Vec<Range<usize>> {
-    let (mut out, mut start, mut tokens) = (Vec::new(), 0, 0);
-    for (i, q) in questions.iter().enumerate() {
-        if i > start && tokens + q.tokens() > budget {
+    packed(&questions.iter().map(Question::tokens).collect::<Vec<_>>(), budget)
+}
+
+/// Neighbours of at most `budget` tokens together, or one.
+fn packed(tokens: &[usize], budget: usize) -> Vec<Range<usize>> {
+    let (mut out, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (i, n) in tokens.iter().enumerate() {
+        if i > start && sum + n > budget {
             out.push(start..i);
-            (start, tokens) = (i, 0);
+            (start, sum) = (i, 0);
         }
-        tokens += q.tokens();
+        sum += n;
     }
-    if start < questions.len() {
-        out.push(start..questions.len());
+    if start < tokens.len() {
+        out.push(start..tokens.len());
     }
     out
 }
@@ -173,19 +182,40 @@ pub fn ask<O: Ops>(o: &mut O, m: &Model<O::K>, questions: &[Question]) -> Result
     if let Some(i) = questions.iter().position(|q| !q.is_sound()) {
         return Err(NoQuestion(i).into());
     }
-    let (mut ids, mut lengths, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+    let parts: Vec<Part<'_>> = questions.iter().map(|question| Part { question, from: 0 }).collect();
+    let answers = pass(o, m, &parts, KvUse::None)?;
+    answers.iter().enumerate().try_for_each(|(i, a)| sound(a, i, &questions[i]))?;
+    Ok(answers)
+}
+
+/// A question of which the positions before `from` are cached.
+struct Part<'a> {
+    question: &'a Question,
+    from: usize,
+}
+
+/// One pass over what is not cached. A question whose answers do not part at once is two sequences, and no cache goes
+/// with it.
+fn pass<O: Ops>(
+    o: &mut O,
+    m: &Model<O::K>,
+    parts: &[Part<'_>],
+    kv: KvUse<'_, <O::K as Kernels>::Page>,
+) -> Result<Vec<Answer>, MeasureError> {
+    let (mut ids, mut segs, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     let [mut right, mut wrong] = [Scored::default(), Scored::default()];
     let mut asking = Vec::new();
-    for q in questions {
-        let at_once = q.parts_at_once();
-        let asked = (ids.len() + q.prompt.len() - 1) as u32;
+    for &Part { question: q, from } in parts {
+        let rows = q.prompt.len() - from;
+        let asked = (ids.len() + rows - 1) as u32;
         asking.push(asked);
         let mut segment = |more: &[u32]| {
-            ids.extend(q.prompt.iter().chain(more));
-            lengths.push(q.prompt.len() + more.len());
+            let start = ids.len() as u32;
+            ids.extend(q.prompt[from..].iter().chain(more));
+            segs.push(Seg { rows: start..ids.len() as u32, pos0: from as u32 });
             groups.push(vec![vec![q.evidence.clone()]]);
         };
-        if at_once {
+        if q.parts_at_once() {
             segment(&[]);
             right.add(asked, &q.right[..1]);
             wrong.add(asked, &q.wrong[..1]);
@@ -193,10 +223,10 @@ pub fn ask<O: Ops>(o: &mut O, m: &Model<O::K>, questions: &[Question]) -> Result
             segment(&q.right[..q.right.len() - 1]);
             segment(&q.wrong[..q.wrong.len() - 1]);
             right.add(asked, &q.right);
-            wrong.add(asked + (q.prompt.len() + q.right.len() - 1) as u32, &q.wrong);
+            wrong.add(asked + (rows + q.right.len() - 1) as u32, &q.wrong);
         }
     }
-    let batch = Batch::from_lengths(lengths);
+    let batch = Batch { segs };
     let asking = RowSet::new(asking);
     let mut readouts = vec![right.readout::<O>(m), wrong.readout::<O>(m)];
     readouts.extend((0..m.spec.n_layers).map(|layer| Readout::Attention {
@@ -205,8 +235,9 @@ pub fn ask<O: Ops>(o: &mut O, m: &Model<O::K>, questions: &[Question]) -> Result
         groups: Some(groups.clone()),
         stats: false,
     }));
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], Mode::default())?;
-    let got = forward(o, m, &ids, &plan, KvUse::None)?;
+    let mode = Mode { keeps_cache: matches!(kv, KvUse::Append(_)), decoding: false };
+    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], mode)?;
+    let got = forward(o, m, &ids, &plan, kv)?;
     let [right, wrong] = [right.logprobs(o, &got[0])?, wrong.logprobs(o, &got[1])?];
     let pairs = right.into_iter().zip(wrong);
     let mut answers: Vec<Answer> =
@@ -220,11 +251,15 @@ pub fn ask<O: Ops>(o: &mut O, m: &Model<O::K>, questions: &[Question]) -> Result
             answer.mass.extend(heads);
         }
     }
-    let nan = |a: &Answer| a.margin().is_nan() || a.mass.iter().any(|x| x.is_nan());
-    if let Some(seq) = answers.iter().position(nan) {
-        let position = questions[seq].prompt.len() - 1;
+    Ok(answers)
+}
+
+/// Fails where an answer, that of the question `seq`, is no number.
+fn sound(answer: &Answer, seq: usize, question: &Question) -> Result<(), MeasureError> {
+    if answer.margin().is_nan() || answer.mass.iter().any(|x| x.is_nan()) {
+        let position = question.prompt.len() - 1;
         let what = "the answer to a question".to_owned();
         return Err(RunError::NotANumber { what, seq, position }.into());
     }
-    Ok(answers)
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use refocus_compute::Ops;
-use refocus_measure::probe::{Answer, ask, batches};
+use refocus_measure::probe::{Answer, Grown, Question};
 use refocus_model::Model;
 use refocus_tasks::flipflop::FlipFlop;
 
@@ -61,18 +61,18 @@ pub(super) fn run<O: Ops>(
         let why = "no string fits into the model's context".to_owned();
         return Ok(Finding::untestable(Probe::Flipflop, "flipflop.error", asked, why));
     }
-    let all: u64 = todo.iter().flat_map(|t| &t.1).map(|q| q.question.tokens() as u64).sum();
-    let mut done = 0;
+    // A shorter string is the beginning of a longer one, but for its read.
+    let wanted: Vec<Vec<Question>> =
+        todo.iter().map(|t| t.1.iter().map(|s| s.question.clone()).collect()).collect();
+    let sets: Vec<&[Question]> = wanted.iter().map(Vec::as_slice).collect();
+    let (grown, mut done) = (Grown(&sets), 0);
+    let all = grown.tokens();
+    let answers = grown.ask(o, m, BATCH, &mut |n| {
+        done += n;
+        tick(done, all);
+    })?;
     let mut said = Vec::with_capacity(strings);
-    for (length, strings) in todo {
-        let wanted: Vec<_> = strings.iter().map(|s| s.question.clone()).collect();
-        let mut answers = Vec::with_capacity(wanted.len());
-        for part in batches(&wanted, BATCH) {
-            let part = &wanted[part];
-            answers.extend(ask(o, m, part)?);
-            done += part.iter().map(|q| q.tokens() as u64).sum::<u64>();
-            tick(done, all);
-        }
+    for ((length, strings), answers) in todo.into_iter().zip(answers) {
         said.extend(strings.into_iter().zip(answers).map(|(asked, answer)| Said { length, asked, answer }));
     }
     Ok(finding(asked, &said, m.spec.n_heads))

@@ -264,7 +264,7 @@ pub(crate) struct FlipflopProbe {
     /// Strings of each form, length and probability.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
-    /// Keep the result here, point by point; with the same settings again, only what is missing is done.
+    /// Keep the result here as it comes, for all lengths of a form and probability; with the same settings again, only what is missing is done.
     #[arg(long, value_name = "FILE.json")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use refocus_compute::{Cpu, Eager};
+use refocus_compute::Eager;
 use refocus_measure::intervals::wilson;
-use refocus_measure::probe::{Answer, Question, ask, batches};
+use refocus_measure::probe::{Answer, Grown, Question};
 use refocus_model::{Model, ModelSpec, Tokenizer};
 use refocus_study::flipflop::probe::{Asked, Form, Put, questions};
 use refocus_tasks::flipflop::{DEMONSTRATION, FlipFlop, WORDINGS};
@@ -18,7 +18,7 @@ use crate::table::{Side, Table};
 use crate::{backend, model_arg, output};
 
 const SCHEMA: &str = "refocus.flipflop-probe/1";
-/// Tokens of a batch, where one question has not more.
+/// Tokens of a batch, where one string has not more.
 const BATCH: usize = 2048;
 /// How a server answered that tells no log-probabilities.
 pub(super) const BY_WORDS: &str = "words";
@@ -161,12 +161,22 @@ pub(super) fn run(args: &FlipflopProbe, global: &Global, printer: &Printer) -> O
         let mut cpu = backend::cpu(global, printer)?;
         let model = Model::load(&checkpoint, &mut cpu)?;
         let o = &mut Eager::new(cpu);
-        let tokens = |asked: &[Asked]| asked.iter().map(|a| a.question.tokens() as u64).sum::<u64>();
-        let bar = printer.count_bar(todo.iter().map(|t| tokens(&t.3)).sum());
-        for (form, length, p, asked) in todo {
-            bar.set_message(format!("{}, length {length}, p {p}: tokens", form.name()));
-            let answers = answers(o, &model, &asked, |n| bar.inc(n))?;
-            document.points.push(point((form, length, p), &asked, &answers, &model.spec, &tokenizer));
+        let bar = printer.count_bar(0);
+        let wholes = alike(todo);
+        let sets = |whole: &[Row]| -> Vec<Vec<Question>> {
+            whole.iter().map(|r| r.3.iter().map(|a| a.question.clone()).collect()).collect()
+        };
+        let tokens = |whole: &Vec<Row>| Grown(&slices(&sets(whole))).tokens();
+        bar.set_length(wholes.iter().map(tokens).sum());
+        for whole in wholes {
+            let (form, _, p, _) = &whole[0];
+            bar.set_message(format!("{}, p {p}: tokens", form.name()));
+            let sets = sets(&whole);
+            let answers = Grown(&slices(&sets)).ask(o, &model, BATCH, &mut |n| bar.inc(n))?;
+            for ((form, length, p, asked), answers) in whole.into_iter().zip(answers) {
+                document.points.push(point((form, length, p), &asked, &answers, &model.spec, &tokenizer));
+            }
+            document.sort();
             document.keep(args.out.as_deref())?;
         }
         bar.finish_and_clear();
@@ -212,6 +222,17 @@ impl Document {
         }
     }
 
+    /// In the order of the grid.
+    fn sort(&mut self) {
+        let s = &self.settings;
+        let place = |p: &Point| {
+            let form = s.forms.iter().position(|f| *f == p.form);
+            let length = s.lengths.iter().position(|l| *l == p.length);
+            (form, length, s.p_ignore.iter().position(|q| *q == p.p_ignore))
+        };
+        self.points.sort_by_key(place);
+    }
+
     pub(super) fn keep(&self, out: Option<&Path>) -> Outcome<()> {
         out.map_or(Ok(()), |path| output::write_document(path, self))
     }
@@ -248,15 +269,24 @@ fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {
         .then(|| format!("the longest text has {longest} tokens, the context {}", spec.n_ctx))
 }
 
-fn answers(o: &mut Eager<Cpu>, m: &Model<Cpu>, asked: &[Asked], done: impl Fn(u64)) -> Outcome<Vec<Answer>> {
-    let questions: Vec<Question> = asked.iter().map(|a| a.question.clone()).collect();
-    let mut out = Vec::with_capacity(questions.len());
-    for part in batches(&questions, BATCH) {
-        let part = &questions[part];
-        out.extend(ask(o, m, part)?);
-        done(part.iter().map(|q| q.tokens() as u64).sum());
+/// A form, length and probability with its questions.
+type Row = (ProbeForm, usize, f64, Vec<Asked>);
+
+/// Rows that differ in length alone, the shortest first: their strings begin alike.
+fn alike(mut rows: Vec<Row>) -> Vec<Vec<Row>> {
+    let mut out: Vec<Vec<Row>> = Vec::new();
+    rows.sort_by_key(|r| r.1);
+    for row in rows {
+        match out.iter_mut().find(|whole| (whole[0].0, whole[0].2) == (row.0, row.2)) {
+            Some(whole) => whole.push(row),
+            None => out.push(vec![row]),
+        }
     }
-    Ok(out)
+    out
+}
+
+fn slices(sets: &[Vec<Question>]) -> Vec<&[Question]> {
+    sets.iter().map(Vec::as_slice).collect()
 }
 
 /// Six decimals: they are read from a file as they were written.
