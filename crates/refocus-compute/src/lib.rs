@@ -30,7 +30,7 @@ pub use kernels::{AttnGrads, Kernels, LstmGrads, LstmKept, LstmOut, NormArgs, No
 pub use ops::*;
 pub use philox::{Philox, Purpose, TILE, philox4x32, unit_f64};
 pub use reference::{RefBuf, RefPage, RefWeight, Reference};
-pub use simd::{Isa, exp64, ln};
+pub use simd::{Isa, exp64, ln, softmax_weights};
 pub use source::{Dtype, MatrixSource};
 pub use tape::{Grads, Tape, Var};
 pub use team::Team;

@@ -149,7 +149,7 @@ fn check_cache<K: Kernels>(m: &Model<K>, plan: &Plan, kv: &KvUse<'_, K::Page>) -
             return Err(RunError::CacheLength { seq: i, pos0: s.pos0 as usize, len });
         }
         let end = len + s.rows.len();
-        if end > m.spec.n_ctx && !m.spec.stretches() {
+        if !m.spec.fits(end) {
             return Err(RunError::Context { seq: i, len: end, n_ctx: m.spec.n_ctx });
         }
     }

@@ -184,4 +184,9 @@ impl ModelSpec {
     pub fn stretches(&self) -> bool {
         matches!(&self.positions, Positions::Rotary { scaling: Some(RopeScaling::Dynamic { .. }), .. })
     }
+
+    /// Whether a sequence of so many tokens has a place in the context.
+    pub fn fits(&self, tokens: usize) -> bool {
+        tokens <= self.n_ctx || self.stretches()
+    }
 }

@@ -160,6 +160,32 @@ pub struct Choice {
     pub usage: Usage,
 }
 
+impl Choice {
+    /// From the scores of the frame and of the answers.
+    pub(crate) fn of(mut scores: Vec<f64>, usage: Usage) -> Self {
+        let frame = if scores.is_empty() { 0.0 } else { scores.remove(0) };
+        Self { frame, scores, most: Vec::new(), usage }
+    }
+}
+
+/// What [`Chat::choose`] is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Choose<'a> {
+    /// The conversation so far.
+    pub messages: &'a [Message],
+    /// What all answers begin with.
+    pub frame: &'a str,
+    /// Whole answers.
+    pub options: &'a [&'a str],
+}
+
+impl<'a> Choose<'a> {
+    /// The frame, then the options.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        std::iter::once(self.frame).chain(self.options.iter().copied())
+    }
+}
+
 /// A chat model.
 pub trait Chat {
     /// Its name in results.
@@ -215,11 +241,14 @@ pub trait Chat {
     /// # Errors
     /// See [`ChatError`].
     fn choose(&mut self, messages: &[Message], frame: &str, options: &[&str]) -> Result<Choice, ChatError> {
-        let answers: Vec<&str> = std::iter::once(frame).chain(options.iter().copied()).collect();
-        let (mut scores, usage) = self.score(messages, &answers)?;
-        // One score for each answer is what `score` gives.
-        let frame = if scores.is_empty() { 0.0 } else { scores.remove(0) };
-        Ok(Choice { frame, scores, most: Vec::new(), usage })
+        let answers: Vec<&str> = Choose { messages, frame, options }.answers().collect();
+        let (scores, usage) = self.score(messages, &answers)?;
+        Ok(Choice::of(scores, usage))
+    }
+
+    /// Answers each as [`choose`](Self::choose) does one after another; which others are there changes none.
+    fn choose_all(&mut self, asked: &[Choose<'_>]) -> Vec<Result<Choice, ChatError>> {
+        asked.iter().map(|a| self.choose(a.messages, a.frame, a.options)).collect()
     }
 
     /// As [`score`](Self::score), for several conversations: `[conversations][answers]`. What they begin with

@@ -22,7 +22,7 @@ mod together;
 
 pub use refocus_model::patch::Variant;
 
-pub use chat::{Ask, Chat, ChatError, Choice, Finish, Message, Reply, Role, Scores, Usage};
+pub use chat::{Ask, Chat, ChatError, Choice, Choose, Finish, Message, Reply, Role, Scores, Usage};
 pub use local::Local;
 pub use options::{Guards, Judge, Options, Request};
 pub use outcome::{Judged, Outcome, Reason, Removed, Rewrite, Why};

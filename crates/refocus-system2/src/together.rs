@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::chat::{Ask, Chat, ChatError, Choice, Message, Reply, Scores, Usage};
+use crate::chat::{Ask, Chat, ChatError, Choice, Choose, Message, Reply, Scores, Usage};
 
 /// Runs all of these, each with a chat of its own that `chat` answers for; their results in order.
 ///
@@ -75,26 +75,32 @@ fn ended<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
 fn answer(chat: &mut dyn Chat, askers: usize, hear: &Receiver<(usize, Heard)>) {
     let mut busy = askers;
     loop {
-        let (mut writes, mut others) = (Vec::new(), Vec::new());
+        let (mut writes, mut choices, mut others) = (Vec::new(), Vec::new(), Vec::new());
         while busy > 0 {
             let Ok((number, heard)) = hear.recv() else { return };
             busy -= 1;
             match heard {
                 Heard::Write(write) => writes.push((number, write)),
+                Heard::Choose(choice) => choices.push((number, choice)),
                 Heard::Other(other) => others.push((number, other)),
                 Heard::Ended => {}
             }
         }
-        busy = writes.len() + others.len();
+        busy = writes.len() + choices.len() + others.len();
         if busy == 0 {
             return;
         }
         // The order in which threads came says nothing, and must not: a beginning that is shared is computed by the first.
         writes.sort_by_key(|w| w.0);
+        choices.sort_by_key(|c| c.0);
         others.sort_by_key(|o| o.0);
         if !writes.is_empty() {
             let writes: Vec<Write> = writes.into_iter().map(|w| w.1).collect();
             written(chat, &writes);
+        }
+        if !choices.is_empty() {
+            let choices: Vec<Pick> = choices.into_iter().map(|c| c.1).collect();
+            chosen(chat, &choices);
         }
         others.into_iter().for_each(|(_, other)| other(chat));
     }
@@ -105,16 +111,45 @@ fn written(chat: &mut dyn Chat, writes: &[Write]) {
     let start = Instant::now();
     let replies = chat.complete_all(&asks);
     let seconds = start.elapsed().as_secs_f64();
-    let tokens = |r: &Result<Reply, ChatError>| {
-        r.as_ref().map_or(1.0, |r| (r.usage.prompt + r.usage.completion).max(1) as f64)
+    let backs = writes.iter().map(|w| &w.back);
+    shared_out(seconds, backs, replies, |r| r.usage);
+}
+
+fn chosen(chat: &mut dyn Chat, picks: &[Pick]) {
+    let options: Vec<Vec<&str>> = picks.iter().map(|p| lent(&p.options)).collect();
+    let asks: Vec<Choose<'_>> = picks
+        .iter()
+        .zip(&options)
+        .map(|(p, options)| Choose { messages: &p.messages, frame: &p.frame, options })
+        .collect();
+    let start = Instant::now();
+    let choices = chat.choose_all(&asks);
+    let seconds = start.elapsed().as_secs_f64();
+    let backs = picks.iter().map(|p| &p.back);
+    shared_out(seconds, backs, choices, |c| c.usage);
+}
+
+/// Sends each its answer with its share of the time, by tokens.
+fn shared_out<'b, T: 'b>(
+    seconds: f64,
+    backs: impl Iterator<Item = &'b Back<T>>,
+    answers: Vec<Result<T, ChatError>>,
+    usage: impl Fn(&T) -> Usage,
+) {
+    let tokens = |answer: &Result<T, ChatError>| {
+        let tokens = |u: Usage| (u.prompt + u.completion).max(1) as f64;
+        answer.as_ref().map_or(1.0, |a| tokens(usage(a)))
     };
-    let all: f64 = replies.iter().map(tokens).sum();
-    for (write, reply) in writes.iter().zip(replies) {
-        let share = seconds * tokens(&reply) / all;
+    let all: f64 = answers.iter().map(tokens).sum();
+    for (back, answer) in backs.zip(answers) {
+        let share = seconds * tokens(&answer) / all;
         // Nobody takes it where the asker panicked.
-        let _ = write.back.send((reply, share));
+        let _ = back.send((answer, share));
     }
 }
+
+/// Where an answer goes, with the seconds it took.
+type Back<T> = Sender<(Result<T, ChatError>, f64)>;
 
 /// Something that is done with the model itself.
 type Work = Box<dyn FnOnce(&mut dyn Chat) + Send>;
@@ -123,6 +158,8 @@ type Work = Box<dyn FnOnce(&mut dyn Chat) + Send>;
 enum Heard {
     /// It waits for an answer in words.
     Write(Write),
+    /// It waits for which answer is the likeliest.
+    Choose(Pick),
     /// It waits for something else, which this does.
     Other(Work),
     /// It asks no more.
@@ -137,7 +174,15 @@ struct Write {
     top_p: f32,
     seed: u64,
     schema: Option<Value>,
-    back: Sender<(Result<Reply, ChatError>, f64)>,
+    back: Back<Reply>,
+}
+
+/// A [`Choose`] that can be sent.
+struct Pick {
+    messages: Vec<Message>,
+    frame: String,
+    options: Vec<String>,
+    back: Back<Choice>,
 }
 
 impl Write {
@@ -232,8 +277,9 @@ impl Chat for Asker {
     }
 
     fn choose(&mut self, messages: &[Message], frame: &str, options: &[&str]) -> Result<Choice, ChatError> {
+        let (back, answer) = channel();
         let (messages, frame, options) = (messages.to_vec(), frame.to_owned(), owned(options));
-        self.other(move |chat| chat.choose(&messages, &frame, &lent(&options)))
+        self.wait(Heard::Choose(Pick { messages, frame, options, back }), &answer)
     }
 
     fn score_each(&mut self, conversations: &[Vec<Message>], answers: &[&str]) -> Result<Scores, ChatError> {
@@ -273,6 +319,7 @@ mod tests {
     #[derive(Default)]
     struct Echo {
         together: Vec<usize>,
+        chosen: Vec<usize>,
         scored: usize,
     }
 
@@ -296,6 +343,11 @@ mod tests {
             asks.iter().map(|a| self.complete(a)).collect()
         }
 
+        fn choose_all(&mut self, asked: &[Choose<'_>]) -> Vec<Result<Choice, ChatError>> {
+            self.chosen.push(asked.len());
+            asked.iter().map(|a| self.choose(a.messages, a.frame, a.options)).collect()
+        }
+
         fn score(&mut self, _: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
             self.scored += 1;
             Ok((answers.iter().map(|a| a.len() as f64).collect(), Usage::default()))
@@ -316,13 +368,15 @@ mod tests {
                 let said: Vec<String> =
                     (0..i).map(|k| say(chat, "a", 10 * i + k).expect("a reply")).collect();
                 let (scores, _) = chat.score(&[Message::user("b")], &["x", "yy"]).expect("scores");
+                let choice = chat.choose(&[Message::user("c")], "x", &["xy", "xyz"]).expect("a choice");
+                assert_eq!((choice.frame, choice.scores), (1.0, vec![2.0, 3.0]));
                 assert!(chat.worked().is_some_and(|s| s >= 0.0));
                 (said, scores)
             }
         });
         let out = together(&mut echo, askers.collect());
         assert_eq!(echo.together, [3, 2, 1]);
-        assert_eq!(echo.scored, 4);
+        assert_eq!((echo.scored, &echo.chosen), (8, &vec![1, 1, 1, 1]));
         for (i, (said, scores)) in out.iter().enumerate() {
             let want: Vec<String> = (0..i).map(|k| format!("a {}", 10 * i + k)).collect();
             assert_eq!((said, scores), (&want, &vec![1.0, 2.0]));

@@ -148,7 +148,7 @@ pub(crate) fn check(ids: &[Vec<u32>], spec: &ModelSpec) -> Outcome<()> {
             );
             return Err(Failure::new(text));
         }
-        if ids.len() > spec.n_ctx && !spec.stretches() {
+        if !spec.fits(ids.len()) {
             return Err(RunError::Context { seq, len: ids.len(), n_ctx: spec.n_ctx }.into());
         }
     }

@@ -43,6 +43,20 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The usual limits with about `bytes` of cache, and never less than each of these requests may come to need.
+    pub fn within<'r>(
+        bytes: usize,
+        spec: &ModelSpec,
+        requests: impl IntoIterator<Item = &'r Request>,
+    ) -> Self {
+        let room = bytes / Self::bytes_per_token(spec).max(1);
+        let usual = Self::default();
+        let (largest, samples) = requests.into_iter().fold((0, 0), |(largest, samples), r| {
+            (largest.max(Self::needed(spec, r)), samples.max(r.n as usize))
+        });
+        Self { sequences: usual.sequences.max(samples), cache_tokens: Some(room.max(largest)), ..usual }
+    }
+
     /// Bytes of key/value cache that a position takes, in f32.
     pub fn bytes_per_token(spec: &ModelSpec) -> usize {
         spec.n_layers * spec.n_kv_heads * (spec.d_head + spec.d_head.next_multiple_of(16)) * size_of::<f32>()

@@ -1,6 +1,6 @@
 //! One forward pass over parts of sequences.
 
-use refocus_compute::{Batch, Kernels, KvSeq, KvUse, Ops, RowSet, Seg, Vocab, VocabOut, exp64, ln};
+use refocus_compute::{Batch, Kernels, KvSeq, KvUse, Ops, RowSet, Seg, Vocab, VocabOut, ln, softmax_weights};
 
 use super::changes::{self, Part};
 use crate::forward::{Captured, Reading, forward};
@@ -139,6 +139,6 @@ pub(super) fn adjust(decode: &[Decode], logits: &mut [f32]) -> f32 {
         return f32::NAN;
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| exp64(f64::from(x) - f64::from(max))).sum();
+    let sum: f64 = softmax_weights(logits, max, 1.0).iter().sum();
     (f64::from(max) + ln(sum)) as f32
 }

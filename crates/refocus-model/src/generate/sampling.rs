@@ -2,11 +2,13 @@
 
 use std::cmp::Ordering;
 
-use refocus_compute::{Philox, Purpose, exp64, unit_f64};
+use refocus_compute::{Philox, Purpose, softmax_weights, unit_f64};
 
 const PURPOSE: Purpose = Purpose::new("sample");
 /// Of a sort by size only this many are sorted at first, then eight times as many.
 const FIRST_SORTED: usize = 64;
+/// Weights that are summed before their sum is added to the others: a draw then looks into one such block only.
+const BLOCK: usize = 256;
 /// More logits than this are not asked for when fewer than all decide.
 const MOST_DECIDING: usize = 64;
 
@@ -125,69 +127,146 @@ impl Sampling {
         if self.temperature == 0.0 {
             return Some(best);
         }
-        let kept = self.kept(logits, logits[best as usize]);
-        let total: f64 = kept.iter().map(|k| k.1).sum();
         let words = Philox::new(self.seed, PURPOSE).at(0, sample, position);
-        let mut left = unit_f64(words[0], words[1]) * total;
-        for &(id, weight) in &kept {
-            left -= weight;
-            if left < 0.0 {
-                return Some(id);
-            }
-        }
-        // Rounding may leave a hair.
-        kept.last().map(|k| k.0)
+        let unit = unit_f64(words[0], words[1]);
+        let (best, temperature) = (logits[best as usize], f64::from(self.temperature));
+        let Some(k) = self.top_k else {
+            return self.draw(logits, best, temperature, unit).map(|i| i as u32);
+        };
+        let mut ids = highest(logits, k);
+        ids.sort_unstable();
+        let some: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+        self.draw(&some, best, temperature, unit).map(|i| ids[i])
     }
 
-    /// What the limits leave, in the order of ids, with weights relative to the most likely one.
-    fn kept(&self, logits: &[f32], highest: f32) -> Vec<(u32, f64)> {
-        let t = f64::from(self.temperature);
-        let weight = |id: u32| exp64((f64::from(logits[id as usize]) - f64::from(highest)) / t);
-        let better = |a: &(u32, f64), b: &(u32, f64)| {
-            logits[b.0 as usize].total_cmp(&logits[a.0 as usize]).then(a.0.cmp(&b.0))
-        };
-        let possible = (0..logits.len() as u32).filter(|&id| logits[id as usize] > f32::NEG_INFINITY);
-        let mut kept: Vec<(u32, f64)> = match self.top_k {
-            Some(k) if k < logits.len() => {
-                let mut all: Vec<_> = possible.map(|id| (id, 0.0)).collect();
-                if k < all.len() {
-                    all.select_nth_unstable_by(k - 1, better);
-                    all.truncate(k);
-                }
-                all.sort_unstable_by_key(|k| k.0);
-                all.iter().map(|&(id, _)| (id, weight(id))).collect()
-            }
-            _ => possible.map(|id| (id, weight(id))).collect(),
-        };
-        if self.top_p < 1.0 {
-            let enough = f64::from(self.top_p) * kept.iter().map(|k| k.1).sum::<f64>();
-            let mut sorted = FIRST_SORTED;
-            let n = loop {
-                if sorted < kept.len() {
-                    kept.select_nth_unstable_by(sorted - 1, better);
-                }
-                let head = sorted.min(kept.len());
-                kept[..head].sort_unstable_by(better);
-                let mut sum = 0.0;
-                let reached = kept[..head].iter().position(|k| {
-                    sum += k.1;
-                    sum >= enough
-                });
-                match reached {
-                    Some(i) => break i + 1,
-                    None if head == kept.len() => break head,
-                    None => sorted *= 8,
-                }
-            };
-            kept.truncate(n);
-            kept.sort_unstable_by_key(|k| k.0);
+    /// Where `unit` falls among these logits, of which top-k left all.
+    fn draw(&self, logits: &[f32], best: f32, temperature: f64, unit: f64) -> Option<usize> {
+        let weights = softmax_weights(logits, best, temperature);
+        if self.top_p == 1.0 && self.min_p == 0.0 {
+            return drawn(&weights, unit);
         }
-        if self.min_p > 0.0 {
-            // The most likely one has weight 1.
-            kept.retain(|k| k.1 >= f64::from(self.min_p));
+        let kept = self.kept(logits, &weights);
+        let weights: Vec<f64> = kept.iter().map(|&i| weights[i as usize]).collect();
+        drawn(&weights, unit).map(|i| kept[i] as usize)
+    }
+
+    /// What top-p and min-p leave, in ascending order; `weights` are those of the logits.
+    fn kept(&self, logits: &[f32], weights: &[f64]) -> Vec<u32> {
+        let weight = |i: &u32| weights[*i as usize];
+        let better = better(logits);
+        // What is impossible has weight 0.
+        let above = |least: f64| {
+            let all = (0..).zip(weights);
+            all.filter(|(_, w)| **w >= least && **w > 0.0).map(|(i, _)| i).collect::<Vec<u32>>()
+        };
+        let mut kept = above(f64::from(self.min_p));
+        if self.top_p < 1.0 {
+            let total = sum(weights);
+            let enough = f64::from(self.top_p) * total;
+            // All that are less likely than this have no more than what may be missing, even together.
+            let mut likely = above((1.0 - f64::from(self.top_p)) * total / weights.len() as f64);
+            let reached = reaching(&mut likely, enough, &better, weight).or_else(|| {
+                // Rounding may leave a hair.
+                likely = above(0.0);
+                reaching(&mut likely, enough, &better, weight)
+            });
+            likely.truncate(reached.unwrap_or(likely.len()));
+            // Either limit leaves the best.
+            if likely.len() < kept.len() {
+                kept = likely;
+                kept.sort_unstable();
+            }
         }
         kept
     }
+}
+
+/// How many of the best of these have `enough` weight together, these now first and in order; nothing where all
+/// have less.
+fn reaching(
+    ids: &mut [u32],
+    enough: f64,
+    better: &impl Fn(&u32, &u32) -> Ordering,
+    weight: impl Fn(&u32) -> f64,
+) -> Option<usize> {
+    let mut sorted = FIRST_SORTED;
+    loop {
+        if sorted < ids.len() {
+            ids.select_nth_unstable_by(sorted - 1, better);
+        }
+        let head = sorted.min(ids.len());
+        ids[..head].sort_unstable_by(better);
+        let mut sum = 0.0;
+        let reached = ids[..head].iter().position(|id| {
+            sum += weight(id);
+            sum >= enough
+        });
+        match reached {
+            Some(i) => return Some(i + 1),
+            None if head == ids.len() => return None,
+            None => sorted *= 8,
+        }
+    }
+}
+
+/// Sums of every eighth weight first: eight that do not wait for each other.
+fn sum(weights: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    for some in weights.chunks(sums.len()) {
+        sums.iter_mut().zip(some).for_each(|(s, w)| *s += w);
+    }
+    sums.iter().sum()
+}
+
+/// The place among these weights where `unit`, from 0 to below 1, falls; nothing where all are 0.
+fn drawn(weights: &[f64], unit: f64) -> Option<usize> {
+    let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let mut left = unit * sums.iter().sum::<f64>();
+    for (b, (block, sum)) in weights.chunks(BLOCK).zip(sums).enumerate() {
+        if left >= sum {
+            left -= sum;
+            continue;
+        }
+        let inside = block.iter().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        // Rounding may leave a hair.
+        let at = inside.or_else(|| block.iter().rposition(|w| *w > 0.0))?;
+        return Some(b * BLOCK + at);
+    }
+    weights.iter().rposition(|w| *w > 0.0)
+}
+
+/// Higher logits first, ties to the lower id.
+fn better(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + '_ {
+    |a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+}
+
+/// Ids of the `k` highest logits in any order, fewer where others are −∞; ties to the lower id.
+fn highest(logits: &[f32], k: usize) -> Vec<u32> {
+    /// Of so many neighbours the highest is looked at first.
+    const NEIGHBOURS: usize = 16;
+    let highest_of = |c: &[f32]| c.iter().fold(f32::NEG_INFINITY, |h, &x| if x > h { x } else { h });
+    let maxima: Vec<f32> = logits.chunks(NEIGHBOURS).map(highest_of).collect();
+    // As many neighbourhoods reach this, so as many logits do, and all that are wanted.
+    let mut least = f32::NEG_INFINITY;
+    if (1..maxima.len()).contains(&k) {
+        let mut sorted = maxima.clone();
+        least = *sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+    }
+    let mut out = Vec::with_capacity(k.min(logits.len()));
+    for (c, (logits, max)) in logits.chunks(NEIGHBOURS).zip(&maxima).enumerate() {
+        if *max >= least {
+            let ids = (c * NEIGHBOURS) as u32..;
+            out.extend(ids.zip(logits).filter(|(_, x)| **x >= least && **x > f32::NEG_INFINITY).map(|x| x.0));
+        }
+    }
+    if (1..out.len()).contains(&k) {
+        out.select_nth_unstable_by(k - 1, better(logits));
+    }
+    out.truncate(k);
+    out
 }
 
 /// The id of the highest logit, ties to the lower id; `None` where all are −∞.
@@ -206,14 +285,9 @@ fn best(logits: &[f32]) -> Option<u32> {
 
 /// The `n` highest logits, best first, ties to the lower id.
 pub(super) fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-    let better = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if n < all.len() {
-        all.select_nth_unstable_by(n, better);
-        all.truncate(n);
-    }
-    all.sort_unstable_by(better);
-    all
+    let mut ids = highest(logits, n);
+    ids.sort_unstable_by(better(logits));
+    ids.into_iter().map(|id| (id, logits[id as usize])).collect()
 }
 
 #[cfg(test)]
@@ -254,7 +328,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_kept_is_what_a_plain_sort_keeps(
-            logits in proptest::collection::vec(-8i8..8, 1..200),
+            logits in proptest::collection::vec(-8i8..8, 1..600),
             temperature in 1u8..40,
             top_k in proptest::option::of(1usize..40),
             top_p in 1u8..=20,
@@ -269,14 +343,40 @@ mod tests {
                 min_p: f32::from(min_p) * 0.031,
                 ..Sampling::default()
             };
-            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let kept = s.kept(&logits, highest);
-            let total: f64 = kept.iter().map(|k| k.1).sum();
+            let mut ids = highest(&logits, top_k.unwrap_or(logits.len()));
+            ids.sort_unstable();
+            let some: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+            let best = some.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights = softmax_weights(&some, best, f64::from(s.temperature));
+            let kept = s.kept(&some, &weights);
+            let total: f64 = kept.iter().map(|&i| weights[i as usize]).sum();
             let want = plain(&logits, &s);
             prop_assert_eq!(kept.len(), want.iter().filter(|p| **p > 0.0).count());
-            for (id, weight) in kept {
-                prop_assert!((weight / total - want[id as usize]).abs() < 1e-12);
+            for (i, id) in kept.iter().map(|&i| (i as usize, ids[i as usize] as usize)) {
+                prop_assert!((weights[i] / total - want[id]).abs() < 1e-12);
             }
+            let mut sorted: Vec<u32> = (0..logits.len() as u32).collect();
+            sorted.sort_by(better(&logits));
+            let n = top_k.unwrap_or(7).min(logits.len());
+            let ids: Vec<u32> = top(&logits, n).into_iter().map(|t| t.0).collect();
+            prop_assert_eq!(&ids, &sorted[..n]);
+        }
+
+        #[test]
+        fn a_draw_falls_where_a_plain_walk_falls(
+            weights in proptest::collection::vec(0u8..4, 1..900),
+            place in 0u32..1000,
+        ) {
+            // Small whole numbers, whose sums are exact in any order.
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            let total: f64 = weights.iter().sum();
+            let unit = f64::from(place) / 1000.0;
+            let mut left = unit * total;
+            let want = weights.iter().position(|w| {
+                left -= w;
+                left < 0.0
+            });
+            prop_assert_eq!(drawn(&weights, unit), want);
         }
 
         #[test]

@@ -66,7 +66,7 @@ pub(super) fn run<O: Ops>(
     let puts = &puts[..n.min(puts.len())];
     let asked = words.asked(puts.len());
     let longest = puts.iter().flat_map(|p| &p.questions).map(Question::longest).max().unwrap_or(0);
-    if longest > m.spec.n_ctx && !m.spec.stretches() {
+    if !m.spec.fits(longest) {
         let why = format!("a text of {longest} tokens does not fit into the model's context");
         return Ok(Finding::untestable(Probe::Distractors, HEADLINE, asked, why));
     }

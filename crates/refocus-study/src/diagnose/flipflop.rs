@@ -34,7 +34,7 @@ pub(super) fn run<O: Ops>(
     tick: &mut dyn FnMut(u64, u64),
 ) -> Result<Finding, DiagnoseError> {
     let lengths: &[usize] = subject.budget.choose([&[20, 50], &[10, 20, 50, 100], &[10, 20, 50, 100, 200]]);
-    let fits = |q: &Asked| q.question.longest() <= m.spec.n_ctx || m.spec.stretches();
+    let fits = |q: &Asked| m.spec.fits(q.question.longest());
     let mut todo = Vec::new();
     let mut left_out = Vec::new();
     for &length in lengths {

@@ -408,7 +408,7 @@ fn bench<'a, O: Ops>(
     let items = subject.budget.items(&m.spec, one.tokens() * TRIED / 4, 40, 400);
     let mut all = draw(items)?;
     // As in the finding where the probe is asked.
-    let fits = |p: &Prompt| p.ids.len() <= m.spec.n_ctx || m.spec.stretches();
+    let fits = |p: &Prompt| m.spec.fits(p.ids.len());
     if !all.prompts.iter().all(fits) {
         return Ok(None);
     }

@@ -57,7 +57,7 @@ pub(super) fn run<O: Ops>(
     let what =
         if relation.key == CAPITAL { "capitals".to_owned() } else { format!("facts of {}", relation.key) };
     let longest = puts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
-    if longest > m.spec.n_ctx && !m.spec.stretches() {
+    if !m.spec.fits(longest) {
         let asked = format!("{n} {what}, then {open} open prompts each");
         let why = format!("a prompt of {longest} tokens does not fit into the model's context");
         return Ok(Finding::untestable(Probe::Recall, HEADLINE, asked, why));

@@ -322,7 +322,7 @@ impl TaskWork {
         if let Some(slot) = (1..k).find(|&s| end(s - 1) > u64::from(line.slots[s])) {
             return Err(format!("the label of slot {} reaches over slot {slot}", slot - 1));
         }
-        if line.ids.len() > spec.n_ctx && !spec.stretches() {
+        if !spec.fits(line.ids.len()) {
             return Err(format!("{} ids, where the model's context has {}", line.ids.len(), spec.n_ctx));
         }
         Ok(())

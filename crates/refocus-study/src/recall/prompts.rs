@@ -142,7 +142,7 @@ pub fn items(
             let wording = &case.relation.wordings[template];
             let prompt =
                 prompt(case, (fact, template), wording, &shots, Some(condition.beginning), tokenizer)?;
-            if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
+            if spec.fits(prompt.ids.len()) {
                 let argument = case.arguments[other];
                 out.push(Item { prompt, other: (case.answers[other], argument) });
             }
@@ -179,7 +179,7 @@ pub fn alike(
             }
             let wording = &case.relation.wordings[template];
             let prompt = prompt(case, (fact, template), wording, &before, usual, tokenizer)?;
-            if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
+            if spec.fits(prompt.ids.len()) {
                 *fitting.entry(fact).or_default() += 1;
                 out.push(prompt);
             }
@@ -206,7 +206,7 @@ pub(super) fn filter_items(
         let shots = case.relation.shots(fact, FILTER, settings.seed, FILTER_SHOTS);
         let wording = &case.relation.wordings[template];
         let prompt = prompt(case, (fact, template), wording, &shots, None, tokenizer)?;
-        if prompt.ids.len() <= spec.n_ctx || spec.stretches() {
+        if spec.fits(prompt.ids.len()) {
             out.push(prompt);
         }
     }

@@ -1,5 +1,6 @@
 //! A local model as a [`Chat`].
 
+mod choices;
 mod tails;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,17 @@ use refocus_model::template::{Chat as Conversation, ChatTemplate};
 use refocus_model::{LoadError, Model, RunError, TemplateError, Tokenizer};
 use serde_json::{Value, json};
 
+use self::choices::Question;
 use self::tails::{Cache, Tail, Want};
-use crate::chat::{Ask, Chat, ChatError, Finish, Message, Reply, Role, Scores, Usage, scores_without};
+use crate::chat::{
+    Ask, Chat, ChatError, Choice, Choose, Finish, Message, Reply, Role, Scores, Usage, scores_without,
+};
 
-/// Askers that are answered together: more rows share the reading of the weights, and each waits longer.
-const AT_ONCE: usize = 16;
+/// Askers that are answered together. What is written takes as long as its longest text, and rows are cheaper by the
+/// dozen, so there are many; each waits longer.
+const AT_ONCE: usize = 64;
+/// Keys and values of what is written together, in bytes: of a large model not all fit at the same time.
+const CACHE_BYTES: usize = 2 << 30;
 /// Positions of the last conversation that are remembered: instructions are before what changes.
 const REMEMBERED: usize = 2048;
 
@@ -105,7 +112,7 @@ impl<'a, O: Ops> Local<'a, O> {
     fn fits(&self, tokens: usize) -> Result<(), ChatError> {
         let room = self.m.spec.n_ctx;
         // One place is for the answer.
-        if tokens >= room && !self.m.spec.stretches() {
+        if !self.m.spec.fits(tokens + 1) {
             return Err(ChatError::TooLong { tokens, room });
         }
         Ok(())
@@ -176,30 +183,65 @@ impl<'a, O: Ops> Local<'a, O> {
         })
     }
 
-    /// Reads what prompts begin with in common, then the rest of each: log-probabilities by tail. What the prompts
-    /// before began with too is not computed again, and counts as read.
+    /// Reads what prompts begin with in common. What the prompts before began with too is not computed again.
+    fn beginning(&mut self, shared: &[u32]) -> Result<Cache<O>, ChatError> {
+        let mut cache = self.begun(shared);
+        for piece in shared[cache.len..].chunks(Limits::default().chunk) {
+            self.in_time()?;
+            tails::read(self.o, self.m, &mut cache, piece).map_err(|e| self.ran(e))?;
+        }
+        if !shared.is_empty() {
+            let n = shared.len().min(REMEMBERED);
+            let beginning = cache.beginning(n);
+            self.remembered = Some((shared[..beginning.len].to_vec(), beginning));
+        }
+        Ok(cache)
+    }
+
+    /// Reads what prompts begin with in common, which counts as read, then the rest of each: log-probabilities by
+    /// tail.
     fn tails(
         &mut self,
         shared: &[u32],
         tails: &[Tail],
         usage: &mut Usage,
     ) -> Result<Vec<Vec<f64>>, ChatError> {
-        let mut cache = self.begun(shared);
-        for piece in shared[cache.len..].chunks(Limits::default().chunk) {
-            self.in_time()?;
-            tails::read(self.o, self.m, &mut cache, piece).map_err(|e| self.ran(e))?;
-        }
+        let cache = self.beginning(shared)?;
         usage.prompt += shared.len() as u64;
-        if !shared.is_empty() {
-            let n = shared.len().min(REMEMBERED);
-            let beginning = cache.beginning(n);
-            self.remembered = Some((shared[..beginning.len].to_vec(), beginning));
-        }
         let mut out = Vec::with_capacity(tails.len());
         for group in tails::groups(tails) {
             self.in_time()?;
             usage.prompt += group.iter().map(|t| t.ids.len() as u64).sum::<u64>();
             out.extend(tails::run(self.o, self.m, &cache, group).map_err(|e| self.ran(e))?);
+        }
+        Ok(out)
+    }
+
+    /// A question as it can be answered with others, and what it takes; nothing where it cannot.
+    fn question(&self, asked: &Choose<'_>) -> Result<Option<(Question, Usage)>, ChatError> {
+        let text = self.prompt(asked.messages)?;
+        let prompt = self.encode(&text)?;
+        let answer = |a: &str| self.answer(&text, &prompt, a);
+        let answers = asked.answers().map(answer).collect::<Result<Vec<_>, _>>()?;
+        let longest = answers.iter().map(Vec::len).max().unwrap_or(0);
+        self.fits(prompt.len() + longest.saturating_sub(1))?;
+        // Single tokens are read off their logits, and rotary angles that stretch allow no shared beginning.
+        if longest < 2 || self.m.spec.stretches() {
+            return Ok(None);
+        }
+        // As if nothing was shared but the conversation, whose last token is read for each.
+        let read = prompt.len() - 1 + answers.iter().map(|a| a.len().max(1)).sum::<usize>();
+        let usage = Usage { prompt: read as u64, completion: 0 };
+        Ok(Question::new(&prompt, &answers).map(|q| (q, usage)))
+    }
+
+    /// Scores of questions together.
+    fn answered(&mut self, questions: &[Question]) -> Result<Vec<Vec<f64>>, ChatError> {
+        let cache = self.beginning(choices::shared(questions))?;
+        let mut out = Vec::with_capacity(questions.len());
+        for group in choices::groups(questions, cache.len) {
+            self.in_time()?;
+            out.extend(choices::scores(self.o, self.m, &cache, group).map_err(|e| self.ran(e))?);
         }
         Ok(out)
     }
@@ -268,7 +310,8 @@ impl<O: Ops> Chat for Local<'_, O> {
     fn complete_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ChatError>> {
         let requests: Vec<_> = asks.iter().map(|ask| self.request(ask)).collect();
         let (until, began) = (self.until, self.began);
-        let mut engine = Engine::new(self.o, self.m, Some(self.tokenizer), Limits::default());
+        let limits = Limits::within(CACHE_BYTES, &self.m.spec, requests.iter().flatten());
+        let mut engine = Engine::new(self.o, self.m, Some(self.tokenizer), limits);
         let (mut out, mut of) = (Vec::with_capacity(asks.len()), HashMap::new());
         for (at, request) in requests.into_iter().enumerate() {
             out.push(request.and_then(|request| {
@@ -307,6 +350,37 @@ impl<O: Ops> Chat for Local<'_, O> {
             out.iter_mut().flatten().for_each(|r| r.text = r.text.trim_start().to_owned());
         }
         out
+    }
+
+    fn choose_all(&mut self, asked: &[Choose<'_>]) -> Vec<Result<Choice, ChatError>> {
+        let (mut questions, mut of) = (Vec::new(), Vec::new());
+        let mut out: Vec<Option<Result<Choice, ChatError>>> = Vec::with_capacity(asked.len());
+        for (at, asked) in asked.iter().enumerate() {
+            out.push(match self.question(asked) {
+                Err(e) => Some(Err(e)),
+                Ok(None) => Some(self.choose(asked.messages, asked.frame, asked.options)),
+                Ok(Some((question, usage))) => {
+                    questions.push(question);
+                    of.push((at, usage));
+                    None
+                }
+            });
+        }
+        match self.answered(&questions) {
+            Ok(rows) => {
+                for ((at, usage), scores) in of.into_iter().zip(rows) {
+                    out[at] = Some(Ok(Choice::of(scores, usage)));
+                }
+            }
+            // Each alone then: the one that fails is no other's failure.
+            Err(_) => {
+                for (at, _) in of {
+                    let Choose { messages, frame, options } = asked[at];
+                    out[at] = Some(self.choose(messages, frame, options));
+                }
+            }
+        }
+        out.into_iter().map(|c| c.unwrap_or_else(|| Err(self.failed("no answer")))).collect()
     }
 
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {

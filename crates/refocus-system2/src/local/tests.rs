@@ -108,6 +108,46 @@ fn what_is_remembered_or_written_together_changes_no_bit() {
 }
 
 #[test]
+fn what_is_chosen_together_is_chosen_as_alone() {
+    let mut small = Small::new();
+    let [long, short] = ["The sea is blue. ".repeat(90), "Is it?".to_owned()];
+    let conversations =
+        [user("The sea is blue. What is it?"), user("The sea is blue."), user(&short), user(&long)];
+    for with_template in [true, false] {
+        let mut chat = if with_template { small.chat() } else { small.plain() };
+        // Frames that the options begin with in ids or not at all, options of one token, one frame alone.
+        let frames: [(&str, &[&str]); 5] = [
+            ("It is", &["It is blue.", "It is green.", "It is"]),
+            ("It is", &["It isn't.", "It is so."]),
+            ("", &["Yes", "No"]),
+            ("It is blue.", &[]),
+            ("a", &["ab", "b"]),
+        ];
+        let asked: Vec<Choose<'_>> = frames
+            .iter()
+            .flat_map(|(frame, options)| conversations.iter().map(move |messages| (messages, frame, options)))
+            .map(|(messages, frame, options)| Choose { messages, frame, options })
+            .collect();
+        let together = chat.choose_all(&asked);
+        assert_eq!(together.len(), asked.len());
+        let mut told = 0;
+        for (asked, together) in asked.iter().zip(together) {
+            let alone = chat.choose(asked.messages, asked.frame, asked.options);
+            match (alone, together) {
+                (Ok(alone), Ok(together)) => {
+                    assert_eq!(alone, together, "{asked:?}");
+                    told += 1;
+                }
+                (Err(alone), Err(together)) => assert_eq!(alone.to_string(), together.to_string()),
+                (alone, together) => panic!("{alone:?} {together:?}"),
+            }
+        }
+        // The long one has no place.
+        assert_eq!(told, 15);
+    }
+}
+
+#[test]
 fn a_hidden_range_is_hidden_from_all_layers() {
     let mut small = Small::new();
     let mut chat = small.chat();

@@ -265,7 +265,7 @@ impl Skipped {
 
 fn too_long(asked: &[Asked], spec: &ModelSpec) -> Option<String> {
     let longest = asked.iter().map(|a| a.question.longest()).max().unwrap_or(0);
-    (longest > spec.n_ctx && !spec.stretches())
+    (!spec.fits(longest))
         .then(|| format!("the longest text has {longest} tokens, the context {}", spec.n_ctx))
 }
 

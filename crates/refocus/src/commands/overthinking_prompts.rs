@@ -92,7 +92,7 @@ pub(super) fn draw(
         settings.push(setting);
     }
     let context = match wanted.context {
-        Some(n) if n > spec.n_ctx && !spec.stretches() => {
+        Some(n) if !spec.fits(n) => {
             return Err(Failure::new(format!(
                 "--context {n} is more than the model's context of {} tokens",
                 spec.n_ctx

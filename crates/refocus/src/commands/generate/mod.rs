@@ -78,7 +78,7 @@ pub(super) fn run(args: &Generate, global: &Global, printer: &Printer) -> Outcom
     let streams = report.is_one() && tokenizer.is_some() && !printer.is_json();
     let mut told = Ok(());
     let outputs = {
-        let limits = limits(spec, &requests);
+        let limits = Limits::within(CACHE_BYTES, spec, &requests);
         let mut engine = Engine::new(&mut o, &model, tokenizer.as_ref(), limits);
         let on_event = |event: &Event| {
             if streams {
@@ -170,14 +170,6 @@ fn requests(
         ..Request::new(prompt.clone(), args.max_new)
     };
     prompts.iter().map(request).collect()
-}
-
-fn limits(spec: &ModelSpec, requests: &[Request]) -> Limits {
-    let usual = Limits::default();
-    let room = CACHE_BYTES / Limits::bytes_per_token(spec).max(1);
-    let largest = requests.iter().map(|r| Limits::needed(spec, r)).max().unwrap_or(0);
-    let samples = requests.iter().map(|r| r.n as usize).max().unwrap_or(0);
-    Limits { sequences: usual.sequences.max(samples), cache_tokens: Some(room.max(largest)), ..usual }
 }
 
 fn new_text(event: &Event) -> &str {
