@@ -83,12 +83,42 @@ pub struct Subject<'a> {
     pub relation: &'a Relation,
 }
 
-/// The toy task with its rows, and the capitals.
+/// A model to be diagnosed, without a template, with the toy task and the capitals.
 #[cfg(test)]
-fn toy() -> (Task, Dataset, Relation) {
-    let task = refocus_tasks::classify::builtin(TOY).expect("a task");
-    let data = Dataset::read(&task, None).expect("rows");
-    (task, data, refocus_tasks::recall::builtin(CAPITAL).expect("a relation"))
+struct Toy {
+    checkpoint: refocus_model::Checkpoint,
+    tokenizer: Tokenizer,
+    task: Task,
+    data: Dataset,
+    relation: Relation,
+}
+
+#[cfg(test)]
+impl Toy {
+    /// The tiny random model.
+    fn new() -> Self {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        Self::of(refocus_model::Checkpoint::open(folder).expect("a fixture"))
+    }
+
+    fn of(checkpoint: refocus_model::Checkpoint) -> Self {
+        let tokenizer = checkpoint.tokenizer().expect("a tokenizer");
+        let task = refocus_tasks::classify::builtin(TOY).expect("a task");
+        let data = Dataset::read(&task, None).expect("rows");
+        let relation = refocus_tasks::recall::builtin(CAPITAL).expect("a relation");
+        Self { checkpoint, tokenizer, task, data, relation }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            tokenizer: &self.tokenizer,
+            template: None,
+            seed: 0,
+            budget: Budget::TwoMinutes,
+            task: (&self.task, &self.data),
+            relation: &self.relation,
+        }
+    }
 }
 
 /// Runs one probe. `tick` is told how much of the probe's work is done, and how much there is.

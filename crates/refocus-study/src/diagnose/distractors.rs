@@ -276,12 +276,11 @@ fn finding(
 mod tests {
     use std::path::Path;
 
-    use refocus_model::Checkpoint;
     use refocus_tasks::flipflop::Split;
     use refocus_tasks::recall::parse_relation;
     use refocus_tasks::world::World;
 
-    use super::super::{Budget, toy};
+    use super::super::Toy;
     use super::*;
 
     /// The built-in model is asked in sentences, and about words, that it has not read.
@@ -303,10 +302,7 @@ mod tests {
 
     #[test]
     fn facts_of_a_file_are_asked_as_a_question_after_words_that_are_no_answer() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
-        let checkpoint = Checkpoint::open(folder).expect("a fixture");
-        let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-        let (task, data, _) = toy();
+        let toy = Toy::new();
         let fact = |(i, hobby)| format!(r#"{{"subject": "Ann {i}", "object": "{hobby}"}}"#);
         let facts: Vec<String> = NEUTRAL.iter().skip(1).enumerate().map(fact).collect();
         let text = format!(
@@ -314,14 +310,7 @@ mod tests {
             facts.join(",")
         );
         let relation = &parse_relation(Path::new("hobby.json"), &text).expect("a relation");
-        let subject = Subject {
-            tokenizer,
-            template: None,
-            seed: 0,
-            budget: Budget::TwoMinutes,
-            task: (&task, &data),
-            relation,
-        };
+        let subject = Subject { relation, ..toy.subject() };
         let puts = puts(subject).expect("questions");
         assert_eq!(puts.len(), relation.facts.len());
         for p in &puts {

@@ -257,28 +257,23 @@ fn trace<O: Ops>(o: &mut O, m: &Model<O::K>, puts: &[Put]) -> Result<Vec<Trace>,
 mod tests {
     use std::path::Path;
 
-    use refocus_model::Checkpoint;
     use refocus_tasks::recall::parse_relation;
 
-    use super::super::{Budget, toy};
+    use super::super::Toy;
     use super::*;
 
     #[test]
     fn without_a_wording_that_forces_a_name_other_facts_are_stated_first() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
-        let checkpoint = Checkpoint::open(folder).expect("a fixture");
-        let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-        let (task, data, capital) = toy();
+        let toy = Toy::new();
+        let capital = &toy.relation;
         let text = r#"{"prompt_templates": ["{} eats", "Food of {}:"], "samples": [
             {"subject": "A", "object": "x"}, {"subject": "B", "object": "y"}, {"subject": "C", "object": "z"},
             {"subject": "D", "object": "x"}, {"subject": "E", "object": "w"}]}"#;
         let file = parse_relation(Path::new("f.json"), text).expect("a relation");
         let asked = |relation: &Relation, items: usize| {
-            let task = (&task, &data);
-            let subject =
-                Subject { tokenizer, template: None, seed: 0, budget: Budget::TwoMinutes, task, relation };
-            let cases = cases(checkpoint.spec(), subject, items).expect("cases");
-            let text = |p: &Prompt| tokenizer.decode(&p.ids, true).expect("text");
+            let subject = Subject { relation, ..toy.subject() };
+            let cases = cases(toy.checkpoint.spec(), subject, items).expect("cases");
+            let text = |p: &Prompt| toy.tokenizer.decode(&p.ids, true).expect("text");
             cases.prompts.iter().map(text).collect::<Vec<_>>()
         };
         let texts = asked(&file, 9);
@@ -291,7 +286,7 @@ mod tests {
             "{}",
             texts[0]
         );
-        let texts = asked(&capital, 2);
+        let texts = asked(capital, 2);
         assert_eq!(texts.len(), 2 * (1 + capital.open.len()));
         assert_eq!(texts[0], capital.ask(&capital.facts[0].argument));
     }

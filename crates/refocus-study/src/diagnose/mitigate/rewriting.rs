@@ -225,9 +225,8 @@ fn fitted(pieces: &[Piece]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
 
-    use super::super::super::{Budget, Subject, distractors, toy};
+    use super::super::super::{Toy, distractors};
     use super::*;
 
     fn text(sentences: &[&str], needed: Option<&str>) -> Text {
@@ -260,18 +259,8 @@ mod tests {
 
     #[test]
     fn texts_are_the_probe_s_questions_and_lose_sentences_alone() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
-        let checkpoint = refocus_model::Checkpoint::open(folder).expect("a fixture");
-        let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-        let (task, data, relation) = toy();
-        let subject = Subject {
-            tokenizer,
-            template: None,
-            seed: 0,
-            budget: Budget::TwoMinutes,
-            task: (&task, &data),
-            relation: &relation,
-        };
+        let toy = Toy::new();
+        let subject = toy.subject();
         let cases = distractors::cases(subject, 40).expect("cases");
         let items = distractors::texts(subject, 40).expect("texts");
         let places = items.iter().map(|[_, _, told]| {
@@ -282,7 +271,8 @@ mod tests {
         assert_eq!(places.len(), 2, "it stands at the beginning and elsewhere");
         let pieces: Vec<Piece> = (0..4).map(|i| (f64::from(i), false)).collect();
         let judged = |text: Text| Judged { text, pieces: pieces.clone(), tokens: 7 };
-        let texts = Texts { tokenizer, items: items.into_iter().map(|i| i.map(judged)).collect() };
+        let texts =
+            Texts { tokenizer: &toy.tokenizer, items: items.into_iter().map(|i| i.map(judged)).collect() };
         let asked = texts.asked(None).expect("prompts");
         assert_eq!(asked.against, cases.prompts);
         assert_eq!((asked.told.len(), asked.applied, texts.len(), texts.tokens()), (40, 0, 120, 7.0));

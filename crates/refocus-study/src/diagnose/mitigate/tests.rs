@@ -3,7 +3,7 @@ use std::path::Path;
 use refocus_compute::{Cpu, Eager, Isa};
 use refocus_model::{ChatTemplate, Checkpoint};
 
-use super::super::{Budget, toy};
+use super::super::Toy;
 use super::*;
 
 /// A tiny random model that has a chat template, and room for a judge's prompts.
@@ -24,22 +24,14 @@ fn chatty() -> Checkpoint {
 
 #[test]
 fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
-    let checkpoint = chatty();
-    let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-    let template = ChatTemplate::of(&checkpoint, tokenizer).expect("readable").expect("a template");
+    let toy = Toy::of(chatty());
+    let Toy { checkpoint, tokenizer, .. } = &toy;
+    let template = ChatTemplate::of(checkpoint, tokenizer).expect("readable").expect("a template");
     let mut cpu = Cpu::new(Isa::detect(), 1);
-    let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
+    let m = &Model::load(checkpoint, &mut cpu).expect("loads");
     std::fs::remove_dir_all(checkpoint.path()).expect("removed");
     let o = &mut Eager::new(cpu);
-    let (task, data, relation) = toy();
-    let subject = Subject {
-        tokenizer,
-        template: Some(&template),
-        seed: 0,
-        budget: Budget::TwoMinutes,
-        task: (&task, &data),
-        relation: &relation,
-    };
+    let subject = Subject { template: Some(&template), ..toy.subject() };
     let texts = distractors::texts(subject, 8).expect("texts");
     let [even, odd] = Texts::judge(o, m, tokenizer, &template, texts).halves();
     let cases = distractors::cases(subject, 8).expect("cases");
@@ -80,21 +72,11 @@ fn a_rewriting_is_measured_where_it_acts_and_named_where_it_cannot() {
 
 #[test]
 fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
-    let checkpoint = Checkpoint::open(folder).expect("opens");
-    let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
+    let toy = Toy::new();
     let mut cpu = Cpu::new(Isa::detect(), 1);
-    let m = &Model::load(&checkpoint, &mut cpu).expect("loads");
+    let m = &Model::load(&toy.checkpoint, &mut cpu).expect("loads");
     let o = &mut Eager::new(cpu);
-    let (task, data, relation) = toy();
-    let subject = Subject {
-        tokenizer,
-        template: None,
-        seed: 0,
-        budget: Budget::TwoMinutes,
-        task: (&task, &data),
-        relation: &relation,
-    };
+    let subject = toy.subject();
     let mut benches = Vec::new();
     for cases in [flipflop::cases(subject, 32), distractors::cases(subject, 16)] {
         let cases = cases.expect("cases");
@@ -137,20 +119,15 @@ fn the_best_patch_is_the_one_that_lowers_the_harm_of_all_probes() {
 
 #[test]
 fn prompts_that_have_no_place_are_nothing_to_break() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
-    let checkpoint = Checkpoint::open(folder).expect("opens");
-    let tokenizer = &checkpoint.tokenizer().expect("a tokenizer");
-    let (task, data, relation) = toy();
-    let budget = Budget::TwoMinutes;
-    let subject =
-        Subject { tokenizer, template: None, seed: 0, budget, task: (&task, &data), relation: &relation };
-    let mut spec = checkpoint.spec().clone();
+    let toy = Toy::new();
+    let subject = toy.subject();
+    let mut spec = toy.checkpoint.spec().clone();
     assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 3);
     spec.n_ctx = 16;
     assert_eq!(overthinking::cases(&spec, subject, 3).expect("cases").len(), 0);
 
     let mut cpu = Cpu::new(Isa::detect(), 1);
-    let m = &mut Model::load(&checkpoint, &mut cpu).expect("loads");
+    let m = &mut Model::load(&toy.checkpoint, &mut cpu).expect("loads");
     let o = &mut Eager::new(cpu);
     let there = |b: Result<Option<Bench<'_>>, DiagnoseError>| b.expect("no error").is_some();
     assert!(there(bench(o, m, subject, Probe::Distractors, false)));
