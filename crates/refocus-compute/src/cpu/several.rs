@@ -16,6 +16,9 @@ use super::product::{AHEAD, K_BLOCK, Rect, finish, group_at};
 /// Rows a register tile spans at most.
 const TALLEST: usize = 24;
 
+/// What rows meet before there is a weight.
+static NOTHING: [f32; LANES] = [0.0; LANES];
+
 /// Whether rows are so few that this is the way.
 pub(super) fn suits(isa: Isa, r: &Rect<'_>) -> bool {
     // Others have no registers for it.
@@ -153,9 +156,28 @@ unsafe fn chains<S: Simd, Q: Format, const R: usize, const P: usize>(
         for i in 0..P {
             panel[i] = r.w.panel((p + i).min(r.p1 - 1)).add(k0 / Q::BLOCK * Q::BYTES);
         }
-        let mut x = packed.as_ptr().add(k0 * LANES);
         let second = r.w.k * LANES;
+        let first = packed.as_ptr().add(k0 * LANES);
+        // A weight is decoded while the rows meet the one before: the processor takes the oldest first, so that
+        // one decoded only then would wait for all of them, and its own rows for it. With several panels there
+        // are no registers for it.
+        let early = P == 1;
+        let nothing = NOTHING.as_ptr();
+        let (mut x, mut y, mut next) =
+            if early { (nothing, nothing, first) } else { (first, first, first.add(LANES)) };
+        let mut w = [S::splat(0.0); P];
         let mut acc = [[S::splat(0.0); P]; R];
+        // All rows meet a weight.
+        macro_rules! meet {
+            () => {
+                for j in 0..R {
+                    let x = S::splat(if j < LANES { *x.add(j) } else { *y.add(j - LANES) });
+                    for i in 0..P {
+                        acc[j][i] = S::fma(x, w[i], acc[j][i]);
+                    }
+                }
+            };
+        }
         for _ in 0..K_BLOCK.min(r.w.k - k0) / Q::BLOCK {
             for sub in 0..Q::BLOCK / Q::SUB {
                 let mut head = [[S::splat(0.0); 2]; P];
@@ -166,19 +188,21 @@ unsafe fn chains<S: Simd, Q: Format, const R: usize, const P: usize>(
                 macro_rules! sum {
                     ($group:ident, $steps:expr) => {
                         for _ in 0..$steps {
-                            let mut w = [S::splat(0.0); P];
+                            let mut decoded = [S::splat(0.0); P];
                             for i in 0..P {
-                                w[i] = Q::weight::<S>(head[i], $group[i]);
+                                decoded[i] = Q::weight::<S>(head[i], $group[i]);
                                 $group[i] = Q::next::<S>($group[i]);
                             }
-                            for j in 0..R {
-                                let at = if j < LANES { x.add(j) } else { x.add(second + j - LANES) };
-                                let x = S::splat(*at);
-                                for i in 0..P {
-                                    acc[j][i] = S::fma(x, w[i], acc[j][i]);
-                                }
+                            if early {
+                                S::at_once(decoded[0]);
+                                meet!();
+                                w = decoded;
+                            } else {
+                                w = decoded;
+                                meet!();
                             }
-                            x = x.add(LANES);
+                            (x, y) = (next, next.wrapping_add(second));
+                            next = next.wrapping_add(LANES);
                         }
                     };
                 }
@@ -199,6 +223,9 @@ unsafe fn chains<S: Simd, Q: Format, const R: usize, const P: usize>(
             for i in 0..P {
                 panel[i] = panel[i].add(Q::BYTES);
             }
+        }
+        if early {
+            meet!();
         }
         // Constant bounds here too, for the same reason.
         for i in 0..P {

@@ -1,6 +1,6 @@
 //! AVX-512: one register is sixteen lanes.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::Simd;
 
@@ -185,6 +185,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn at_once(v: __m512) {
+        // No instruction. A quarter of the register stands for all of it: the whole needs a function that
+        // is compiled for the instruction set. To the compiler memory may change, so no load moves across.
+        unsafe { asm!("/* {} */", in(xmm_reg) _mm512_castps512_ps128(v), options(nostack, preserves_flags)) }
     }
     #[inline(always)]
     unsafe fn transpose(v: &mut [__m512; 16]) {

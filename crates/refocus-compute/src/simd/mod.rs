@@ -191,6 +191,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// Asks for the line at `p`, which need not be readable, ahead of its use.
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    /// Has the compiler compute `v` before whatever is read from here on.
+    #[inline(always)]
+    unsafe fn at_once(_: Self::F) {}
 
     /// The lanes as an array.
     #[inline(always)]
