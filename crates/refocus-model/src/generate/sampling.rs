@@ -88,14 +88,26 @@ impl Sampling {
     /// How many of the model's highest logits decide, whatever the others are; `None` where all may. Biases that
     /// only lower logits leave one of the highest as it was.
     pub(super) fn decided_by(&self) -> Option<usize> {
-        let greedy = self.temperature == 0.0 && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0;
-        let lower = self.logit_bias.iter().all(|(_, bias)| *bias <= 0.0);
-        (greedy && lower && self.logit_bias.len() < MOST_DECIDING).then_some(self.logit_bias.len() + 1)
+        let n = if self.temperature > 0.0 {
+            self.top_k.filter(|_| self.logit_bias.is_empty())?
+        } else {
+            self.logit_bias.iter().all(|(_, bias)| *bias <= 0.0).then_some(self.logit_bias.len() + 1)?
+        };
+        let penalties = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        (!penalties && n <= MOST_DECIDING).then_some(n)
     }
 
-    /// The token that as many of the highest logits decide as [`decided_by`](Self::decided_by) says, with its own
-    /// logit; ties to the lower id.
-    pub(super) fn decide(&self, top: &[(u32, f32)]) -> Option<(u32, f32)> {
+    /// The token that as many of the highest logits decide as [`decided_by`](Self::decided_by) says, or more, best
+    /// first, with its own logit; ties to the lower id.
+    pub(super) fn decide(&self, top: &[(u32, f32)], sample: u32, position: u32) -> Option<(u32, f32)> {
+        if self.temperature > 0.0 {
+            let best = top.first()?.1;
+            let possible = top.iter().take(self.top_k?).filter(|t| t.1 > f32::NEG_INFINITY);
+            let mut some: Vec<(u32, f32)> = possible.copied().collect();
+            some.sort_unstable_by_key(|t| t.0);
+            let logits: Vec<f32> = some.iter().map(|t| t.1).collect();
+            return self.draw(&logits, best, self.unit(sample, position)).map(|i| some[i]);
+        }
         let biased = |&(id, logit): &(u32, f32)| {
             let biases = self.logit_bias.iter().filter(|b| b.0 == id);
             biases.fold(logit, |sum, (_, bias)| sum + bias)
@@ -127,21 +139,25 @@ impl Sampling {
         if self.temperature == 0.0 {
             return Some(best);
         }
-        let words = Philox::new(self.seed, PURPOSE).at(0, sample, position);
-        let unit = unit_f64(words[0], words[1]);
-        let (best, temperature) = (logits[best as usize], f64::from(self.temperature));
+        let (best, unit) = (logits[best as usize], self.unit(sample, position));
         let Some(k) = self.top_k else {
-            return self.draw(logits, best, temperature, unit).map(|i| i as u32);
+            return self.draw(logits, best, unit).map(|i| i as u32);
         };
         let mut ids = highest(logits, k);
         ids.sort_unstable();
         let some: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
-        self.draw(&some, best, temperature, unit).map(|i| ids[i])
+        self.draw(&some, best, unit).map(|i| ids[i])
+    }
+
+    /// The random number of a token, from 0 to below 1.
+    fn unit(&self, sample: u32, position: u32) -> f64 {
+        let words = Philox::new(self.seed, PURPOSE).at(0, sample, position);
+        unit_f64(words[0], words[1])
     }
 
     /// Where `unit` falls among these logits, of which top-k left all.
-    fn draw(&self, logits: &[f32], best: f32, temperature: f64, unit: f64) -> Option<usize> {
-        let weights = softmax_weights(logits, best, temperature);
+    fn draw(&self, logits: &[f32], best: f32, unit: f64) -> Option<usize> {
+        let weights = softmax_weights(logits, best, f64::from(self.temperature));
         if self.top_p == 1.0 && self.min_p == 0.0 {
             return drawn(&weights, unit);
         }
@@ -388,6 +404,23 @@ mod tests {
         }
 
         #[test]
+        fn the_highest_few_draw_what_all_draw(
+            logits in proptest::collection::vec(-4i8..4, 1..60),
+            top_k in 1usize..20,
+            more in 0usize..5,
+            top_p in 1u8..=10,
+            seed in 0u64..1000,
+        ) {
+            let impossible = |x: i8| if x == -4 { f32::NEG_INFINITY } else { f32::from(x) * 0.5 };
+            let logits: Vec<f32> = logits.into_iter().map(impossible).collect();
+            let top_p = f32::from(top_p) / 10.0;
+            let s = Sampling { temperature: 1.3, top_k: Some(top_k), top_p, seed, ..Sampling::default() };
+            let want = s.choose(&logits, 3, 5).map(|id| (id, logits[id as usize]));
+            prop_assert_eq!(s.decided_by(), Some(top_k));
+            prop_assert_eq!(s.decide(&top(&logits, top_k + more), 3, 5), want);
+        }
+
+        #[test]
         fn where_biases_only_lower_few_logits_decide(
             logits in proptest::collection::vec(-4i8..4, 1..60),
             biases in proptest::collection::vec((0u32..60, 0u8..5), 0..9),
@@ -400,7 +433,7 @@ mod tests {
             s.bias(&mut biased, &[]);
             let want = s.choose(&biased, 0, 0).expect("a token");
             let few = top(&logits, s.decided_by().expect("few"));
-            prop_assert_eq!(s.decide(&few), Some((want, logits[want as usize])));
+            prop_assert_eq!(s.decide(&few, 0, 0), Some((want, logits[want as usize])));
         }
     }
 

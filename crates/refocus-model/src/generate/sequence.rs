@@ -139,7 +139,8 @@ impl<'a, P> Sequence<'a, P> {
         let wanted = r.logprobs.unwrap_or(0);
         let (id, logit, mut top) = match row.logits {
             Logits::Top(top) => {
-                let (id, logit) = r.sampling.decide(&top).ok_or(RunError::Unread(0))?;
+                let (id, logit) =
+                    r.sampling.decide(&top, self.sample, position as u32).ok_or(RunError::Unread(0))?;
                 (id, Some(logit), top)
             }
             Logits::All(mut logits) => {

@@ -1,9 +1,10 @@
 //! Which answer, of many conversations together. What the answers to one have in common is read with the
 //! conversation; what each goes on with is read behind that.
 
-use refocus_compute::{Batch, KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
+use refocus_compute::{KvUse, Ops, RowSet, Seg, Vocab, VocabOut};
 use refocus_model::{Mode, Model, Plan, Readout, RunError, forward};
 
+use super::side::{Side, fitting};
 use super::tails::Cache;
 
 /// Rows that run together: of a pass with more than this hardly anything is left to share.
@@ -51,18 +52,7 @@ pub(super) fn shared(questions: &[Question]) -> &[u32] {
 
 /// Questions that run together: as many as there is room for behind `shared` tokens.
 pub(super) fn groups(questions: &[Question], shared: usize) -> impl Iterator<Item = &[Question]> {
-    let mut left = questions;
-    std::iter::from_fn(move || {
-        left.first()?;
-        let mut rows = 0;
-        let n = left.iter().take_while(|q| {
-            rows += q.trunk.len() - shared;
-            rows <= ROWS
-        });
-        let (group, others) = left.split_at(n.count().max(1));
-        left = others;
-        Some(group)
-    })
+    fitting(questions, ROWS, move |q| q.trunk.len() - shared)
 }
 
 /// The log-probability of each answer of a group whose trunks begin with what `beginning` holds.
@@ -82,15 +72,7 @@ pub(super) fn scores<O: Ops>(
         group.iter().enumerate().flat_map(|(i, q)| q.rests.iter().enumerate().map(move |(j, r)| (i, j, r)));
     let all: Vec<_> = all.filter(|(_, _, rest)| !rest.is_empty()).collect();
     // Rests are short: as many as there is room for, of however many questions.
-    let mut left = all.as_slice();
-    while !left.is_empty() {
-        let mut rows = 0;
-        let n = left.iter().take_while(|(_, _, rest)| {
-            rows += rest.len();
-            rows <= ROWS
-        });
-        let (some, others) = left.split_at(n.count().max(1));
-        left = others;
+    for some in fitting(&all, ROWS, |(_, _, rest)| rest.len()) {
         let part = |&(i, _, rest): &(usize, usize, &Vec<u32>)| Part {
             ids: [&[group[i].last], &rest[..rest.len() - 1]].concat(),
             targets: rest.clone(),
@@ -126,23 +108,19 @@ fn read<O: Ops>(
         KvUse::Read(caches) => caches.iter().map(|c| c.len).collect(),
         KvUse::Append(caches) => caches.iter().map(|c| c.len).collect(),
     };
-    let (mut batch, mut ids, mut rows, mut targets) = (Batch::default(), Vec::new(), Vec::new(), Vec::new());
+    let (mut side, mut targets) = (Side::default(), Vec::new());
     for (part, start) in parts.iter().zip(starts) {
-        let first = ids.len() as u32;
-        ids.extend_from_slice(&part.ids);
+        side.push(&part.ids, start, part.targets.len());
         targets.extend_from_slice(&part.targets);
-        let end = ids.len() as u32;
-        batch.segs.push(Seg { rows: first..end, pos0: start as u32 });
-        rows.extend(end - part.targets.len() as u32..end);
     }
     let mut readouts = Vec::new();
-    if !rows.is_empty() {
+    if !targets.is_empty() {
         let nll = Vocab::Nll(targets.into());
-        readouts.push(Readout::logits(&m.spec, Some(RowSet::new(rows)), vec![nll]));
+        readouts.push(Readout::logits(&m.spec, Some(RowSet::new(side.asked)), vec![nll]));
     }
     let mode = Mode { keeps_cache: matches!(kv, KvUse::Append(_)), decoding: true };
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &[], mode)?;
-    let readings = forward(o, m, &ids, &plan, kv)?;
+    let plan = Plan::compile(&m.spec, &side.batch, &readouts, &[], mode)?;
+    let readings = forward(o, m, &side.ids, &plan, kv)?;
     let nll = match readings.first().map(|r| r.lens(0)) {
         None => Vec::new(),
         Some(Some([VocabOut::Values(nll)])) => o.to_host(nll)?,
@@ -158,5 +136,5 @@ fn read<O: Ops>(
             None => Ok(own.to_vec()),
         }
     };
-    parts.iter().zip(&batch.segs).enumerate().map(each).collect()
+    parts.iter().zip(&side.batch.segs).enumerate().map(each).collect()
 }

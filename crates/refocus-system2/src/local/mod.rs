@@ -1,6 +1,7 @@
 //! A local model as a [`Chat`].
 
 mod choices;
+mod side;
 mod tails;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use refocus_model::{
     Action, Applied, Intervention, Kind, Mode, Model, Plan, Position, Readout, RunError, Site, forward,
 };
 
+use super::side::{Side, fitting};
+
 /// Rows that run together.
 const ROWS: usize = 512;
 
@@ -49,18 +51,8 @@ pub(super) fn read<O: Ops>(
 
 /// Endings that run together: of one kind, as many as there is room for.
 pub(super) fn groups(tails: &[Tail]) -> impl Iterator<Item = &[Tail]> {
-    let mut rest = tails;
-    std::iter::from_fn(move || {
-        let kind = std::mem::discriminant(&rest.first()?.want);
-        let mut rows = 0;
-        let n = rest.iter().take_while(|t| {
-            rows += t.ids.len();
-            rows <= ROWS && std::mem::discriminant(&t.want) == kind
-        });
-        let (group, others) = rest.split_at(n.count().max(1));
-        rest = others;
-        Some(group)
-    })
+    let kind = |t: &Tail| std::mem::discriminant(&t.want);
+    tails.chunk_by(move |a, b| kind(a) == kind(b)).flat_map(|same| fitting(same, ROWS, |t| t.ids.len()))
 }
 
 /// What is wanted of each ending of a group.
@@ -71,18 +63,14 @@ pub(super) fn run<O: Ops>(
     group: &[Tail],
 ) -> Result<Vec<Vec<f64>>, RunError> {
     let cached = cache.len > 0;
-    let (mut batch, mut ids, mut rows, mut targets) = (Batch::default(), Vec::new(), Vec::new(), Vec::new());
-    let mut applied = Vec::new();
+    let (mut side, mut targets, mut applied) = (Side::default(), Vec::new(), Vec::new());
     for (i, tail) in group.iter().enumerate() {
-        let start = ids.len() as u32;
-        ids.extend_from_slice(&tail.ids);
-        let end = ids.len() as u32;
-        batch.segs.push(Seg { rows: start..end, pos0: cache.len as u32 });
-        let wanted = if let Want::Whole(answer) = &tail.want { answer.len() as u32 } else { 1 };
-        rows.extend(end.saturating_sub(wanted)..end);
+        let mut wanted = 1;
         if let Want::Whole(answer) = &tail.want {
             targets.extend_from_slice(answer);
+            wanted = answer.len();
         }
+        side.push(&tail.ids, cache.len, wanted);
         if let Some(hidden) = &tail.hidden {
             applied.extend((0..m.spec.n_layers).map(|layer| block(layer, hidden.clone(), i)));
         }
@@ -93,12 +81,12 @@ pub(super) fn run<O: Ops>(
         Some(Want::Each(answers)) => vec![Vocab::Ids(Arc::clone(answers)), Vocab::LogSumExp],
         Some(Want::Whole(_)) => vec![Vocab::Nll(targets.into())],
     };
-    let readouts = [Readout::logits(&m.spec, Some(RowSet::new(rows)), want)];
+    let readouts = [Readout::logits(&m.spec, Some(RowSet::new(side.asked)), want)];
     let mode = Mode { keeps_cache: false, decoding: true };
-    let plan = Plan::compile(&m.spec, &batch, &readouts, &applied, mode)?;
+    let plan = Plan::compile(&m.spec, &side.batch, &readouts, &applied, mode)?;
     let caches = vec![cache.clone(); if cached { group.len() } else { 0 }];
     let kv = if cached { KvUse::Read(&caches) } else { KvUse::None };
-    let readings = forward(o, m, &ids, &plan, kv)?;
+    let readings = forward(o, m, &side.ids, &plan, kv)?;
     let unread = || RunError::Unread(0);
     let out: Vec<Vec<f64>> = match readings.first().and_then(|r| r.lens(0)).ok_or_else(unread)? {
         [VocabOut::Top(top)] => {
