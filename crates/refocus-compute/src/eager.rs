@@ -46,18 +46,19 @@ impl<K: Kernels> Eager<K> {
     pub(crate) fn lstm_kept(
         &mut self,
         pre: &Rc<K::Buf>,
+        at: Option<&[u32]>,
         recurrent: &Linear<K>,
         batch: &Batch,
         keep: bool,
     ) -> Result<Kept<K>> {
         let w = self.kernels.weight_shape(&recurrent.w.value);
         let bias = recurrent.bias.as_ref().map(|b| self.dim(&b.value));
-        check::lstm(self.dim(pre), w, bias, batch)?;
-        if self.dim(pre).0 == 0 {
+        check::lstm(self.dim(pre), at, w, bias, batch)?;
+        if batch.rows() == 0 {
             return Ok((self.zeros(0, w.1)?, None));
         }
         let bias = recurrent.bias.as_ref().map(|b| &*b.value);
-        let (hidden, kept) = self.kernels.lstm(pre, &recurrent.w.value, bias, batch, keep)?;
+        let (hidden, kept) = self.kernels.lstm(pre, at, &recurrent.w.value, bias, batch, keep)?;
         Ok((Rc::new(hidden), kept))
     }
 
@@ -297,8 +298,14 @@ impl<K: Kernels> Ops for Eager<K> {
         })
     }
 
-    fn lstm(&mut self, pre: &Self::T, recurrent: &Linear<K>, batch: &Batch) -> Result<Self::T> {
-        Ok(self.lstm_kept(pre, recurrent, batch, false)?.0)
+    fn lstm(
+        &mut self,
+        pre: &Self::T,
+        at: Option<&[u32]>,
+        recurrent: &Linear<K>,
+        batch: &Batch,
+    ) -> Result<Self::T> {
+        Ok(self.lstm_kept(pre, at, recurrent, batch, false)?.0)
     }
 
     fn rows(&mut self, x: &Self::T, r: &[u32]) -> Result<Self::T> {

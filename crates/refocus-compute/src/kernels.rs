@@ -207,13 +207,14 @@ pub trait Kernels: Sized {
     fn lstm(
         &mut self,
         pre: &Self::Buf,
+        at: Option<&[u32]>,
         w: &Self::W,
         bias: Option<&Self::Buf>,
         batch: &Batch,
         keep: bool,
     ) -> Result<LstmOut<Self::Buf>>;
-    /// Gradient of [`Kernels::lstm`] through all time steps; `hidden` is its output, `dh` the gradient
-    /// of that.
+    /// Gradient of [`Kernels::lstm`] through all time steps, with respect to the gate inputs of every position;
+    /// `hidden` is its output, `dh` the gradient of that.
     fn lstm_vjp(
         &mut self,
         hidden: &Self::Buf,

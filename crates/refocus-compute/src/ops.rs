@@ -499,11 +499,17 @@ pub trait Ops {
     ) -> Result<AttnOut<Self::T>>;
     /// The recurrence of an LSTM layer over fresh sequences, each from a zero state: `[rows, hidden]`.
     ///
-    /// `pre` `[rows, 4 · hidden]` is `x W_ihᵀ + b_ih` of all positions, `recurrent` `W_hh`
-    /// `[4 · hidden, hidden]` and `b_hh`. Gates in PyTorch's order (input, forget, cell, output):
-    /// `(i, f, g, o) = pre_t + (h_{t−1} W_hhᵀ + b_hh)`, `c_t = σ(f) c_{t−1} + σ(i) tanh(g)`,
-    /// `h_t = σ(o) tanh(c_t)`.
-    fn lstm(&mut self, pre: &Self::T, recurrent: &Linear<Self::K>, batch: &Batch) -> Result<Self::T>;
+    /// `pre` `[rows, 4 · hidden]` is `x W_ihᵀ + b_ih` of all positions, or with `at` a table in which that of
+    /// position i is row `at[i]`; `recurrent` is `W_hh` `[4 · hidden, hidden]` and `b_hh`. Gates in PyTorch's
+    /// order (input, forget, cell, output): `(i, f, g, o) = pre_t + (h_{t−1} W_hhᵀ + b_hh)`,
+    /// `c_t = σ(f) c_{t−1} + σ(i) tanh(g)`, `h_t = σ(o) tanh(c_t)`.
+    fn lstm(
+        &mut self,
+        pre: &Self::T,
+        at: Option<&[u32]>,
+        recurrent: &Linear<Self::K>,
+        batch: &Batch,
+    ) -> Result<Self::T>;
     /// Rows of the matrix at hand.
     fn rows(&mut self, x: &Self::T, r: &[u32]) -> Result<Self::T>;
     /// Edits in order.

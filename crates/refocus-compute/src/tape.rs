@@ -240,6 +240,8 @@ struct Attention<K: Kernels> {
 /// The recurrence of an LSTM layer.
 struct Lstm<K: Kernels> {
     pre: Option<NodeId>,
+    /// Where `pre` is a table: its shape, and the row of each position.
+    at: Option<((usize, usize), Vec<u32>)>,
     recurrent: Linear<K>,
     batch: Batch,
     hidden: Saved<K>,

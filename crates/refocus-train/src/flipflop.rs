@@ -13,9 +13,6 @@ use crate::task::Language;
 use crate::trainer::{Examples, Score, choices};
 use crate::weights::Net;
 
-/// Strings scored in one pass.
-const PASS: usize = 16;
-
 /// Which positions are asked for the symbol that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -112,9 +109,11 @@ pub fn test<O: Ops>(
     sequences: usize,
 ) -> Result<Score, RunError> {
     let (mut total, sequences) = (Score::default(), sequences as u32);
-    for first in (0..sequences).step_by(PASS) {
-        let numbers = first..sequences.min(first + PASS as u32);
-        let part = language.examples(Mode::Clean, seed, Split::Test, 0, numbers);
+    let drawn = |numbers| language.examples(Mode::Clean, seed, Split::Test, 0, numbers);
+    // The first is about as long as the others.
+    let pass = (m.pass() / drawn(0..1).ids.len().max(1)).max(1);
+    for first in (0..sequences).step_by(pass) {
+        let part = drawn(first..sequences.min(first.saturating_add(pass as u32)));
         let width = language.width();
         let choices = choices(o, m, &part)?;
         let data = choices.chunks(width).zip(part.targets.chunks(width));

@@ -131,6 +131,7 @@ impl LstmWeights {
         };
         Ok(Lstm {
             vocab: self.shape.vocab,
+            hidden: self.shape.hidden,
             embedding,
             input: Linear { w: input, bias: vector(3)? },
             recurrent: Linear { w: recurrent, bias: vector(4)? },
@@ -142,6 +143,7 @@ impl LstmWeights {
 /// An LSTM ready to run.
 pub struct Lstm<K: Kernels> {
     vocab: usize,
+    hidden: usize,
     embedding: Param<K::W>,
     input: Linear<K>,
     recurrent: Linear<K>,
@@ -152,6 +154,12 @@ impl<K: Kernels> Lstm<K> {
     /// Ids.
     pub fn vocab(&self) -> usize {
         self.vocab
+    }
+
+    /// Symbols that are best read in one pass: a step takes all weights whether for one sequence or for many, so
+    /// many, as long as their states (f32) take no more than 128 MiB.
+    pub(crate) fn pass(&self) -> usize {
+        ((128 << 20) / 4 / self.hidden.max(1)).max(1)
     }
 
     /// One question at some rows of sequences end to end.
@@ -166,17 +174,12 @@ impl<K: Kernels> Lstm<K> {
         rows: &[u32],
         want: Vocab,
     ) -> refocus_compute::Result<Option<VocabOut<O::T>>> {
-        let pre = if self.vocab < ids.len() {
-            // An id gives the same gate inputs wherever it stands: they are computed once and looked up.
-            let every: Vec<u32> = (0..self.vocab as u32).collect();
-            let x = o.embed(&self.embedding, &every)?;
-            let table = o.linear(&x, &[&self.input], Then::default())?;
-            o.rows(&table, ids)?
-        } else {
-            let x = o.embed(&self.embedding, ids)?;
-            o.linear(&x, &[&self.input], Then::default())?
-        };
-        let states = o.lstm(&pre, &self.recurrent, batch)?;
+        // An id gives the same gate inputs wherever it stands: they are computed once and looked up.
+        let looked_up = self.vocab < ids.len();
+        let every: Vec<u32> = if looked_up { (0..self.vocab as u32).collect() } else { Vec::new() };
+        let x = o.embed(&self.embedding, if looked_up { &every } else { ids })?;
+        let pre = o.linear(&x, &[&self.input], Then::default())?;
+        let states = o.lstm(&pre, looked_up.then_some(ids), &self.recurrent, batch)?;
         let asked = o.rows(&states, rows)?;
         Ok(o.vocab(&asked, &self.head, &[want])?.pop())
     }

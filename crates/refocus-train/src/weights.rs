@@ -102,6 +102,15 @@ impl<K: Kernels> Net<K> {
         if let Net::Transformer(m) = self { Some(m) } else { None }
     }
 
+    /// Symbols that are best read in one pass, of as many sequences as that takes.
+    pub fn pass(&self) -> usize {
+        match self {
+            // Rows of one layer that stay in the caches.
+            Net::Transformer(_) => 1 << 13,
+            Net::Lstm(m) => m.pass(),
+        }
+    }
+
     /// The id of each parameter, in the order of [`Weights::values`].
     pub(crate) fn ids(&self, weights: &Weights) -> Vec<ParamId> {
         match (self, weights) {

@@ -49,15 +49,16 @@ unsafe fn product(isa: Isa, x: &[f32], rows: usize, w: &Panels, bias: Option<&[f
 pub(super) fn lstm(
     cpu: &mut Cpu,
     pre: &CpuBuf,
+    at: Option<&[u32]>,
     w: &Panels,
     bias: Option<&CpuBuf>,
     batch: &Batch,
     keep: bool,
 ) -> Result<LstmOut<CpuBuf>> {
-    let (h, isa) = (w.k, cpu.isa);
-    let mut hidden = cpu.stale(pre.rows, h)?;
+    let (h, isa, rows) = (w.k, cpu.isa, batch.rows());
+    let mut hidden = cpu.stale(rows, h)?;
     let mut kept = match keep {
-        true => Some(LstmKept { gates: cpu.stale(pre.rows, 4 * h)?, cells: cpu.stale(pre.rows, h)? }),
+        true => Some(LstmKept { gates: cpu.stale(rows, 4 * h)?, cells: cpu.stale(rows, h)? }),
         false => None,
     };
     let blocks = blocks(batch, cpu.team.size());
@@ -86,11 +87,12 @@ pub(super) fn lstm(
             }
             for (i, (start, _)) in block[..active].iter().enumerate() {
                 let row = start + t;
+                let pre = pre.row(at.map_or(row, |at| at[row] as usize));
                 let (state, cell) = (&mut state[i * h..][..h], &mut cell[i * h..][..h]);
                 // SAFETY: rows of this block's sequences are this tile's own; lengths are as `gates` asks.
                 unsafe {
                     let kept = seen.map(|(g, c)| (g.slice(row * 4 * h, 4 * h), c.slice(row * h, h)));
-                    gates(isa, pre.row(row), &recurrent[i * 4 * h..][..4 * h], cell, state, kept);
+                    gates(isa, pre, &recurrent[i * 4 * h..][..4 * h], cell, state, kept);
                     out.slice(row * h, h).copy_from_slice(state);
                 }
             }

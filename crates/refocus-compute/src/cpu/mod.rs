@@ -266,12 +266,13 @@ impl Kernels for Cpu {
     fn lstm(
         &mut self,
         pre: &CpuBuf,
+        at: Option<&[u32]>,
         w: &Panels,
         bias: Option<&CpuBuf>,
         batch: &Batch,
         keep: bool,
     ) -> Result<LstmOut<CpuBuf>> {
-        lstm::lstm(self, pre, w, bias, batch, keep)
+        lstm::lstm(self, pre, at, w, bias, batch, keep)
     }
 
     fn lstm_vjp(

@@ -134,7 +134,7 @@ fn covered(op: &'static str, batch: &Batch) -> Result<usize> {
 }
 
 /// See [`crate::Ops::lstm`]; `w` is the shape of the recurrent weight, `bias` that of its bias.
-pub(crate) fn lstm(pre: Dim, w: Dim, bias: Option<Dim>, batch: &Batch) -> Result<()> {
+pub(crate) fn lstm(pre: Dim, at: Option<&[u32]>, w: Dim, bias: Option<Dim>, batch: &Batch) -> Result<()> {
     const OP: &str = "lstm";
     let gates = w.1.saturating_mul(4);
     if w.1 == 0 || w.0 != gates {
@@ -146,7 +146,17 @@ pub(crate) fn lstm(pre: Dim, w: Dim, bias: Option<Dim>, batch: &Batch) -> Result
             format!("a segment starts at position {}: states are not kept", seg.pos0),
         ));
     }
-    same(OP, "the input", pre, (covered(OP, batch)?, gates))?;
+    let rows = covered(OP, batch)?;
+    match at {
+        Some(at) => {
+            same(OP, "the table", pre, (pre.0, gates))?;
+            if at.len() != rows {
+                return Err(mismatch(OP, "the rows of the table", at.len(), rows));
+            }
+            within(OP, "row", at, pre.0)?;
+        }
+        None => same(OP, "the input", pre, (rows, gates))?,
+    }
     bias.map_or(Ok(()), |b| same(OP, "the bias", b, (1, gates)))
 }
 

@@ -11,18 +11,20 @@ fn sigmoid(x: f64) -> f64 {
 /// See [`crate::Kernels::lstm`].
 pub(super) fn forward(
     pre: &RefBuf,
+    at: Option<&[u32]>,
     w: &RefWeight,
     bias: Option<&RefBuf>,
     batch: &Batch,
 ) -> (RefBuf, LstmKept<RefBuf>) {
-    let h = w.k;
-    let mut hidden = RefBuf::zeros(pre.rows, h);
-    let mut kept = LstmKept { gates: RefBuf::zeros(pre.rows, 4 * h), cells: RefBuf::zeros(pre.rows, h) };
+    let (h, rows) = (w.k, batch.rows());
+    let mut hidden = RefBuf::zeros(rows, h);
+    let mut kept = LstmKept { gates: RefBuf::zeros(rows, 4 * h), cells: RefBuf::zeros(rows, h) };
     for seg in &batch.segs {
         let (mut state, mut cell) = (vec![0.0; h], vec![0.0; h]);
         for row in seg.rows.clone().map(|r| r as usize) {
+            let pre = pre.row(at.map_or(row, |at| at[row] as usize));
             let z: Vec<f64> = (0..4 * h)
-                .map(|i| pre.row(row)[i] + dot(&state, w.row(i)) + bias.map_or(0.0, |b| b.data[i]))
+                .map(|i| pre[i] + dot(&state, w.row(i)) + bias.map_or(0.0, |b| b.data[i]))
                 .collect();
             for j in 0..h {
                 let (input, forget) = (sigmoid(z[j]), sigmoid(z[h + j]));

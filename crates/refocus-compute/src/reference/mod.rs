@@ -383,12 +383,13 @@ impl Kernels for Reference {
     fn lstm(
         &mut self,
         pre: &RefBuf,
+        at: Option<&[u32]>,
         w: &RefWeight,
         bias: Option<&RefBuf>,
         batch: &Batch,
         keep: bool,
     ) -> Result<LstmOut<RefBuf>> {
-        let (hidden, kept) = lstm::forward(pre, w, bias, batch);
+        let (hidden, kept) = lstm::forward(pre, at, w, bias, batch);
         Ok((hidden, keep.then_some(kept)))
     }
 

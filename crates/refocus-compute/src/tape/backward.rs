@@ -224,10 +224,15 @@ impl<K: Kernels> Sweep<'_, K> {
 
     /// All time steps at once; the weight's gradient is one product over all positions.
     fn lstm(&mut self, layer: Lstm<K>, dh: &K::Buf) -> Result<()> {
-        let Lstm { pre, recurrent, batch, hidden, kept } = layer;
+        let Lstm { pre, at, recurrent, batch, hidden, kept } = layer;
         let d = self.kernels.lstm_vjp(&hidden, &kept, &recurrent.w.value, &batch, dh)?;
         self.map(&recurrent, None, Some(&d.before), &d.dpre)?;
-        self.give(pre, d.dpre)
+        match (pre, at) {
+            (Some(pre), Some((shape, at))) => {
+                self.give_into(pre, shape, |k, dx| k.rows_vjp(dx, &at, &d.dpre))
+            }
+            _ => self.give(pre, d.dpre),
+        }
     }
 
     /// The output's gradient and those of what was measured, at once.

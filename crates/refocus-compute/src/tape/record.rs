@@ -217,13 +217,20 @@ impl<K: Kernels> Ops for Tape<K> {
         Ok(AttnOut { z, mass, stats, raw: out.raw })
     }
 
-    fn lstm(&mut self, pre: &Var<K>, recurrent: &Linear<K>, batch: &Batch) -> Result<Var<K>> {
+    fn lstm(
+        &mut self,
+        pre: &Var<K>,
+        at: Option<&[u32]>,
+        recurrent: &Linear<K>,
+        batch: &Batch,
+    ) -> Result<Var<K>> {
         let id = self.live("lstm", pre)?;
         let depends = id.is_some() || self.wants_map(recurrent);
-        let (hidden, kept) = self.eager.lstm_kept(&pre.value, recurrent, batch, depends)?;
+        let (hidden, kept) = self.eager.lstm_kept(&pre.value, at, recurrent, batch, depends)?;
         let Some(kept) = kept else { return Ok(self.plain(hidden)) };
         let (recurrent, batch) = (copy_map(recurrent), batch.clone());
-        let layer = Lstm { pre: id, recurrent, batch, hidden: Rc::clone(&hidden), kept };
+        let at = at.map(|at| (self.shape(pre), at.to_vec()));
+        let layer = Lstm { pre: id, at, recurrent, batch, hidden: Rc::clone(&hidden), kept };
         Ok(self.record(hidden, Op::Lstm(Box::new(layer))))
     }
 

@@ -138,7 +138,7 @@ fn lstm_kernels(cpu: &mut Cpu) -> Result<Named> {
         let (w, batch) =
             (weight(cpu, rng, Dtype::F32, 4 * hidden, hidden)?, Batch::from_lengths([9, 1, 40, 3, 0, 9]));
         let (pre, bias) = (random(cpu, rng, batch.rows(), 4 * hidden)?, random(cpu, rng, 1, 4 * hidden)?);
-        let (y, kept) = cpu.lstm(&pre, &w, Some(&bias), &batch, true)?;
+        let (y, kept) = cpu.lstm(&pre, None, &w, Some(&bias), &batch, true)?;
         let kept = kept.expect("asked for");
         let d = cpu.lstm_vjp(&y, &kept, &w, &batch, &y)?;
         for (name, x) in [
@@ -201,13 +201,13 @@ fn a_sequence_of_an_lstm_is_the_same_alone_and_among_others() {
         let w = weight(cpu, rng, Dtype::F32, 4 * hidden, hidden).unwrap();
         let batch = Batch::from_lengths((0..60).map(|i| (7 * i) % 23));
         let pre = random(cpu, rng, batch.rows(), 4 * hidden).unwrap();
-        let (all, kept) = cpu.lstm(&pre, &w, None, &batch, true).unwrap();
+        let (all, kept) = cpu.lstm(&pre, None, &w, None, &batch, true).unwrap();
         let d = cpu.lstm_vjp(&all, &kept.unwrap(), &w, &batch, &all).unwrap().dpre;
         let (want, dwant) = (bits(&all, cpu), bits(&d, cpu));
         for seg in batch.segs.iter().rev().filter(|s| !s.rows.is_empty()) {
             let rows: Vec<u32> = seg.rows.clone().collect();
             let (own, alone) = (cpu.rows(&pre, &rows).unwrap(), Batch::from_lengths([rows.len()]));
-            let (y, kept) = cpu.lstm(&own, &w, None, &alone, true).unwrap();
+            let (y, kept) = cpu.lstm(&own, None, &w, None, &alone, true).unwrap();
             let d = cpu.lstm_vjp(&y, &kept.unwrap(), &w, &alone, &y).unwrap().dpre;
             let at = |width: usize| seg.rows.start as usize * width..seg.rows.end as usize * width;
             assert!(bits(&y, cpu) == want[at(hidden)], "{isa:?}, {:?}", seg.rows);

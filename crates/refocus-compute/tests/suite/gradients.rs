@@ -375,11 +375,15 @@ fn lstm() {
                 let x = g.var(0);
                 let (input, recurrent) = (g.linear(1, bias.then_some(3)), g.linear(2, bias.then_some(4)));
                 let pre = g.tape.linear(&x, &[&input], Then::default())?;
-                let y = g.tape.lstm(&pre, &recurrent, &batch)?;
+                let y = g.tape.lstm(&pre, None, &recurrent, &batch)?;
                 // Another layer on top, of the same weights.
                 let deep = g.linear(2, bias.then_some(4));
                 let pre = g.tape.linear(&y, &[&deep], Then::default())?;
-                Ok(vec![g.tape.lstm(&pre, &recurrent, &batch)?, y])
+                let deep = g.tape.lstm(&pre, None, &recurrent, &batch)?;
+                // Rows looked up, most of them several times.
+                let at: Vec<u32> = (0..batch.rows() as u32).map(|i| i * i % 4).collect();
+                let looked_up = g.tape.lstm(&pre, Some(&at), &recurrent, &batch)?;
+                Ok(vec![deep, looked_up, y])
             });
         }
     }

@@ -296,10 +296,10 @@ fn lstm<K: Kernels>(b: &mut Both<K>, hidden: usize) -> Result<()> {
     let w = (b.k.pack(&source(4 * hidden, hidden, &data))?, b.r.pack(&source(4 * hidden, hidden, &data))?);
     let (bias, dh) = (b.buf(1, 4 * hidden)?, b.buf(batch.rows(), hidden)?);
     for bias in [None, Some(&bias)] {
-        let got = b.k.lstm(&pre.0, &w.0, bias.map(|b| &b.0), &batch, true)?;
-        let want = b.r.lstm(&pre.1, &w.1, bias.map(|b| &b.1), &batch, true)?;
+        let got = b.k.lstm(&pre.0, None, &w.0, bias.map(|b| &b.0), &batch, true)?;
+        let want = b.r.lstm(&pre.1, None, &w.1, bias.map(|b| &b.1), &batch, true)?;
         b.same(("lstm", hidden), &got.0, &want.0)?;
-        assert!(b.k.lstm(&pre.0, &w.0, bias.map(|b| &b.0), &batch, false)?.1.is_none());
+        assert!(b.k.lstm(&pre.0, None, &w.0, bias.map(|b| &b.0), &batch, false)?.1.is_none());
         let (mine, theirs) = (got.1.expect("kept"), want.1.expect("kept"));
         b.same(("gates", hidden), &mine.gates, &theirs.gates)?;
         b.same(("cells", hidden), &mine.cells, &theirs.cells)?;

@@ -12,10 +12,8 @@ use refocus_train::{Net, choices};
 use super::error::{FlipflopError, Result};
 use super::sets::EvalSet;
 
-/// Symbols of one pass.
-const PASS: usize = 1 << 13;
 /// Symbols after which a result is kept.
-const CHUNK: usize = 1 << 17;
+const CHUNK: usize = 1 << 18;
 
 /// The reads that a model got wrong so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +42,7 @@ pub fn evaluate<O: Ops>(
     wrong: &mut Wrong,
     mut after: impl FnMut(&Wrong) -> Result<bool>,
 ) -> Result<bool> {
-    let pass = (PASS / set.language.tokens()).max(1) as u32;
+    let pass = (net.pass() / set.language.tokens()).max(1) as u32;
     while wrong.strings < set.strings {
         let end = set.strings.min(wrong.strings + chunk_strings(set));
         while wrong.strings < end {
