@@ -105,7 +105,7 @@ impl<K: Kernels> Net<K> {
     /// Symbols that are best read in one pass, of as many sequences as that takes.
     pub fn pass(&self) -> usize {
         match self {
-            // Rows of one layer that stay in the caches.
+            // Rows enough for every kernel, even of one string; more only take memory.
             Net::Transformer(_) => 1 << 13,
             Net::Lstm(m) => m.pass(),
         }
