@@ -241,7 +241,7 @@ struct Attention<K: Kernels> {
 struct Lstm<K: Kernels> {
     pre: Option<NodeId>,
     /// Where `pre` is a table: its shape, and the row of each position.
-    at: Option<((usize, usize), Vec<u32>)>,
+    at: Option<(check::Dim, Vec<u32>)>,
     recurrent: Linear<K>,
     batch: Batch,
     hidden: Saved<K>,

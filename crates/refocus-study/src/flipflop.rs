@@ -39,7 +39,7 @@ pub use self::changed::{
 };
 pub use self::curve::CurvePoint;
 pub use self::error::FlipflopError;
-pub use self::eval::{Wrong, chunk_strings, evaluate};
+pub use self::eval::{Wrong, evaluate};
 pub use self::figures::{Chart, Drawn, Figure, FigureError, Series as ChartSeries, draw};
 pub use self::grid::{Grid, Job, Row};
 pub use self::handset::handset;

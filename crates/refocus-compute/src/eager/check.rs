@@ -289,3 +289,24 @@ pub(crate) fn probe<T>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_table_of_gate_inputs_is_named() {
+        let batch = Batch::from_lengths([2, 1]);
+        let refusal =
+            |pre, at: &[u32]| lstm(pre, Some(at), (8, 2), None, &batch).err().map(|e| e.to_string());
+        assert_eq!(refusal((5, 8), &[0, 4, 4]), None);
+        for (pre, at, says) in [
+            ((5, 7), [0, 4, 4].as_slice(), "the table"),
+            ((5, 8), &[0, 4], "the rows of the table"),
+            ((5, 8), &[0, 5, 4], "row 5"),
+        ] {
+            let e = refusal(pre, at).unwrap_or_default();
+            assert!(e.contains("lstm") && e.contains(says), "{e}");
+        }
+    }
+}

@@ -216,6 +216,26 @@ fn a_sequence_of_an_lstm_is_the_same_alone_and_among_others() {
     }
 }
 
+#[test]
+fn gate_inputs_of_an_lstm_are_the_same_looked_up_and_copied_out() {
+    for isa in isas() {
+        let cpu = &mut Cpu::new(isa, 2);
+        let rng = &mut Rng::new(19);
+        let hidden = 37;
+        let w = weight(cpu, rng, Dtype::F32, 4 * hidden, hidden).unwrap();
+        let batch = Batch::from_lengths([9, 0, 1, 30]);
+        let at: Vec<u32> = (0..batch.rows() as u32).map(|i| i * i % 5).collect();
+        let table = random(cpu, rng, 5, 4 * hidden).unwrap();
+        let copied = cpu.rows(&table, &at).unwrap();
+        let mut states = |pre: &CpuBuf, at: Option<&[u32]>| {
+            let (y, kept) = cpu.lstm(pre, at, &w, None, &batch, true).unwrap();
+            let kept = kept.unwrap();
+            [bits(&y, cpu), bits(&kept.gates, cpu), bits(&kept.cells, cpu)]
+        };
+        assert!(states(&table, Some(&at)) == states(&copied, None), "{isa:?}");
+    }
+}
+
 /// FNV-1a over every bit that [`forward_kernels`] gives, rotary positions aside (their angles are the
 /// system's), and over those of [`quantised_kernels`] and [`lstm_kernels`]. Another number means other
 /// results than every version before: the rules of `docs/determinism.md` have changed, and the change log

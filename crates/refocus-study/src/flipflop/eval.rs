@@ -12,8 +12,8 @@ use refocus_train::{Net, choices};
 use super::error::{FlipflopError, Result};
 use super::sets::EvalSet;
 
-/// Symbols after which a result is kept.
-const CHUNK: usize = 1 << 18;
+/// Symbols after which a result is kept, or as many as a pass takes.
+const CHUNK: usize = 1 << 17;
 
 /// The reads that a model got wrong so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub struct Wrong {
     pub at: Vec<[u32; 2]>,
 }
 
-/// Strings after which [`evaluate`] reports.
-pub fn chunk_strings(set: &EvalSet) -> u32 {
-    (CHUNK / set.language.tokens()).clamp(1, 1 << 16) as u32
+/// Strings after which [`evaluate`] reports, where a pass takes so many symbols.
+fn chunk_strings(set: &EvalSet, pass: usize) -> u32 {
+    (CHUNK.max(pass) / set.language.tokens()).clamp(1, 1 << 16) as u32
 }
 
 /// Asks a model at all reads of the strings of a set that were not asked before. In its last layer only reads
@@ -43,8 +43,9 @@ pub fn evaluate<O: Ops>(
     mut after: impl FnMut(&Wrong) -> Result<bool>,
 ) -> Result<bool> {
     let pass = (net.pass() / set.language.tokens()).max(1) as u32;
+    let chunk = chunk_strings(set, net.pass());
     while wrong.strings < set.strings {
-        let end = set.strings.min(wrong.strings + chunk_strings(set));
+        let end = set.strings.min(wrong.strings.saturating_add(chunk));
         while wrong.strings < end {
             let numbers = wrong.strings..end.min(wrong.strings + pass);
             let first = numbers.start;
@@ -134,9 +135,10 @@ mod tests {
         assert!(evaluate(&mut o, &net, &set, 7, &mut part, |_| Ok(true)).expect("answers"));
         assert_eq!(part, whole);
         let mut stopped = Wrong::default();
-        let long = EvalSet { strings: 3 * chunk_strings(&set), ..set.clone() };
+        let chunk = chunk_strings(&set, net.pass());
+        let long = EvalSet { strings: 3 * chunk, ..set.clone() };
         assert!(!evaluate(&mut o, &net, &long, 7, &mut stopped, |_| Ok(false)).expect("answers"));
-        assert_eq!(stopped.strings, chunk_strings(&set));
+        assert_eq!(stopped.strings, chunk);
     }
 
     #[test]
