@@ -1,6 +1,7 @@
 //! One writer a folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::ResultsError;
@@ -27,6 +28,8 @@ impl Lock {
             .map_err(ResultsError::written(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
+            // Some network file systems have no locks; there nobody is kept out.
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(ResultsError::Busy { dir: dir.to_owned() }),
             Err(TryLockError::Error(e)) => Err(ResultsError::written(&path)(e)),
         }

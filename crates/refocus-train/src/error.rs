@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use refocus_model::export::ExportError;
 use refocus_model::{LoadError, RunError};
+use refocus_results::ResultsError;
 use refocus_tasks::flipflop::LanguageError;
 use refocus_tasks::world::WorldError;
 
@@ -116,12 +117,9 @@ pub enum TrainError {
         /// Its value in the configuration at hand.
         here: String,
     },
-    /// Another process works on the same run.
-    #[error("{}: another process is training here", dir.display())]
-    Busy {
-        /// The folder.
-        dir: PathBuf,
-    },
+    /// The folder cannot be had: another run is writing to it ([`ResultsError::Busy`]), or it takes no lock file.
+    #[error(transparent)]
+    Folder(#[from] ResultsError),
     /// A file cannot be read.
     #[error("{}: cannot be read", path.display())]
     Read {

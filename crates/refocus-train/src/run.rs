@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use refocus_compute::Kernels;
 use refocus_model::export::{Beside, Export, Precision};
+use refocus_results::Lock;
 use refocus_results::atomic::write_whole;
 use refocus_tasks::flipflop::Split;
 use refocus_tasks::world::END;
@@ -45,7 +46,7 @@ pub struct Run<K: Kernels> {
     resumed: u32,
     last: Option<Progress>,
     /// Held while the run lives.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl<K: Kernels> Run<K> {
@@ -58,11 +59,7 @@ impl<K: Kernels> Run<K> {
         config.check()?;
         let write = |path: &Path, source| TrainError::Write { path: path.to_owned(), step: 0, source };
         fs::create_dir_all(dir).map_err(|e| write(dir, e))?;
-        let lock_path = dir.join(".lock");
-        let lock = File::create(&lock_path).map_err(|e| write(&lock_path, e))?;
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(TrainError::Busy { dir: dir.to_owned() });
-        }
+        let lock = Lock::take(dir)?;
         let settings = dir.join("config.toml");
         if let Ok(text) = fs::read_to_string(&settings) {
             let there = RunConfig::parse(&text)

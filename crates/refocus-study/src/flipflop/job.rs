@@ -66,8 +66,8 @@ pub fn job_sets(grid: &Grid, job: &Job) -> Result<Vec<EvalSet>> {
 /// on; without, the job is left as it is, and `None` returned.
 ///
 /// # Errors
-/// As [`Run::open`] and [`Run::advance`] ([`refocus_train::TrainError::Busy`] where another process works
-/// on it), or what cannot be written.
+/// As [`Run::open`] and [`Run::advance`] ([`refocus_train::TrainError::Folder`] where another process works on it),
+/// or what cannot be written.
 pub fn run_job<K: Kernels>(
     grid: &Grid,
     job: &Job,

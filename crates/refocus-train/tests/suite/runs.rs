@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use refocus_compute::{Cpu, Isa};
+use refocus_results::ResultsError;
 use refocus_train::flipflop::Mode;
 use refocus_train::{
     Anneal, DropoutRates, ModelConfig, Optimizer, Penalty, Preset, Run, RunConfig, Sharpen, TestSet,
@@ -245,7 +246,7 @@ fn one_process_at_a_time() {
     let dir = Folder::new("lock");
     let run = Run::open(&dir.0, config.clone(), cpu(1)).unwrap_or_else(|e| panic!("{e}"));
     let e = Run::open(&dir.0, config.clone(), cpu(1)).err().expect("an error");
-    assert!(matches!(e, TrainError::Busy { .. }), "{e}");
+    assert!(matches!(e, TrainError::Folder(ResultsError::Busy { .. })), "{e}");
     drop(run);
     assert!(Run::open(&dir.0, config, cpu(1)).is_ok());
 }

@@ -255,7 +255,7 @@ fn work(
         };
         match run_job(grid, job, dir, global.seed, backend::cpu(global, printer)?, tick) {
             Ok(_) => {}
-            Err(FlipflopError::Train(e)) if matches!(*e, TrainError::Busy { .. }) => {
+            Err(FlipflopError::Train(e)) if matches!(*e, TrainError::Folder(ResultsError::Busy { .. })) => {
                 bar.suspend(|| printer.note(&format!("{}: another process is at it", job.name())));
             }
             // The other rows can still be had.
