@@ -40,8 +40,8 @@ pub(crate) fn floats_mut(v: &mut Lines, n: usize) -> &mut [f32] {
 }
 
 /// Memory of a backend and its buffers. What is given back is kept for reuse, as long as all of it,
-/// used and free, is hardly more than was once in use at a time: a training step runs in the memory of
-/// the step before, and nothing grows much beyond what was needed anyway.
+/// used and free, is at most half as much again as was once in use at a time: a training step runs in the memory of
+/// the step before, and the small and the large buffers that a layer holds in turn are both still there in the next.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Mutex<Store>>);
 
@@ -74,11 +74,12 @@ impl Store {
     }
 
     /// Frees the shortest until `count` more fit: whoever asks for these again pays for about `count`, and not for
-    /// one that is much longer. An eighth above the peak is left to what is small and comes and goes while much is
-    /// in use.
+    /// one that is much longer. Half of the peak is left to what comes and goes: attention's buffers lie free while the
+    /// MLP's, four times as wide, are in use, and the other way round. Were one given back to the system for the other,
+    /// every layer would pay for fresh pages (a twelfth of a pass).
     fn make_room(&mut self, count: usize) {
         self.peak = self.peak.max(self.used + count);
-        while self.used + self.idle + count > self.peak + self.peak / 8 {
+        while self.used + self.idle + count > self.peak + self.peak / 2 {
             let Some(len) = self.free.first_key_value().map(|(len, _)| *len) else { return };
             drop(self.remove(len));
         }
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again_and_never_exceeds_what_was_in_use() {
+    fn memory_is_used_again_and_little_more_than_was_in_use_is_kept() {
         let pool = Pool::default();
         let addresses = |bufs: &[CpuBuf]| -> Vec<_> { bufs.iter().map(|b| b.as_slice().as_ptr()).collect() };
         let take = |rows| CpuBuf::stale(&pool, rows, 16).expect("memory");
@@ -250,22 +251,22 @@ mod tests {
         after.sort_unstable();
         assert_eq!(before, after);
         drop(again);
-        // Nothing free is long enough: what is in the way goes.
+        // Nothing free is long enough: the shortest go until it fits.
         let long = take(2400);
         // Used, used and free, and the most used so far.
         let counts = || {
             let store = pool.store();
             (store.used, store.used + store.idle, store.peak)
         };
-        assert_eq!(counts(), (2400, 2400, 2500));
+        assert_eq!(counts(), (2400, 3400, 2500));
         // Far too long is not handed out for a small need.
         drop(long);
         let short = take(300);
         assert_eq!(short.as_slice().len(), 4800);
-        assert_eq!(counts(), (300, 2700, 2500));
+        assert_eq!(counts(), (300, 3700, 2500));
         let copy = short.clone();
-        assert_eq!(counts(), (600, 600, 2500));
+        assert_eq!(counts(), (600, 3000, 2500));
         drop((short, copy));
-        assert_eq!(counts(), (0, 600, 2500));
+        assert_eq!(counts(), (0, 3000, 2500));
     }
 }
