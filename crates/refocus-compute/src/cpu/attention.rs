@@ -404,6 +404,9 @@ impl Met<'_, '_> {
         let panels = shape.value_panels();
         let dv = panels * LANES;
         let keep = job.raw.is_some() || job.mass.is_some() || job.stats.is_some();
+        // Nobody looks at the scores on the way: they are scaled where they become weights. What is masked before
+        // stays −∞.
+        let bare = !keep && job.bias.is_none() && spec.scale > 0.0;
         let (span, start) = (self.span, self.start);
         let q = &self.q[at..];
         let s = &mut self.s[at * KEY_BLOCK..];
@@ -434,7 +437,10 @@ impl Met<'_, '_> {
                 product::tile(isa, &scores);
                 for (i, p) in pair.iter_mut().enumerate() {
                     let row = &mut s[i * KEY_BLOCK..(i + 1) * KEY_BLOCK];
-                    scale(isa, row, spec.scale);
+                    let bare = bare && p.edits.is_empty();
+                    if !bare {
+                        scale(isa, row, spec.scale);
+                    }
                     if let Some(bias) = &job.bias {
                         // One rounding each, in any order of the keys.
                         row.iter_mut().zip(bias.of(p.head, p.pos, block)).for_each(|(s, b)| *s += b);
@@ -454,7 +460,9 @@ impl Met<'_, '_> {
                             *w = if seen { given.get(k).copied().unwrap_or(0.0) } else { 0.0 };
                         }
                     } else {
-                        (p.max, p.sum) = soften(isa, row, p.max, p.sum, &mut o[i * dv..(i + 1) * dv]);
+                        let by = if bare { spec.scale } else { 1.0 };
+                        let o = &mut o[i * dv..(i + 1) * dv];
+                        (p.max, p.sum) = soften(isa, row, by, p.max, p.sum, o);
                     }
                     if let Some(d) = &spec.dropout {
                         let mut kept = [0.0; KEY_BLOCK];
@@ -541,23 +549,25 @@ pub(super) fn edit_scores(row: &mut [f32], block: usize, first: usize, pos: usiz
 }
 
 isa_fn! {
-    /// One step of the running softmax: scores become weights relative to the new maximum, the output
+    /// One step of the running softmax: scores times `by` become weights relative to the new maximum, the output
     /// so far is scaled to it. Gives the new maximum and sum.
     ///
     /// # Safety
     /// `row` is a block of keys, `o` whole vectors.
-    unsafe fn soften = soften_body(row: &mut [f32], max: f32, sum: f32, o: &mut [f32]) -> (f32, f32)
+    unsafe fn soften = soften_body(
+        row: &mut [f32], by: f32, max: f32, sum: f32, o: &mut [f32],
+    ) -> (f32, f32)
 }
 
 #[inline(always)]
-unsafe fn soften_body<S: Simd>(row: &mut [f32], max: f32, sum: f32, o: &mut [f32]) -> (f32, f32) {
+unsafe fn soften_body<S: Simd>(row: &mut [f32], by: f32, max: f32, sum: f32, o: &mut [f32]) -> (f32, f32) {
     // SAFETY: `row` is four vectors, `o` whole vectors.
     unsafe {
         let p = row.as_mut_ptr();
         // Loops and not `array::from_fn`: its closures are compiled without the instruction set.
         let mut w = [S::splat(0.0); BLOCK_VECS];
         for (j, w) in w.iter_mut().enumerate() {
-            *w = S::load(p.add(j * LANES));
+            *w = S::mul(S::load(p.add(j * LANES)), S::splat(by));
         }
         let top = S::max_lane(S::max(S::max(w[0], w[1]), S::max(w[2], w[3])));
         let new = if top > max { top } else { max };

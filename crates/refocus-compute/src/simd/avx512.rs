@@ -149,6 +149,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
+    unsafe fn times_pow2(a: __m512, _n: __m512i, nf: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(a, nf) }
+    }
+    #[inline(always)]
     unsafe fn unsigned<const B: u32>(a: __m512i) -> __m512 {
         // A permutation reads only the low bits of an index, four with one register and five with two.
         unsafe {

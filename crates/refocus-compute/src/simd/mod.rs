@@ -179,6 +179,18 @@ pub(crate) trait Simd: Copy + 'static {
     /// Round to nearest, ties to even. Undefined value (no trap) outside i32.
     unsafe fn to_int(a: Self::F) -> Self::I;
     unsafe fn to_float(a: Self::I) -> Self::F;
+    /// `a · 2^n` for −252 ≤ n ≤ 254, one rounding. `n` is a whole number, once as `nf` too: a machine takes what it has use
+    /// for.
+    #[inline(always)]
+    unsafe fn times_pow2(a: Self::F, n: Self::I, _nf: Self::F) -> Self::F {
+        // In two factors, so that results below the normal range round once.
+        // SAFETY: the caller's instruction set.
+        unsafe {
+            let power = |n| Self::from_bits(Self::ishl::<23>(Self::iadd(n, Self::isplat(127))));
+            let half = Self::isar::<1>(n);
+            Self::mul(Self::mul(a, power(half)), power(Self::isub(n, half)))
+        }
+    }
     /// The low `B ≤ 5` bits of each lane as a float, exact.
     unsafe fn unsigned<const B: u32>(a: Self::I) -> Self::F;
     /// The same in two's complement: −2^(B − 1) … 2^(B − 1) − 1.
