@@ -24,6 +24,8 @@ use crate::tokenizer::Tokenizer;
 const FUEL: u64 = 2_000_000;
 /// Bytes of stack for a rendering: lists in lists as deep as the steps allow are taken apart on it.
 const STACK: usize = 256 << 20;
+/// Name of the template for chats with tools.
+const TOOLS: &str = "tool_use";
 /// Marks where the last message ends when it is to be continued.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 /// Names of what a model thought before it answered; the first is what most templates read.
@@ -107,6 +109,7 @@ pub struct ChatTemplate {
     path: PathBuf,
     /// Files by name of template.
     paths: BTreeMap<String, PathBuf>,
+    shows_tools: bool,
     env: Environment<'static>,
     /// `bos_token`, `eos_token` and the like.
     roles: Vec<(String, String)>,
@@ -169,18 +172,25 @@ impl ChatTemplate {
         });
         python::add_to(&mut env);
         let mut paths = BTreeMap::new();
+        let mut shows_tools = false;
         for Source { name, path, text } in sources {
+            shows_tools |= name == TOOLS || (name == DEFAULT && text.contains("tools"));
             env.add_template_owned(name.clone(), without_generation(&text))
                 .map_err(|e| failure(&path, &name, &e))?;
             paths.insert(name, path);
         }
         let roles = tokenizer.named().map(|(role, text)| (role.to_owned(), text.to_owned())).collect();
-        Ok(Some(Self { path: path.to_owned(), paths, env, roles }))
+        Ok(Some(Self { path: path.to_owned(), paths, shows_tools, env, roles }))
     }
 
     /// Names of the templates.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.paths.keys().map(String::as_str)
+    }
+
+    /// Whether tools that are given stand in the text: there is a template for them, or the usual one speaks of them.
+    pub fn shows_tools(&self) -> bool {
+        self.shows_tools
     }
 
     /// The messages as the text that the model was trained on. Its ids are those of
@@ -220,7 +230,7 @@ impl ChatTemplate {
     fn choose(&self, chat: &Chat<'_>) -> Result<&str, TemplateError> {
         let wanted = match chat.template {
             Some(name) => name,
-            None if chat.tools.is_some() && self.paths.contains_key("tool_use") => "tool_use",
+            None if chat.tools.is_some() && self.paths.contains_key(TOOLS) => TOOLS,
             None => DEFAULT,
         };
         let found = self.paths.get_key_value(wanted).map(|(name, _)| name.as_str());

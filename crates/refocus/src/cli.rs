@@ -41,7 +41,7 @@ const AFTER: &str = "\
 Exit codes:
   0  everything was done
   1  a check failed
-  2  bad use or bad input; nothing was written
+  2  bad use or bad input; nothing was written, but for what was finished before it
 
 Environment:
   REFOCUS_MODELS  folders in which a MODEL is looked for by name, separated as in PATH

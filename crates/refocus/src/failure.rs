@@ -127,7 +127,7 @@ fn hint_for(e: &(dyn Error + 'static)) -> Option<&'static str> {
         _ => {}
     }
     if let Some(ExportError::Exists { .. }) = e.downcast_ref() {
-        return Some("give another folder, or --force to replace this one");
+        return Some("give another folder, or --replace to replace this one");
     }
     if let Some(ServeError::Listen { source, .. }) = e.downcast_ref()
         && source.kind() == std::io::ErrorKind::AddrInUse

@@ -55,6 +55,10 @@ pub(crate) fn rendered(prompt: &Prompt, chat: &ChatArgs, checkpoint: &Checkpoint
         let text = format!("{}: the model brings no chat template", checkpoint.path().display());
         return Err(Failure::new(text).hint("give the whole prompt with --text"));
     };
+    if tools.is_some() && !template.shows_tools() {
+        let text = format!("{}: the chat template has no place for tools", checkpoint.path().display());
+        return Err(Failure::new(text).hint("leave --tools out, or put them into the system message"));
+    }
     let chat =
         Chat { messages: &messages, tools: tools.as_deref(), add_generation_prompt: true, ..Chat::default() };
     Ok(Some(template.render(&chat)?))

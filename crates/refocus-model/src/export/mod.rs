@@ -186,10 +186,12 @@ impl<'a> Export<'a> {
             comparison.finish()?;
             match comparison.differs {
                 None => return written(dir, true),
-                Some(what) if !force => {
-                    return Err(ExportError::Exists { path: dir.to_owned(), what });
+                Some(what) => {
+                    replaceable(dir)?;
+                    if !force {
+                        return Err(ExportError::Exists { path: dir.to_owned(), what });
+                    }
                 }
-                Some(_) => replaceable(dir)?,
             }
         }
         let mut staging = Staging::create(dir)?;

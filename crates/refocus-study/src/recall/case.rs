@@ -125,6 +125,12 @@ impl Case {
     pub fn outcome(&self, settings: &Settings) -> Outcome {
         let c = &self.counts;
         let left_out = if settings.first_token { 0 } else { c.several_tokens };
+        if settings.facts < FEWEST_ASKED {
+            return Outcome::TooFew(format!(
+                "--facts {} is too few, {FEWEST_ASKED} are needed",
+                settings.facts
+            ));
+        }
         if !self.has_enough_to_ask() {
             let more = if left_out > 0 {
                 format!(", since {left_out} answers have several tokens: --first-token asks for their first")

@@ -14,7 +14,7 @@ pub(crate) struct Convert {
     pub(crate) folder: Folder,
     /// Replace a model that is there already.
     #[arg(long)]
-    pub(crate) force: bool,
+    pub(crate) replace: bool,
 }
 
 /// A folder in Hugging Face layout.

@@ -99,7 +99,8 @@ pub(crate) struct Diagnose {
     ///
     /// Tried are sharper attention, without the heads that push wrong answers, earlier exits, a weaker last
     /// layer, rewriting: each on one half of the questions. What lowers all failures together most and costs
-    /// plain text little is measured on the other half, and written to patch.toml.
+    /// plain text little is measured on the other half, and written to patch.toml. Findings are kept on the way, the
+    /// search is not: stopped, it begins anew.
     #[arg(long)]
     pub(crate) mitigate: bool,
     /// Folder for findings.json; the same command goes on in it.

@@ -240,7 +240,7 @@ pub(crate) struct FlipflopHandset {
     pub(crate) length: u32,
     /// Replace another model in that folder.
     #[arg(long)]
-    pub(crate) force: bool,
+    pub(crate) replace: bool,
 }
 
 #[derive(Debug, Args)]

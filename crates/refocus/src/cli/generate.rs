@@ -29,7 +29,7 @@ pub(crate) struct Prompt {
 #[command(next_help_heading = "Chat")]
 pub(crate) struct ChatArgs {
     /// System message before --message.
-    #[arg(long, value_name = "STR", requires = "message")]
+    #[arg(long, value_name = "STR", conflicts_with_all = ["text", "tokens", "messages"])]
     pub(crate) system: Option<String>,
     /// File with a JSON list of descriptions of tools that the model may call.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "tokens"])]

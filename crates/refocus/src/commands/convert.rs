@@ -43,7 +43,7 @@ struct Size {
 /// Runs the command.
 pub(super) fn run(args: &Convert, printer: &Printer) -> Outcome<Ended> {
     let checkpoint = model_arg::open(args.model.model.as_deref(), printer)?;
-    let folder = Folder::write(Export::of(&checkpoint)?, &args.folder, args.force, printer)?;
+    let folder = Folder::write(Export::of(&checkpoint)?, &args.folder, args.replace, printer)?;
     let document =
         Document { schema: "refocus.model-convert/1", model: model_arg::shown(&checkpoint), folder };
     if printer.is_json() {

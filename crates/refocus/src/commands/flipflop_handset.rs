@@ -22,7 +22,7 @@ struct Document {
 /// Runs the command.
 pub(super) fn run(args: &FlipflopHandset, printer: &Printer) -> Outcome<Ended> {
     let params = handset(args.length as usize)?;
-    let written = Export::new(params.spec(), &params)?.write(&args.out, args.force, &mut |_, _| {})?;
+    let written = Export::new(params.spec(), &params)?.write(&args.out, args.replace, &mut |_, _| {})?;
     let d = Document {
         schema: "refocus.flipflop-handset/1",
         model: args.out.display().to_string(),

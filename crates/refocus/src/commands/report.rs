@@ -45,6 +45,14 @@ pub(super) fn run(args: &Report, printer: &Printer) -> Outcome<Ended> {
         (Some(two), _) => two.iter().map(PathBuf::as_path).collect(),
         (None, dir) => dir.iter().map(PathBuf::as_path).collect(),
     };
+    if let [_, _] = dirs[..]
+        && let Some(dir) = dirs.iter().find(|d| d.join(FINDINGS).is_file())
+    {
+        let text = format!("{}: a diagnosis; --compare puts two runs of a study side by side", dir.display());
+        return Err(Failure::new(text).hint(
+            "a study is what overthinking, recall and system2 eval write; a diagnosis has a page of its own",
+        ));
+    }
     let findings = dirs.first().map(|d| d.join(FINDINGS)).filter(|p| dirs.len() == 1 && p.is_file());
     let runs = match &findings {
         Some(_) => Vec::new(),

@@ -43,7 +43,9 @@ pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Out
     let deadline = match args.max_hours {
         None => None,
         Some(h) if h > 0.0 && h <= 10_000.0 => Some(Instant::now() + Duration::from_secs_f64(h * 3600.0)),
-        Some(h) => return Err(Failure::new(format!("--max-hours {h}: from 0 to 10000 make sense"))),
+        Some(h) => {
+            return Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense")));
+        }
     };
     match &args.upstream.server.upstream {
         Some(url) => at_a_server(args, url, deadline, global, printer),

@@ -73,6 +73,10 @@ struct ValidateDocument {
 /// Lists the tasks that the program brings.
 pub(super) fn list(args: &TasksList, printer: &Printer) -> Outcome<Ended> {
     let folder = data_folder(args.data.as_deref(), ROWS);
+    if let Some(given) = folder.as_deref().filter(|f| !f.is_dir()) {
+        return Err(Failure::new(format!("{}: there is no such folder", given.display()))
+            .hint(format!("--data or {DATA} names the folder of data sets")));
+    }
     let mut entries = Vec::new();
     for key in builtin_keys() {
         let all = builtin_all(key)?;

@@ -116,7 +116,7 @@ error: [TMP]/gpt2: this is the model itself
 error: [TMP]/gpt2/f16: this lies inside the model's own folder
 
 "#]]);
-    refused(tmp.refocus("model convert [TMP]/gpt2 --out [TMP] --force")).stderr_eq(str![[r#"
+    refused(tmp.refocus("model convert [TMP]/gpt2 --out [TMP] --replace")).stderr_eq(str![[r#"
 error: [TMP]: the model itself lies in this folder
 
 "#]]);
@@ -126,7 +126,7 @@ error: [TMP]/not/there: there is no folder [TMP]/not
 "#]]);
     refused(tmp.refocus("model convert fixtures/opt --out [TMP]/gpt2")).stderr_eq(str![[r#"
 error: [TMP]/gpt2: the folder is there already and holds something else: config.json is another
-hint: give another folder, or --force to replace this one
+hint: give another folder, or --replace to replace this one
 
 "#]]);
     tmp.write("file", "");
@@ -135,7 +135,7 @@ error: [TMP]/file: this is a file; a folder is written
 
 "#]]);
     assert_eq!(tmp.list(), ["file", "gpt2"]);
-    tmp.refocus("model convert fixtures/opt --out [TMP]/gpt2 --force --quiet").assert().success();
+    tmp.refocus("model convert fixtures/opt --out [TMP]/gpt2 --replace --quiet").assert().success();
     tmp.refocus("model inspect [TMP]/gpt2").assert().success();
     assert_eq!(tmp.list(), ["file", "gpt2"]);
 }

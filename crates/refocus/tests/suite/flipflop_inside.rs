@@ -20,7 +20,7 @@ parameters      210, set by hand
     assert_eq!(again["schema"], "refocus.flipflop-handset/1");
     refused(tmp.refocus("flipflop handset --out [TMP]/model --length 256")).stderr_eq(str![[r#"
 error: [TMP]/model[..]
-hint: give another folder, or --force to replace this one
+hint: give another folder, or --replace to replace this one
 
 "#]]);
     let attend = "flipflop attend [TMP]/model --set decoy,piecewise --count 4 --out [TMP]/look";
