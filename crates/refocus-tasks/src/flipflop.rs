@@ -114,6 +114,15 @@ pub enum LanguageError {
         /// Highest possible.
         most: f64,
     },
+    /// A family that no length but its own keeps.
+    #[error(
+        "flip-flop: strings of the family {family} cannot be stretched: how often they read and write follows \
+         from more than probabilities"
+    )]
+    Stretch {
+        /// Its name.
+        family: &'static str,
+    },
     /// A mixture of nothing.
     #[error("flip-flop: a mixture needs from 1 to 64 parts: not {0}")]
     Parts(usize),

@@ -265,11 +265,25 @@ impl RunConfig {
         Ok(digest.iter().fold("sha256:".to_owned(), |hex, byte| hex + &format!("{byte:02x}")))
     }
 
+    /// Refuses seeds that `config.toml` cannot hold.
+    ///
+    /// # Errors
+    /// Names the seed.
+    pub fn check_seeds(&self) -> Result<()> {
+        for (what, seed) in [("seed", self.seed), ("data_seed", self.data_seed)] {
+            if i64::try_from(seed).is_err() {
+                return Err(TrainError::Seed { what, seed });
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses what cannot be run.
     ///
     /// # Errors
     /// Names the field.
     pub fn check(&self) -> Result<()> {
+        self.check_seeds()?;
         let vocab = self.task.language()?.vocab();
         for s in &self.watch.sets {
             self.task.test_language(s.ignore)?;
@@ -477,6 +491,12 @@ mod tests {
         assert!(refusal(|c| c.task.ignore = vec![1.5]).contains("1.5"));
         assert!(refusal(|c| c.task.ignore.clear()).contains("task.ignore"));
         assert!(refusal(|c| c.task.batch = 0).contains("task.batch"));
+        let most = i64::MAX as u64;
+        assert!(refusal(|c| c.seed = u64::MAX).starts_with("seed = 18446744073709551615: "));
+        assert!(refusal(|c| c.data_seed = i64::MAX as u64 + 1).starts_with("data_seed = "));
+        let c = RunConfig { seed: most, data_seed: most, ..Preset::Lstm.config().expect("a preset") };
+        c.check().expect("the largest seed");
+        assert_eq!(RunConfig::parse(&c.to_toml().expect("text")).expect("the same"), c);
         assert!(refusal(|c| c.task.batch = usize::MAX).contains("task.batch"));
         let text = Preset::Lstm.config().expect("a preset").to_toml().expect("text");
         let e = RunConfig::parse(&text.replace("warmup", "warmpu")).err().map(|e| e.to_string());

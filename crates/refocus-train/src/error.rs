@@ -35,6 +35,14 @@ pub enum TrainError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A seed that `config.toml` cannot hold.
+    #[error("{what} = {seed}: the largest seed is {}", i64::MAX)]
+    Seed {
+        /// Key.
+        what: &'static str,
+        /// As given.
+        seed: u64,
+    },
     /// Examples whose parts do not fit together.
     #[error("step {step}: {why}")]
     Examples {

@@ -28,13 +28,9 @@ pub enum Mode {
     World,
 }
 
-/// The examples of some strings of the paper's language. In clean mode the last symbol of a string asks
-/// nothing and is kept all the same: dropping it would change no number.
-pub fn examples(mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
-    ask(&Alphabet::BINARY, mode, strings)
-}
-
-fn ask(alphabet: &Alphabet, mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
+/// The examples of some strings of these symbols. In clean mode every symbol of a read's datum is asked, and
+/// the last symbol of a string asks nothing and is kept all the same: dropping it would change no number.
+pub fn examples(alphabet: &Alphabet, mode: Mode, strings: impl IntoIterator<Item = Vec<u32>>) -> Examples {
     let mut out = Examples::default();
     for s in strings {
         let start = out.ids.len();
@@ -77,7 +73,7 @@ impl Language {
                     ids.truncate(d.longest);
                     ids
                 };
-                ask(&Alphabet::BINARY, Mode::Generative, numbers.map(document))
+                examples(&Alphabet::BINARY, Mode::Generative, numbers.map(document))
             }
             Language::Strings(l) => {
                 let string = |i| {
@@ -85,7 +81,7 @@ impl Language {
                     l.append(seed, split, step, i, &mut ids);
                     ids
                 };
-                ask(l.alphabet(), mode, numbers.map(string))
+                examples(l.alphabet(), mode, numbers.map(string))
             }
         }
     }

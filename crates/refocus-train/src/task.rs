@@ -209,7 +209,11 @@ fn bad(what: &'static str, got: f64, why: &'static str) -> TrainError {
 }
 
 impl Task {
-    fn alphabet(&self) -> Result<Alphabet> {
+    /// What strings are made of; of the automaton and of a world, which have none, the paper's symbols.
+    ///
+    /// # Errors
+    /// There are no such registers or data.
+    pub fn alphabet(&self) -> Result<Alphabet> {
         let Symbols { symbols, width } = self.symbols.unwrap_or(Symbols { symbols: 2, width: 1 });
         Ok(Alphabet::new(self.registers.unwrap_or(1), symbols, width)?)
     }

@@ -1,7 +1,9 @@
 //! What learns: the parameters of a transformer or an LSTM, as plain numbers and packed.
 
 use refocus_compute::{Batch, Kernels, KvUse, Ops, ParamId, RowSet, Vocab, VocabOut};
-use refocus_model::{Mode, Model, Noise, Params, Plan, Reading, Readout, RunError, forward, param_name};
+use refocus_model::{
+    LoadError, Mode, Model, Noise, Params, Plan, Reading, Readout, RunError, forward, param_name,
+};
 
 use crate::error::{Result, TrainError};
 use crate::lstm::{Lstm, LstmWeights};
@@ -77,10 +79,10 @@ impl Weights {
             Weights::Transformer(p) => Model::from_params(p.spec(), kernels, &**p)
                 .map(|m| Net::Transformer(Box::new(m)))
                 .map_err(|source| TrainError::Params { step, source }),
-            Weights::Lstm(w) => w
-                .pack(kernels)
-                .map(Net::Lstm)
-                .map_err(|source| TrainError::Run { step, source: source.into() }),
+            Weights::Lstm(w) => w.pack(kernels).map(Net::Lstm).map_err(|source| {
+                let source = LoadError::Pack { path: "(parameters in memory)".into(), source };
+                TrainError::Params { step, source }
+            }),
         }
     }
 }

@@ -44,9 +44,13 @@ pub fn sharpness<O: Ops>(
     seed: u64,
 ) -> Result<Option<Sharpness>, RunError> {
     let Net::Transformer(m) = net else { return Ok(None) };
-    let asked = examples(Mode::Clean, set.language.strings(seed, Split::Test, 0).take(STRINGS));
+    let alphabet = set.language.alphabet();
+    let strings = set.language.strings(seed, Split::Test, 0).take(STRINGS);
+    let asked = examples(alphabet, Mode::Clean, strings);
     let batch = Batch::from_lengths(asked.lengths.iter().copied());
-    let rows = Some(RowSet::new(asked.rows.clone()));
+    // Where the first symbol of each read's datum is asked.
+    let reads: Vec<u32> = asked.rows.iter().step_by(alphabet.width()).copied().collect();
+    let rows = Some(RowSet::new(reads.clone()));
     let of = |layer| Readout::Attention { layer, rows: rows.clone(), groups: None, stats: true };
     let readouts: Vec<Readout> = (0..m.spec.n_layers).map(of).collect();
     let plan = Plan::compile(&m.spec, &batch, &readouts, &[], PlanMode::default())?;
@@ -64,5 +68,5 @@ pub fn sharpness<O: Ops>(
         entropy.push(mean(0));
         greatest.push(mean(2));
     }
-    Ok(Some(Sharpness { set: set.name.clone(), reads: asked.rows.len(), entropy, greatest }))
+    Ok(Some(Sharpness { set: set.name.clone(), reads: reads.len(), entropy, greatest }))
 }

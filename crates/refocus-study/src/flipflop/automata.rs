@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use refocus_compute::{Eager, Kernels};
 use refocus_model::{Model, Params, RunError, SeqTensors, Site, capture};
+use refocus_results::atomic::write_whole;
 use refocus_train::{
     Anneal, Architecture, ModelConfig, Norms, Penalty, PositionKind, Preset, Run, RunConfig, Sharpen,
     TrainError, Watch, checkpoint_path, load,
@@ -172,7 +173,7 @@ impl Automata {
     /// is told every step.
     ///
     /// # Errors
-    /// As [`Run::open`] and [`Run::advance`].
+    /// As [`Run::open`] and [`Run::advance`]; what is kept of its heads is damaged or incomplete.
     pub fn train<K: Kernels>(
         &self,
         out: &Path,
@@ -182,23 +183,24 @@ impl Automata {
         let dir = self.dir(out);
         let mut run = Run::open(&dir, self.config.clone(), kernels)?;
         let path = dir.join("snapshots.json");
-        let mut snapshots = read_snapshots(&path);
+        let mut snapshots = read_snapshots(&path)?;
         // What a killed sitting saw after its last checkpoint is seen again.
-        snapshots.retain(|s| s.step <= run.steps());
+        let done = run.steps();
+        snapshots.retain(|s| s.step <= done);
+        let every = self.config.watch.save_every.max(1);
+        let mut due = (every..done).step_by(every as usize);
+        if let Some(step) = due.find(|due| !snapshots.iter().any(|s| s.step == *due))
+            && run.trainer().model().0.transformer().is_some_and(has_pairs)
+        {
+            return Err(damaged(&path, &format!("there is no snapshot of step {step}")));
+        }
+        // A sitting that ended between a checkpoint and its snapshot left that one out.
+        if done > 0 && snapshots.last().is_none_or(|s| s.step < done) {
+            follow(&mut run, &path, &mut snapshots)?;
+        }
         while let Some(p) = run.advance()? {
             if p.saved {
-                let step = p.report.step;
-                let (net, o) = run.trainer().model();
-                if let Some(m) = net.transformer().filter(|m| m.spec.n_heads > 1) {
-                    let one = snapshot(o, m, step).map_err(|source| TrainError::Run { step, source })?;
-                    snapshots.push(one);
-                    let text = serde_json::to_vec(&snapshots).unwrap_or_default();
-                    std::fs::write(&path, text).map_err(|source| TrainError::Write {
-                        path: path.clone(),
-                        step,
-                        source,
-                    })?;
-                }
+                follow(&mut run, &path, &mut snapshots)?;
             }
             progress();
         }
@@ -217,11 +219,83 @@ impl Automata {
     }
 
     /// Distances between its heads while it was trained.
-    pub fn snapshots(&self, out: &Path) -> Vec<Snapshot> {
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn snapshots(&self, out: &Path) -> Result<Vec<Snapshot>, Box<TrainError>> {
         read_snapshots(&self.dir(out).join("snapshots.json"))
     }
 }
 
-fn read_snapshots(path: &Path) -> Vec<Snapshot> {
-    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+/// Whether a model has heads to be compared.
+fn has_pairs<K: Kernels>(m: &Model<K>) -> bool {
+    m.spec.n_heads > 1
+}
+
+/// Adds how far the heads of a run are from each other now, and keeps all of it.
+fn follow<K: Kernels>(
+    run: &mut Run<K>,
+    path: &Path,
+    snapshots: &mut Vec<Snapshot>,
+) -> Result<(), Box<TrainError>> {
+    let step = run.steps();
+    let (net, o) = run.trainer().model();
+    let Some(m) = net.transformer().filter(|m| has_pairs(m)) else { return Ok(()) };
+    snapshots.push(snapshot(o, m, step).map_err(|source| TrainError::Run { step, source })?);
+    let failed = |source| Box::new(TrainError::Write { path: path.to_owned(), step, source });
+    let text = serde_json::to_vec(snapshots).map_err(|e| failed(e.into()))?;
+    write_whole(path, &text).map_err(failed)
+}
+
+fn damaged(path: &Path, what: &str) -> Box<TrainError> {
+    let why = format!("{what}; remove the model's folder, and it is trained again");
+    Box::new(TrainError::Checkpoint { path: path.to_owned(), why })
+}
+
+/// Those that are there; none before the first.
+fn read_snapshots(path: &Path) -> Result<Vec<Snapshot>, Box<TrainError>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| damaged(path, &format!("no snapshots: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Box::new(TrainError::Read { path: path.to_owned(), source })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use refocus_compute::{Cpu, Isa};
+
+    use super::*;
+
+    #[test]
+    fn no_snapshot_is_lost() {
+        let mut a = deep(0, 4).expect("a model");
+        a.config.model = ModelConfig::Transformer(Architecture::paper(1, 16, 2));
+        (a.config.task.tokens, a.config.task.batch) = (8, 2);
+        let out = std::env::temp_dir().join(format!("refocus-snapshots-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&out);
+        let train = || a.train(&out, Cpu::new(Isa::detect(), 1), &mut || ()).map_err(|e| e.to_string());
+        train().expect("trained");
+        let path = a.dir(&out).join("snapshots.json");
+        let whole = std::fs::read(&path).expect("snapshots");
+        let all = a.snapshots(&out).expect("snapshots");
+        assert_eq!(all.iter().map(|s| s.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let keep = |some: &[Snapshot]| {
+            std::fs::write(&path, serde_json::to_vec(some).expect("text")).expect("write");
+        };
+        // Stopped after a checkpoint and before its snapshot.
+        keep(&all[..3]);
+        train().expect("done");
+        assert!(std::fs::read(&path).expect("snapshots") == whole, "the last one is seen again");
+        // Whatever cannot be had again is told, and not left out.
+        keep(&[all[0].clone(), all[2].clone(), all[3].clone()]);
+        let e = train().expect_err("a gap");
+        assert!(e.contains("snapshots.json: there is no snapshot of step 2; remove"), "{e}");
+        std::fs::write(&path, &whole[..whole.len() / 2]).expect("write");
+        for e in [train(), a.snapshots(&out).map(|_| ()).map_err(|e| e.to_string())] {
+            let e = e.expect_err("a damaged file");
+            assert!(e.contains("snapshots.json: no snapshots: "), "{e}");
+        }
+        std::fs::remove_dir_all(out).expect("remove");
+    }
 }

@@ -38,6 +38,9 @@ pub enum FlipflopError {
         /// Needed.
         want: usize,
     },
+    /// A run that learned no flip-flop strings.
+    #[error("a run in the mode {0} has no reads to be asked at")]
+    Reads(&'static str),
     /// No set has the name.
     #[error("there is no set '{name}': {known}")]
     Unknown {
@@ -116,6 +119,14 @@ pub enum FlipflopError {
         #[source]
         source: io::Error,
     },
+}
+
+impl FlipflopError {
+    /// Whether a model's numbers ran away in training: nothing that another model would meet.
+    pub fn is_divergence(&self) -> bool {
+        let Self::Train(e) = self else { return false };
+        matches!(**e, TrainError::Loss { .. } | TrainError::Params { .. })
+    }
 }
 
 impl From<TrainError> for FlipflopError {

@@ -5,7 +5,7 @@ use std::iter::Peekable;
 
 use refocus_compute::Ops;
 use refocus_measure::ReadErrors;
-use refocus_tasks::flipflop::{FlipFlop, Split, reads};
+use refocus_tasks::flipflop::{FlipFlop, Split};
 use refocus_train::flipflop::{Mode, examples};
 use refocus_train::{Net, choices};
 
@@ -29,8 +29,8 @@ fn chunk_strings(set: &EvalSet, pass: usize) -> u32 {
     (CHUNK.max(pass) / set.language.tokens()).clamp(1, 1 << 16) as u32
 }
 
-/// Asks a model at all reads of the strings of a set that were not asked before. In its last layer only reads
-/// are computed. `after` hears of each finished chunk, and says whether to go on; gives whether all are done.
+/// Asks a model at all reads of the strings of a set that were not asked before; a read is right if every
+/// symbol of its datum is. In its last layer only reads are computed. `after` hears of each finished chunk, and says whether to go on; gives whether all are done.
 ///
 /// # Errors
 /// As [`refocus_model::forward`], and of `after`.
@@ -42,6 +42,7 @@ pub fn evaluate<O: Ops>(
     wrong: &mut Wrong,
     mut after: impl FnMut(&Wrong) -> Result<bool>,
 ) -> Result<bool> {
+    let (alphabet, tokens) = (set.language.alphabet(), set.language.tokens() as u32);
     let pass = (net.pass() / set.language.tokens()).max(1) as u32;
     let chunk = chunk_strings(set, net.pass());
     while wrong.strings < set.strings {
@@ -50,12 +51,13 @@ pub fn evaluate<O: Ops>(
             let numbers = wrong.strings..end.min(wrong.strings + pass);
             let first = numbers.start;
             let drawn = numbers.clone().map(|i| string(&set.language, seed, i));
-            let asked = examples(Mode::Clean, drawn);
+            let asked = examples(alphabet, Mode::Clean, drawn);
             let chosen = choices(o, net, &asked)
                 .map_err(|source| FlipflopError::Run { set: set.name.clone(), source })?;
-            let tokens = set.language.tokens() as u32;
-            for ((&row, target), choice) in asked.rows.iter().zip(&asked.targets).zip(chosen) {
-                if choice != *target {
+            let width = alphabet.width();
+            let data = asked.targets.chunks(width).zip(chosen.chunks(width));
+            for (&row, (target, choice)) in asked.rows.iter().step_by(width).zip(data) {
+                if choice != target {
                     wrong.at.push([first + row / tokens, row % tokens]);
                 }
             }
@@ -84,7 +86,7 @@ impl Wrong {
         let mut errors = ReadErrors::new();
         let mut wrong = self.at.iter().peekable();
         for i in 0..self.strings {
-            for read in reads(&string(&set.language, seed, i)) {
+            for read in set.language.reads(seed, Split::Test, 0, i) {
                 let is_wrong = next_is(&mut wrong, [i, read.at as u32]);
                 errors.add(&read, is_wrong);
             }
@@ -100,20 +102,47 @@ fn next_is<'a>(wrong: &mut Peekable<impl Iterator<Item = &'a [u32; 2]>>, at: [u3
 #[cfg(test)]
 mod tests {
     use refocus_compute::{Cpu, Eager, Isa};
+    use refocus_tasks::flipflop::{Alphabet, Family, Probabilities};
     use refocus_train::{Architecture, Weights, flipflop::test};
 
+    use super::super::attention::sharpness;
     use super::super::kept::Kept;
     use super::super::sets::Role;
     use super::*;
 
     /// A model that has learned nothing errs, so counts say something.
     fn subject() -> (Eager<Cpu>, Net<Cpu>, EvalSet) {
+        of(Alphabet::BINARY, 64)
+    }
+
+    fn of(alphabet: Alphabet, tokens: usize) -> (Eager<Cpu>, Net<Cpu>, EvalSet) {
         let mut cpu = Cpu::new(Isa::detect(), 1);
-        let params = Architecture::paper(2, 16, 2).init(5, 64, 1).expect("parameters");
+        let params = Architecture::paper(2, 16, 2).init(alphabet.vocab(), tokens, 1).expect("parameters");
         let net = Weights::from(params).pack(&mut cpu, 0).expect("a model");
-        let language = FlipFlop::ignoring(64, 0.6).expect("a language");
+        let p = Probabilities::ignoring(0.6).expect("probabilities");
+        let language = FlipFlop::of(alphabet, tokens, p, Family::Plain).expect("a language");
         let set = EvalSet { role: Role::In, name: "x".to_owned(), language, strings: 300 };
         (Eager::new(cpu), net, set)
+    }
+
+    /// Counts on data of two symbols and on several registers are those that training takes.
+    #[test]
+    fn every_alphabet_is_counted_as_in_training() {
+        for (registers, symbols, width, tokens) in [(1, 16, 1, 64), (1, 2, 2, 66), (3, 4, 2, 64)] {
+            let alphabet = Alphabet::new(registers, symbols, width).expect("an alphabet");
+            let (mut o, net, set) = of(alphabet, tokens);
+            let mut wrong = Wrong::default();
+            assert!(evaluate(&mut o, &net, &set, 7, &mut wrong, |_| Ok(true)).expect("answers"));
+            let counts = wrong.count(&set, 7).expect("reads");
+            let score = test(&mut o, &net, &set.language.clone().into(), 7, 300).expect("answers");
+            assert_eq!(
+                (counts.all.asked, counts.all.errors),
+                (score.asked as u64, (score.asked - score.right) as u64)
+            );
+            let looked = sharpness(&mut o, &net, &set, 7).expect("weights").expect("attention");
+            let reads: usize = (0..32).map(|i| set.language.reads(7, Split::Test, 0, i).len()).sum();
+            assert_eq!(looked.reads, reads);
+        }
     }
 
     #[test]
@@ -171,6 +200,17 @@ mod tests {
             let e = refusal("a", 7).unwrap_or_default();
             assert!(e.contains(says) && e.contains("remove the file"), "{e}");
         }
+        // The language of bits is told as it ever was; others name their symbols.
+        assert!(
+            text.contains(
+                "\"language\":\"64 symbols, Probabilities { write: 0.2, read: 0.2, ignore: 0.6 }, Plain\""
+            ),
+            "{text}"
+        );
+        std::fs::write(&path, text).expect("write");
+        let (_, _, wider) = of(Alphabet::new(1, 16, 1).expect("an alphabet"), 64);
+        let e = Kept::open(&dir, "a", &wider, 7).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(e.contains("another language") && e.ends_with("Plain, registers 1, symbols 16"), "{e}");
         std::fs::remove_dir_all(dir).expect("remove");
     }
 }

@@ -56,25 +56,29 @@ impl Figure {
         }
     }
 
-    /// The models that it looks into.
+    /// The models that it looks into; their seeds begin with `first`.
     ///
     /// # Errors
     /// None.
-    pub fn models(self, seeds: u64, steps: u32) -> Result<Vec<Automata>, Box<TrainError>> {
+    pub fn models(self, first: u64, seeds: u64, steps: u32) -> Result<Vec<Automata>, Box<TrainError>> {
+        // One beyond the largest number stays there, and is refused as a seed.
+        let some = |most: u64| (0..seeds.min(most)).map(move |i| first.saturating_add(i));
+        let all = || some(u64::MAX);
         match self {
             Self::A => {
-                [Sharpened::No, Sharpened::Always].map(|s| single(s, NOOP, 0, steps)).into_iter().collect()
+                let of = |s| single(s, NOOP, first, steps);
+                [Sharpened::No, Sharpened::Always].map(of).into_iter().collect()
             }
             Self::B => [NOOP, SPARSE]
                 .into_iter()
-                .flat_map(|noop| (0..seeds).map(move |seed| single(Sharpened::Always, noop, seed, steps)))
+                .flat_map(|noop| all().map(move |seed| single(Sharpened::Always, noop, seed, steps)))
                 .collect(),
-            Self::C => (0..seeds.min(3)).map(|seed| drifting(seed, steps)).collect(),
+            Self::C => some(3).map(|seed| drifting(seed, steps)).collect(),
             Self::D => Sharpened::ALL
                 .into_iter()
-                .flat_map(|s| (0..seeds).map(move |seed| single(s, NOOP, seed, steps)))
+                .flat_map(|s| all().map(move |seed| single(s, NOOP, seed, steps)))
                 .collect(),
-            Self::E | Self::F => Ok(vec![deep(0, steps)?]),
+            Self::E | Self::F => Ok(vec![deep(first, steps)?]),
         }
     }
 }
@@ -201,10 +205,10 @@ struct Measured {
     greatest: f64,
 }
 
-fn measure<K: Kernels>(r: &mut Ready<K>, length: usize, noop: f64) -> Result<Measured> {
+fn measure<K: Kernels>(r: &mut Ready<K>, seed: u64, length: usize, noop: f64) -> Result<Measured> {
     let (automaton, mut out, mut late) = (Automaton::new(length, noop)?, Measured::default(), 0);
     for number in 0..STRINGS {
-        let s = automaton.string(0, Split::Test, 0, number);
+        let s = automaton.string(seed, Split::Test, 0, number);
         let tensors = r.maps(&s.inputs)?;
         out.errors += right(&tensors, &s).iter().filter(|r| !**r).count();
         out.asked += length;
@@ -232,24 +236,25 @@ fn shown(name: String, map: &[f32], n: usize) -> Chart {
     Chart::Map { name, rows: "query".to_owned(), columns: "key".to_owned(), values }
 }
 
-/// Makes a figure from trained models; `kernels` gives a backend for each.
+/// Makes a figure from trained models, whose seeds begin with `first`, as do those of test strings; `kernels`
+/// gives a backend for each.
 ///
 /// # Errors
 /// A model is missing or cannot be run.
 pub fn draw<K: Kernels>(
     figure: Figure,
     out: &Path,
-    seeds: u64,
+    (first, seeds): (u64, u64),
     steps: u32,
     kernels: &mut dyn FnMut() -> K,
 ) -> Result<Drawn> {
-    let models = figure.models(seeds, steps)?;
+    let models = figure.models(first, seeds, steps)?;
     let (title, finding, charts) = match figure {
-        Figure::A => sparse_or_not(&models, out, kernels)?,
-        Figure::B => locked(&models, out, kernels)?,
+        Figure::A => sparse_or_not(&models, out, first, kernels)?,
+        Figure::B => locked(&models, out, first, kernels)?,
         Figure::C => drift(&models, out, kernels)?,
         Figure::D => norms(&models, out)?,
-        Figure::E => distances(&models, out),
+        Figure::E => distances(&models, out)?,
         Figure::F => ideal(&models, out, kernels)?,
     };
     Ok(Drawn { figure: figure.letter(), title, finding, charts })
@@ -260,13 +265,14 @@ type Parts = (&'static str, String, Vec<Chart>);
 fn sparse_or_not<K: Kernels>(
     models: &[Automata],
     out: &Path,
+    seed: u64,
     kernels: &mut dyn FnMut() -> K,
 ) -> Result<Parts> {
-    let s = Automaton::new(SHOWN, NOOP)?.string(1, Split::Test, 0, 0);
+    let s = Automaton::new(SHOWN, NOOP)?.string(seed.saturating_add(1), Split::Test, 0, 0);
     let (mut charts, mut words) = (Vec::new(), Vec::new());
     for a in models {
         let mut r = Ready::open(a, out, kernels())?;
-        let m = measure(&mut r, a.config.task.tokens, NOOP)?;
+        let m = measure(&mut r, seed, a.config.task.tokens, NOOP)?;
         words.push(format!(
             "{}: {} errors in {} states, mean greatest weight {:.3}, on the last write {:.3}",
             a.name, m.errors, m.asked, m.greatest, m.write
@@ -276,20 +282,25 @@ fn sparse_or_not<K: Kernels>(
     Ok(("Attention of one head, without and with sharpening", words.join("; "), charts))
 }
 
-fn locked<K: Kernels>(models: &[Automata], out: &Path, kernels: &mut dyn FnMut() -> K) -> Result<Parts> {
-    let s = Automaton::new(SHOWN, NOOP)?.string(1, Split::Test, 0, 0);
+fn locked<K: Kernels>(
+    models: &[Automata],
+    out: &Path,
+    seed: u64,
+    kernels: &mut dyn FnMut() -> K,
+) -> Result<Parts> {
+    let s = Automaton::new(SHOWN, NOOP)?.string(seed.saturating_add(1), Split::Test, 0, 0);
     let (mut charts, mut words, mut worst) = (Vec::new(), Vec::new(), None);
     for noop in [NOOP, SPARSE] {
         let names = ["share of wrong states", "weight on the last write", "weight on the first positions"];
         let mut series = names.map(|name| Series { name: name.to_owned(), x: Vec::new(), y: Vec::new() });
         let (mut wrong, mut bound) = (0, 0);
         let of = models.iter().filter(|a| a.config.task.ignore == [noop]);
-        for (i, a) in of.enumerate() {
+        for a in of {
             let mut r = Ready::open(a, out, kernels())?;
-            let m = measure(&mut r, a.config.task.tokens, noop)?;
+            let m = measure(&mut r, seed, a.config.task.tokens, noop)?;
             let rate = m.errors as f64 / m.asked.max(1) as f64;
             for (s, y) in series.iter_mut().zip([rate, m.write, m.first]) {
-                s.x.push(i as f64);
+                s.x.push(a.config.seed as f64);
                 s.y.push(y);
             }
             wrong += usize::from(rate > 0.01);
@@ -385,17 +396,17 @@ fn norms(models: &[Automata], out: &Path) -> Result<Parts> {
             let x = params.get(*part, 0, Which::Weight).unwrap_or_default();
             let square: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
             if let Some(at) = at {
-                of[at].push(square.sqrt());
+                of[at].push((a.config.seed, square.sqrt()));
             }
         }
     }
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
+    let mean = |x: &[(u64, f64)]| x.iter().map(|x| x.1).sum::<f64>() / x.len().max(1) as f64;
     let (mut charts, mut words) = (Vec::new(), Vec::new());
     for (part, of) in parts.iter().zip(&values) {
-        let line = |(regime, y): (&Sharpened, &Vec<f64>)| Series {
+        let line = |(regime, y): (&Sharpened, &Vec<(u64, f64)>)| Series {
             name: regime.name().to_owned(),
-            x: (0..y.len()).map(|i| i as f64).collect(),
-            y: y.clone(),
+            x: y.iter().map(|(seed, _)| *seed as f64).collect(),
+            y: y.iter().map(|(_, y)| *y).collect(),
         };
         charts.push(Chart::Lines {
             name: format!("{part:?}"),
@@ -411,8 +422,11 @@ fn norms(models: &[Automata], out: &Path) -> Result<Parts> {
     Ok(("Norms of the weights by sharpening", format!("means over seeds, {}", words.join("; ")), charts))
 }
 
-fn distances(models: &[Automata], out: &Path) -> Parts {
-    let snapshots: Vec<_> = models.iter().flat_map(|a| a.snapshots(out)).collect();
+fn distances(models: &[Automata], out: &Path) -> Result<Parts> {
+    let mut snapshots = Vec::new();
+    for a in models {
+        snapshots.extend(a.snapshots(out)?);
+    }
     let layers = snapshots.first().map_or(0, |s| s.distances.len());
     let (mut charts, mut words) = (Vec::new(), Vec::new());
     let x: Vec<f64> = snapshots.iter().map(|s| f64::from(s.step)).collect();
@@ -434,7 +448,7 @@ fn distances(models: &[Automata], out: &Path) -> Parts {
         }
     }
     let finding = format!("mean over pairs at the first and the last snapshot: {}", words.join(", "));
-    ("Distances between heads over training", finding, charts)
+    Ok(("Distances between heads over training", finding, charts))
 }
 
 fn ideal<K: Kernels>(models: &[Automata], out: &Path, kernels: &mut dyn FnMut() -> K) -> Result<Parts> {

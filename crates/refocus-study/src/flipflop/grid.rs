@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use refocus_train::flipflop::Mode;
 use refocus_train::{Preset, RunConfig, TrainError};
 use serde::Deserialize;
 
@@ -140,7 +141,7 @@ struct File {
 }
 
 impl Grid {
-    /// One stated setting of each group.
+    /// One stated setting of each group but MLP dropout, AdamW and larger registers, which have none.
     ///
     /// # Errors
     /// None for the file that is shipped.
@@ -307,12 +308,17 @@ fn resolve(origin: &str, row: FileRow, preset: PresetName, base: &[String]) -> R
         config = config.with(field.trim(), value.trim()).map_err(|e| failed(change, e))?;
     }
     config.check().map_err(|e| failed("its configuration", e))?;
+    if !matches!(config.task.mode, Mode::Clean | Mode::Generative) {
+        let why = format!("row {}: only runs on flip-flop strings have reads to be tested at", row.name);
+        return Err(FlipflopError::Grid { origin: origin.to_owned(), why });
+    }
     let FileRow { name, group, title, set, seeds, claims, .. } = row;
     Ok(Row { name, group, title, set, seeds, claims, config })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::job::job_sets;
     use super::*;
 
     #[test]
@@ -342,6 +348,16 @@ mod tests {
         assert!(groups.len() >= 13, "{groups:?}");
         assert!(grid.rows.iter().any(|r| r.name == "depth-and-width-8-1024-16"));
         assert!(grid.rows.iter().any(|r| r.name == "mlp-dropout-0.4"));
+        // 4 to 256 symbols, and 2*2, each tested on strings of its own symbols and on every set.
+        let larger: Vec<&Row> = grid.rows.iter().filter(|r| r.group == "larger registers").collect();
+        assert_eq!(larger.len(), 8);
+        for row in larger {
+            let job = Job { row: row.clone(), seed: 0 };
+            let sets = job_sets(&grid, &job).expect("sets");
+            assert_eq!(sets.iter().map(|s| s.role).collect::<Vec<_>>(), Role::USUAL);
+            let of = row.config.task.alphabet().expect("an alphabet");
+            assert!(of.values() >= 4 && sets.iter().all(|s| *s.language.alphabet() == of), "{}", row.name);
+        }
     }
 
     #[test]
@@ -357,6 +373,8 @@ mod tests {
         assert_eq!(row("set = [\"optimizer.rate=1\"]"), "x.toml: row a: optimizer.rate=1 cannot be used");
         assert_eq!(row("set = [\"dropout.mlp=2\"]"), "x.toml: row a: its configuration cannot be used");
         assert!(row("set = [\"model\"]").contains("joined by '='"));
+        let automaton = row("set = [\"task.mode=automaton\"]");
+        assert_eq!(automaton, "x.toml: row a: only runs on flip-flop strings have reads to be tested at");
         assert!(row("sead = 1").contains("sead"));
         assert!(file("").contains("no rows"));
         assert!(file("[[sweep]]\ngroup = \"g\"\nseeds = 1\naxes = [[]]").contains("0 combinations"));

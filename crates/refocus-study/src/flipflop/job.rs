@@ -14,7 +14,7 @@ use super::eval::evaluate;
 use super::grid::{Grid, Job};
 use super::kept::{Kept, write_json};
 use super::result::SetResult;
-use super::sets::{EvalSet, Role, sets_for};
+use super::sets::{EvalSet, Role, has_sets, sets_for};
 use super::summary::{JobResult, RESULT_SCHEMA, result_path};
 
 /// Where a job is.
@@ -44,17 +44,14 @@ pub enum Stage {
 /// As [`sets_for`].
 pub fn job_sets(grid: &Grid, job: &Job) -> Result<Vec<EvalSet>> {
     let config = &job.row.config;
-    let tokens = config.task.tokens;
     // A run of another length has the sets that it watches alone.
-    let names: Vec<String> = match tokens {
-        256 | 512 => grid.sets.clone(),
-        _ => {
-            let has =
-                |n: &&String| config.watch.sets.iter().any(|s| s.name.trim_start_matches("half-") == **n);
-            grid.sets.iter().filter(has).cloned().collect()
-        }
+    let names: Vec<String> = if has_sets(config)? {
+        grid.sets.clone()
+    } else {
+        let has = |n: &&String| config.watch.sets.iter().any(|s| s.name.trim_start_matches("half-") == **n);
+        grid.sets.iter().filter(has).cloned().collect()
     };
-    let (mut sets, _) = sets_for(&names, tokens, Some(config), None)?;
+    let (mut sets, _) = sets_for(&names, config.task.tokens, Some(config), None)?;
     for s in &mut sets {
         s.strings = grid.strings.map_or(s.strings, |n| n.min(s.strings));
     }

@@ -53,10 +53,11 @@ impl Kept {
             model: model.to_owned(),
             set: set.name.clone(),
             language: format!(
-                "{} symbols, {:?}, {:?}",
+                "{} symbols, {:?}, {:?}{}",
                 language.tokens(),
                 language.probabilities(),
-                language.family()
+                language.family(),
+                set.alphabet().map_or_else(String::new, |a| format!(", {a}"))
             ),
             seed,
             strings: set.strings,

@@ -14,6 +14,9 @@ pub struct SetResult {
     pub role: Role,
     /// Symbols of a string.
     pub tokens: usize,
+    /// Registers and symbols of data; absent: one register of a bit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alphabet: Option<String>,
     /// How its language deviates from `FFL(T, p)`.
     pub family: String,
     /// Probabilities to write, read and ignore.
@@ -67,6 +70,7 @@ impl SetResult {
             name: set.name.clone(),
             role: set.role,
             tokens: set.language.tokens(),
+            alphabet: set.alphabet(),
             family: set.language.family().name().to_owned(),
             p: [p.write(), p.read(), p.ignore()],
             strings,

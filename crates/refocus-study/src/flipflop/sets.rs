@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use refocus_tasks::flipflop::{FlipFlop, Set};
+use refocus_tasks::flipflop::{Alphabet, Family, FlipFlop, Probabilities, Set};
 use refocus_train::RunConfig;
+use refocus_train::flipflop::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::error::{FlipflopError, Result};
@@ -80,26 +81,61 @@ const LONGEST: usize = 16_384;
 const LENGTH_SYMBOLS: usize = 1 << 20;
 
 impl EvalSet {
-    fn named(role: Role, set: Set) -> Result<Self> {
-        let (name, language, strings) = (set.name().to_owned(), set.language()?, set.sequences());
+    /// A set with as many instructions in these symbols.
+    fn named(role: Role, set: Set, alphabet: Alphabet) -> Result<Self> {
+        let (name, bits, strings) = (set.name().to_owned(), set.language()?, set.sequences());
+        let tokens = bits.tokens() / bits.alphabet().group() * alphabet.group();
+        let language = FlipFlop::of(alphabet, tokens, bits.probabilities(), bits.family().clone())?;
         Ok(Self { role, name, language, strings })
     }
 
     /// The in-distribution language with as many writes and reads in longer strings.
     fn long(base: &FlipFlop, tokens: usize) -> Result<Self> {
+        let language = base.stretched(tokens)?;
         let strings = (LENGTH_SYMBOLS / tokens).clamp(1, 1_000) as u32;
         let name = format!("long-{tokens}");
-        Ok(Self { role: Role::Length, name, language: base.stretched(tokens)?, strings })
+        Ok(Self { role: Role::Length, name, language, strings })
+    }
+
+    /// Registers and symbols of data; `None` for one register of a bit.
+    pub fn alphabet(&self) -> Option<String> {
+        let a = self.language.alphabet();
+        let data = if a.width() == 1 { String::new() } else { format!("*{}", a.width()) };
+        (*a != Alphabet::BINARY)
+            .then(|| format!("registers {}, symbols {}{data}", a.registers(), a.symbols()))
     }
 }
 
+/// The symbols that a run was trained on; those of the paper where there is no run.
+fn alphabet(config: Option<&RunConfig>) -> Result<Alphabet> {
+    let Some(config) = config else { return Ok(Alphabet::BINARY) };
+    match config.task.mode {
+        Mode::Automaton => Err(FlipflopError::Reads("automaton")),
+        Mode::World => Err(FlipflopError::Reads("world")),
+        Mode::Clean | Mode::Generative => Ok(config.task.alphabet()?),
+    }
+}
+
+/// The sets with as many instructions as strings of so many symbols; there are those of 256 and 128.
+fn sized(tokens: usize, alphabet: Alphabet) -> Option<[Set; 5]> {
+    match tokens / alphabet.group() {
+        256 => Some([Set::In, Set::Sparse, Set::Dense, Set::Piecewise, Set::Decoy]),
+        128 => Some([Set::HalfIn, Set::HalfSparse, Set::HalfDense, Set::HalfPiecewise, Set::HalfDecoy]),
+        _ => None,
+    }
+}
+
+/// Whether a run's strings are of a length that has sets of its own.
+pub(super) fn has_sets(config: &RunConfig) -> Result<bool> {
+    Ok(sized(config.task.tokens, alphabet(Some(config))?).is_some())
+}
+
 /// The sets by role for strings of the training's length.
-fn usual(tokens: usize, config: Option<&RunConfig>) -> Result<Vec<EvalSet>> {
-    let sets = match tokens {
-        512 => [Set::In, Set::Sparse, Set::Dense, Set::Piecewise, Set::Decoy],
-        256 => [Set::HalfIn, Set::HalfSparse, Set::HalfDense, Set::HalfPiecewise, Set::HalfDecoy],
+fn usual(tokens: usize, alphabet: Alphabet, config: Option<&RunConfig>) -> Result<Vec<EvalSet>> {
+    let sets = match sized(tokens, alphabet) {
+        Some(sets) => sets,
         // Of other lengths there are no sets: those that the run watches are the ones it names.
-        _ => {
+        None => {
             let watched = config.map(|c| c.watch.sets.as_slice()).unwrap_or_default();
             let one = |s: &refocus_train::TestSet| {
                 let role = match s.name.trim_start_matches("half-") {
@@ -109,13 +145,14 @@ fn usual(tokens: usize, config: Option<&RunConfig>) -> Result<Vec<EvalSet>> {
                     _ => Role::Other,
                 };
                 let strings = Set::named(&s.name).map_or(1_000, Set::sequences);
-                let language = FlipFlop::ignoring(tokens, s.ignore)?;
+                let p = Probabilities::ignoring(s.ignore)?;
+                let language = FlipFlop::of(alphabet, tokens, p, Family::Plain)?;
                 Ok(EvalSet { role, name: s.name.clone(), language, strings })
             };
             return watched.iter().map(one).collect();
         }
     };
-    Role::USUAL.into_iter().zip(sets).map(|(role, set)| EvalSet::named(role, set)).collect()
+    Role::USUAL.into_iter().zip(sets).map(|(role, set)| EvalSet::named(role, set, alphabet)).collect()
 }
 
 /// The sets of these names, and those of `all` that the model has no positions for.
@@ -123,17 +160,19 @@ fn usual(tokens: usize, config: Option<&RunConfig>) -> Result<Vec<EvalSet>> {
 /// A name is that of a role (`in`, `sparse`, `dense`, `piecewise`, `decoy`, `length`: at the length the
 /// model was trained on), of a set of `flipflop generate`, `long-N`, or `all` (every role), `paper`, `half`
 /// (the three sets of the paper, at full and at half length). `tokens` is the length the model was trained
-/// on, `config` its run, `longest` the longest string that its positions allow, `None` for any.
+/// on, `config` its run, `longest` the longest string that its positions allow, `None` for any. Strings are
+/// of the run's registers and data; a set of `flipflop generate` has as many instructions in these.
 ///
 /// # Errors
-/// No such set; strings of a set that was asked for by name are too long.
+/// No such set; strings of a set that was asked for by name are too long; a run that learned no strings.
 pub fn sets_for(
     names: &[String],
     tokens: usize,
     config: Option<&RunConfig>,
     longest: Option<(usize, &str)>,
 ) -> Result<(Vec<EvalSet>, Vec<Skipped>)> {
-    let usual = usual(tokens, config)?;
+    let alphabet = alphabet(config)?;
+    let usual = usual(tokens, alphabet, config)?;
     let lengths = || -> Result<Vec<EvalSet>> {
         let Some(base) = usual.iter().find(|s| s.role == Role::In) else { return Ok(Vec::new()) };
         let doubled = std::iter::successors(Some(tokens * 2), |t| Some(t * 2));
@@ -143,10 +182,10 @@ pub fn sets_for(
     for name in names {
         let (found, by_name) = match name.as_str() {
             "all" => (usual.iter().cloned().chain(lengths()?).collect(), false),
-            "paper" => (trio([Set::In, Set::Sparse, Set::Dense])?, true),
-            "half" => (trio([Set::HalfIn, Set::HalfSparse, Set::HalfDense])?, true),
+            "paper" => (trio([Set::In, Set::Sparse, Set::Dense], alphabet)?, true),
+            "half" => (trio([Set::HalfIn, Set::HalfSparse, Set::HalfDense], alphabet)?, true),
             "length" => (lengths()?, false),
-            name => (vec![one(name, &usual)?], true),
+            name => (vec![one(name, alphabet, &usual)?], true),
         };
         for set in found {
             let too_long = longest.filter(|l| set.language.tokens() > l.0);
@@ -170,17 +209,18 @@ pub fn sets_for(
     Ok((sets, skipped))
 }
 
-fn trio(sets: [Set; 3]) -> Result<Vec<EvalSet>> {
-    [Role::In, Role::Sparse, Role::Dense].into_iter().zip(sets).map(|(r, s)| EvalSet::named(r, s)).collect()
+fn trio(sets: [Set; 3], alphabet: Alphabet) -> Result<Vec<EvalSet>> {
+    let roles = [Role::In, Role::Sparse, Role::Dense].into_iter();
+    roles.zip(sets).map(|(role, set)| EvalSet::named(role, set, alphabet)).collect()
 }
 
-fn one(name: &str, usual: &[EvalSet]) -> Result<EvalSet> {
+fn one(name: &str, alphabet: Alphabet, usual: &[EvalSet]) -> Result<EvalSet> {
     // The run's own sets come first: `in` is what the model was trained on.
     if let Some(set) = usual.iter().find(|s| s.role.name() == name || s.name == name) {
         return Ok(set.clone());
     }
     if let Some(set) = Set::named(name) {
-        return EvalSet::named(Role::Other, set);
+        return EvalSet::named(Role::Other, set, alphabet);
     }
     let base = usual.iter().find(|s| s.role == Role::In);
     if let (Some(base), Some(n)) = (base, name.strip_prefix("long-").and_then(|n| n.parse().ok())) {
@@ -200,6 +240,8 @@ fn one(name: &str, usual: &[EvalSet]) -> Result<EvalSet> {
 
 #[cfg(test)]
 mod tests {
+    use refocus_train::Preset;
+
     use super::*;
 
     fn names(wanted: &str, tokens: usize, longest: Option<(usize, &str)>) -> Result<(Vec<String>, usize)> {
@@ -235,6 +277,52 @@ mod tests {
         // spec/flip-flop.md 7.2: a read a string is forced, the others come with p_r.
         let reads = f64::from(tail.strings) * (1.0 + 126.0 * tail.language.probabilities().read());
         assert!((reads - 70_400.0).abs() < 100.0, "{reads}");
+    }
+
+    /// Strings are those that the run was trained on, whatever the length; the automaton has none.
+    #[test]
+    fn sets_are_made_of_the_symbols_of_the_run() {
+        let config = |changes: &[(&str, &str)]| {
+            let cpu = Preset::Cpu.config().expect("a preset");
+            changes.iter().fold(cpu, |c, (field, value)| c.with(field, value).expect("a change"))
+        };
+        let sets = |wanted: &str, config: &RunConfig| {
+            sets_for(&[wanted.to_owned()], config.task.tokens, Some(config), None).map(|(sets, _)| sets)
+        };
+        for (changes, alphabet, tokens) in [
+            (&[("task.symbols", "16")][..], "registers 1, symbols 16", 256),
+            (&[("task.symbols", "2*2"), ("task.tokens", "384")][..], "registers 1, symbols 2*2", 384),
+            (&[("task.registers", "2"), ("task.tokens", "384")][..], "registers 2, symbols 2", 384),
+        ] {
+            let config = config(changes);
+            config.check().expect("a configuration");
+            let all = sets("all", &config).expect("sets");
+            assert_eq!(all[..5].iter().map(|s| s.role).collect::<Vec<_>>(), Role::USUAL);
+            assert!(all.len() > 6 && all[..5].iter().all(|s| s.language.tokens() == tokens));
+            let others = ["rare", "paper", "long"].map(|name| sets(name, &config).expect("sets"));
+            for set in all.iter().chain(others.iter().flatten()) {
+                assert_eq!(set.alphabet().as_deref(), Some(alphabet), "{}", set.name);
+            }
+            assert!(has_sets(&config).expect("a run"));
+        }
+        // Of another length it is the watched sets, in the same symbols.
+        let config = config(&[("task.registers", "2"), ("task.tokens", "24")]);
+        let watched = sets("all", &config).expect("sets");
+        let watched: Vec<(Role, usize, usize)> = watched[..3]
+            .iter()
+            .map(|s| (s.role, s.language.tokens(), s.language.alphabet().registers()))
+            .collect();
+        assert_eq!(watched, [(Role::In, 24, 2), (Role::Sparse, 24, 2), (Role::Dense, 24, 2)]);
+        let e = sets("in", &Preset::Automaton.config().expect("a preset")).err().map(|e| e.to_string());
+        assert_eq!(e.as_deref(), Some("a run in the mode automaton has no reads to be asked at"));
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for (name, says) in [("long-0", "not 0"), ("long-7", "not 7"), ("long-2000000", "not 2000000")] {
+            let e = names(name, 256, None).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(e.ends_with(says), "{e}");
+        }
     }
 
     #[test]

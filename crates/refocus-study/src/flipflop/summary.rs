@@ -72,11 +72,13 @@ fn read_result(grid: &Grid, job: &Job, dir: &Path, seed: u64) -> Result<Option<J
     };
     let result: JobResult = serde_json::from_slice(&text)
         .map_err(|e| FlipflopError::Stored { path: path.clone(), why: format!("no result of a row: {e}") })?;
-    let tests = |sets: &mut dyn Iterator<Item = (String, u32)>| {
-        sets.map(|(name, n)| format!("{n} of {name}")).collect::<Vec<_>>().join(", ")
+    let test = |name: &str, strings: u32, alphabet: Option<String>| {
+        format!("{strings} of {name}{}", alphabet.map_or_else(String::new, |a| format!(" ({a})")))
     };
-    let there = tests(&mut result.sets.iter().map(|s| (s.name.clone(), s.strings)));
-    let here = tests(&mut job_sets(grid, job)?.into_iter().map(|s| (s.name, s.strings)));
+    let there: Vec<String> =
+        result.sets.iter().map(|s| test(&s.name, s.strings, s.alphabet.clone())).collect();
+    let here: Vec<String> =
+        job_sets(grid, job)?.iter().map(|s| test(&s.name, s.strings, s.alphabet())).collect();
     for (what, there, here) in [
         ("form", result.schema.clone(), RESULT_SCHEMA.to_owned()),
         (
@@ -86,7 +88,7 @@ fn read_result(grid: &Grid, job: &Job, dir: &Path, seed: u64) -> Result<Option<J
         ),
         ("configuration", result.config_hash.clone(), job.config().hash()?),
         ("seed of the test strings", result.test_seed.to_string(), seed.to_string()),
-        ("choice of test strings", there, here),
+        ("choice of test strings", there.join(", "), here.join(", ")),
     ] {
         if there != here {
             return Err(FlipflopError::Other { path, what, there, here });

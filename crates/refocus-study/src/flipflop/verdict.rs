@@ -1,4 +1,5 @@
-//! The paper's claims R1 to R8 (`spec/flip-flop.md` 3.1), judged by rules that were written before the runs.
+//! The paper's claims R1 to R8 (`spec/flip-flop.md` 3.1), judged by rules that were written before the runs, but for
+//! what makes a claim one that cannot be tested.
 //!
 //! A rate "lies above" another where their 95 % intervals do not touch. Two rows are compared over their
 //! seeds by an exact rank test (Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1,
@@ -77,9 +78,11 @@ impl Claim {
                  one of the two"
             }
             Self::R5 => {
-                "rows of data, steps, depth and width. Holds: every seed's sparse errors lie above those of \
-                 every seed of mixture, no row lowers the median tenfold; and more steps lower the sparse and raise the \
-                 dense median. Conditional: some of it"
+                "rows of data, steps, depth and width, held against mixture: each of its seeds with at most 0.1 % \
+                 in-distribution errors, and the sparse part of R4 holds (asked for since the study's first run, for \
+                 else nothing can lie above it). Holds: every seed's sparse errors lie above those of every seed of \
+                 mixture, no row lowers the median tenfold; and more steps lower the sparse and raise the dense \
+                 median. Conditional: some of it"
             }
             Self::R6 => {
                 "embedding-dropout and sharpen lower the baseline's median sparse error at least ten times, \
@@ -150,7 +153,7 @@ pub fn judge(rows: &[RowSummary]) -> Vec<Judgement> {
                 Claim::R2 => all.recurrence(),
                 Claim::R3 => none("it is about language models: `refocus flipflop probe MODEL` asks them"),
                 Claim::R4 => all.rare(&tests),
-                Claim::R5 => all.scale(),
+                Claim::R5 => all.scale(&tests),
                 Claim::R6 => all.mitigations(&tests),
                 Claim::R7 => all.nothing_else(),
                 Claim::R8 => all.sharpening(&tests),
@@ -326,10 +329,11 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn scale(&self) -> Part {
+    fn scale(&self, tests: &[Test]) -> Part {
         let Some(mixture) = self.set("mixture", Role::Sparse) else {
             return none("there is no row mixture");
         };
+        let Some(inside) = self.set("mixture", Role::In) else { return none("a set is missing") };
         let Some(base) = self.get("baseline") else { return none("there is no row baseline") };
         let scaled = self.0.iter().filter(|r| r.claims.contains(&Claim::R5));
         let scaled: Vec<&RowSummary> =
@@ -357,6 +361,16 @@ impl<'a> Rows<'a> {
             }
             _ => false,
         };
+        // Rows are held against what rare sequences reach: without that nothing follows from them.
+        let learned = inside.seeds.iter().filter(|s| s.rate <= LEARNED).count();
+        if learned < inside.seeds.len() {
+            why.insert(0, format!("{learned} of {} seeds of mixture learned the task", inside.seeds.len()));
+            return none(why.join("; "));
+        }
+        if self.tenfold(tests, Claim::R4, ("mixture", "baseline", Role::Sparse)).0 != Verdict::Holds {
+            why.insert(0, "the sparse part of R4 does not hold".to_owned());
+            return none(why.join("; "));
+        }
         let verdict = match (above, turns) {
             (0, _) => Verdict::DoesNotHold,
             (n, true) if n == scaled.len() => Verdict::Holds,

@@ -195,7 +195,7 @@ impl<'a> Writer<'a> {
         match &language.family {
             Family::Piecewise { from, tail } => {
                 writer.tail = tail.thresholds();
-                writer.turn = (from * (last + 1) as f64).round() as usize;
+                writer.turn = Family::turn(*from, last);
             }
             &Family::Decoy { burst, gap } => {
                 writer.turn = last - (burst + 1 + gap);

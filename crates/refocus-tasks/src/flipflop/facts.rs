@@ -82,7 +82,8 @@ impl Facts {
         Ok(Self::trusting(alphabet, ids))
     }
 
-    fn trusting(alphabet: &Alphabet, ids: &[u32]) -> Self {
+    /// As [`Facts::of`] of a string that is valid for sure.
+    pub(super) fn trusting(alphabet: &Alphabet, ids: &[u32]) -> Self {
         let (group, datum) = (alphabet.group(), alphabet.datum());
         let empty = Register { count: vec![0; alphabet.values()], ..Register::default() };
         let mut registers = vec![empty; alphabet.registers()];

@@ -97,6 +97,11 @@ impl Family {
         Ok(Family::Mixture { parts })
     }
 
+    /// The first instruction of a tail, where `last` is the string's last instruction.
+    pub(super) fn turn(from: f64, last: usize) -> usize {
+        (from * (last + 1) as f64).round() as usize
+    }
+
     /// Refuses parameters that strings of so many instructions cannot have.
     pub(super) fn check(&self, alphabet: &Alphabet, instructions: usize) -> Result<(), LanguageError> {
         // The first writes and the last read are fixed.

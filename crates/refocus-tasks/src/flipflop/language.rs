@@ -4,7 +4,7 @@ use refocus_compute::{Philox, Purpose};
 
 use super::draw::{Draw, Ids};
 use super::text::Characters;
-use super::{Alphabet, Family, Invalid, LanguageError, Probabilities};
+use super::{Alphabet, Facts, Family, Invalid, LanguageError, Probabilities, Read};
 
 /// A distribution of flip-flop strings.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,22 +73,44 @@ impl FlipFlop {
     /// Longer strings only have more ignores; numbers such as those of decoys stay as they are.
     ///
     /// # Errors
-    /// No string has this length, or it is too short for so many writes and reads.
+    /// No string has this length, it is too short for so many writes and reads, or the family says how often
+    /// strings read or write by more than probabilities: runs of reads, and a number of changes.
     pub fn stretched(&self, tokens: usize) -> Result<Self, LanguageError> {
         self.alphabet.check_length(tokens)?;
-        let inner = |tokens: usize| (tokens / self.alphabet.group() - self.alphabet.registers() - 1) as f64;
-        let factor = if tokens == self.tokens { 1.0 } else { inner(self.tokens) / inner(tokens) };
+        if tokens == self.tokens {
+            return Ok(self.clone());
+        }
+        let (group, registers) = (self.alphabet.group(), self.alphabet.registers());
+        self.family.check(&self.alphabet, tokens / group)?;
+        // Instructions that are drawn at either length, before and in the tail; the others stay as they are.
+        let drawn = |tokens: usize| {
+            let last = tokens / group - 1;
+            match self.family {
+                Family::Piecewise { from, .. } => {
+                    let turn = Family::turn(from, last).clamp(registers, last);
+                    [turn - registers, last - turn]
+                }
+                Family::Decoy { burst, gap } => [last - registers - (burst + 1 + gap), 0],
+                _ => [last - registers, 0],
+            }
+        };
+        let (now, then) = (drawn(self.tokens), drawn(tokens));
+        let factor =
+            |part: usize| if now[part] == then[part] { 1.0 } else { now[part] as f64 / then[part] as f64 };
         let mut family = self.family.clone();
         match &mut family {
             Family::Mixture { parts } => {
                 for p in parts {
-                    *p = p.thinned(factor)?;
+                    *p = p.thinned(factor(0))?;
                 }
             }
-            Family::Piecewise { tail, .. } => *tail = tail.thinned(factor)?,
+            Family::Piecewise { tail, .. } => *tail = tail.thinned(factor(1))?,
+            Family::ReadRun { .. } | Family::Churn { .. } => {
+                return Err(LanguageError::Stretch { family: self.family.name() });
+            }
             _ => {}
         }
-        Self::of(self.alphabet, tokens, self.probabilities.thinned(factor)?, family)
+        Self::of(self.alphabet, tokens, self.probabilities.thinned(factor(0))?, family)
     }
 
     /// Symbols of a string.
@@ -116,6 +138,13 @@ impl FlipFlop {
     pub fn append(&self, seed: u64, split: Split, step: u32, sequence: u32, out: &mut Vec<u32>) {
         let spelling = Ids(self.alphabet);
         self.extend(seed, split, step, sequence, &spelling, out);
+    }
+
+    /// The reads of the same string, in order.
+    pub fn reads(&self, seed: u64, split: Split, step: u32, sequence: u32) -> Vec<Read> {
+        let mut ids = Vec::with_capacity(self.tokens);
+        self.append(seed, split, step, sequence, &mut ids);
+        Facts::trusting(&self.alphabet, &ids).reads
     }
 
     /// Appends the same string as characters, all of them ASCII.

@@ -2,7 +2,8 @@
 //! that the definition implies.
 
 use refocus_tasks::flipflop::{
-    Alphabet, Facts, FlipFlop, Invalid, LanguageError, MAX_TOKENS, Read, Set, Split, id, reads,
+    Alphabet, Facts, Family, FlipFlop, Invalid, LanguageError, MAX_TOKENS, Probabilities, Read, Set, Split,
+    id, reads,
 };
 
 const BINARY: Alphabet = Alphabet::BINARY;
@@ -305,4 +306,50 @@ fn strings_of_4_to_16384_symbols_have_as_many_writes() {
     }
     let e = language.stretched(32).expect_err("too many writes for 32 symbols");
     assert!(matches!(e, LanguageError::Probability { .. } | LanguageError::Sum { .. }), "{e}");
+}
+
+/// What a family fixes is no matter of probabilities: only what is drawn becomes rarer.
+#[test]
+fn stretched_families_have_as_many_writes_and_reads_or_are_refused() {
+    let p = || Probabilities::ignoring(0.2).expect("probabilities");
+    let of = |alphabet, tokens, family| FlipFlop::of(alphabet, tokens, p(), family).expect("a language");
+    let counts = |language: &FlipFlop| {
+        let n = 2_000;
+        let mut sums = [0.0; 2];
+        for s in language.strings(5, Split::Test, 0).take(n) {
+            let f = Facts::of(language.alphabet(), &s).expect("valid");
+            sums = [sums[0] + f.writes.len() as f64, sums[1] + f.reads.len() as f64];
+        }
+        sums.map(|sum| sum / n as f64)
+    };
+    let tail = || Probabilities::ignoring(0.8).expect("probabilities");
+    for family in [
+        Family::Plain,
+        Family::mixture(&[0.1, 0.6]).expect("a mixture"),
+        Family::Piecewise { from: 0.3, tail: tail() },
+        Family::Decoy { burst: 8, gap: 8 },
+        Family::WriteFlip { rate: 0.9 },
+        Family::AntiCorrelated { rate: 0.9 },
+        Family::Markov { rate: 0.9 },
+    ] {
+        for (alphabet, tokens) in [(BINARY, 64), (Alphabet::new(2, 3, 1).expect("an alphabet"), 96)] {
+            let short = of(alphabet, tokens, family.clone());
+            let long = short.stretched(10 * tokens).expect("a language");
+            assert_eq!(long.tokens(), 10 * tokens);
+            let (now, then) = (counts(&short), counts(&long));
+            // No count of a string has a standard deviation above 4.5.
+            for (a, b) in now.iter().zip(then) {
+                let bound = SIGMAS * 4.5 * (2.0 / 2_000f64).sqrt();
+                assert!((a - b).abs() <= bound, "{family:?}: {now:?} and {then:?}");
+            }
+        }
+    }
+    for family in [Family::ReadRun { length: 4 }, Family::Churn { writes: 20 }] {
+        let language = of(BINARY, 64, family);
+        let e = language.stretched(640).expect_err("a refusal");
+        assert!(matches!(e, LanguageError::Stretch { .. }), "{e}");
+        assert_eq!(language.stretched(64), Ok(language));
+    }
+    let decoys = of(BINARY, 64, Family::Decoy { burst: 8, gap: 8 });
+    assert!(matches!(decoys.stretched(32), Err(LanguageError::Parameter { .. })));
 }

@@ -2,10 +2,10 @@
 
 use refocus_compute::{Cpu, Isa, Kernels, Reference};
 use refocus_model::{Params, capture};
-use refocus_tasks::flipflop::{FlipFlop, Split, VOCAB};
+use refocus_tasks::flipflop::{Alphabet, FlipFlop, Split, VOCAB};
 use refocus_train::flipflop::Mode;
 use refocus_train::{
-    Architecture, Config, Examples, Report, Schedule, TrainError, Trainer, Weights, flipflop,
+    Architecture, Config, Examples, LstmShape, Report, Schedule, TrainError, Trainer, Weights, flipflop,
 };
 
 const TOKENS: usize = 32;
@@ -47,7 +47,11 @@ fn mean(reports: &[Report]) -> f32 {
 
 /// How often the test strings' more frequent answer, and the bit just before a read, are right.
 fn baselines(strings: usize) -> (f64, f64) {
-    let e = flipflop::examples(Mode::Clean, language().strings(DATA_SEED, Split::Test, 0).take(strings));
+    let e = flipflop::examples(
+        &Alphabet::BINARY,
+        Mode::Clean,
+        language().strings(DATA_SEED, Split::Test, 0).take(strings),
+    );
     let share = |hits: usize| hits as f64 / e.rows.len() as f64;
     let ones = share(e.targets.iter().filter(|&&t| t == e.targets[0]).count());
     let copied = e.rows.iter().zip(&e.targets).filter(|(r, t)| e.ids[**r as usize - 1] == **t).count();
@@ -156,6 +160,13 @@ fn numbers_that_are_none_are_errors_that_name_the_step() {
     let schedule = Schedule { lr: f32::MAX, warmup: 0, steps: 1 };
     let settings = Config { schedule, ..Config::default() };
     let mut t = Trainer::new(first_params(PAPER, 32, 1), settings, cpu()).expect("a trainer");
+    let e = t.step(&batch).expect_err("an error");
+    assert!(matches!(e, TrainError::Params { step: 1, .. }), "{e:?}");
+    cause(&e);
+
+    // An LSTM is told in the same way.
+    let lstm = LstmShape { vocab: 5, hidden: 8 }.init(0).expect("parameters");
+    let mut t = Trainer::new(lstm, settings, cpu()).expect("a trainer");
     let e = t.step(&batch).expect_err("an error");
     assert!(matches!(e, TrainError::Params { step: 1, .. }), "{e:?}");
     cause(&e);

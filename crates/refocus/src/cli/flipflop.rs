@@ -97,9 +97,10 @@ pub(crate) enum FlipflopCommand {
     /// Count the reads that a trained model gets wrong.
     ///
     /// Asks a run of `refocus train flipflop`, or any model over the five symbols, at every read of test
-    /// strings, and counts wrong first choices: in all, by instructions since the last write and since the last
-    /// write or read, and by overwritten writes of the other bit. Intervals have 95 % confidence (Wilson; without
-    /// an error from 0 to 3 by the number of reads). --seed chooses other strings.
+    /// strings (of a run: over its own registers and data), and counts wrong first choices: in all, by
+    /// instructions since the last write and since the last write or read, and by overwritten writes of the
+    /// other bit. Intervals have 95 % confidence (Wilson; without an error from 0 to 3 by the number of reads).
+    /// --seed chooses other strings.
     #[command(after_long_help = EVALS)]
     Eval(FlipflopEval),
     /// Train and test the paper's mitigations, and judge its claims.
@@ -134,7 +135,7 @@ pub(crate) enum FlipflopCommand {
     /// (b) sharpened models that are wrong because they are locked on early positions; (c) drift from the last
     /// write, linear positions; (d) norms of weights by sharpening; (e) distances between heads over training;
     /// (f) first-layer heads beside the ideal map. A model that is trained is not trained again, and one that was
-    /// stopped goes on.
+    /// stopped goes on. Models have seeds from --seed on; test strings take it too.
     #[command(after_long_help = FIGURES)]
     Figures(FlipflopFigures),
 }
@@ -147,8 +148,8 @@ pub(crate) struct FlipflopEval {
     /// writes), as long as those of training; a set of `flipflop generate`; long-N; or all, paper, half.
     ///
     /// all is each of the first six that the model has positions for. paper and half are the paper's three sets
-    /// at 512 symbols and at 256. A model that does not come from a run here counts as trained on 512 symbols,
-    /// or 256 where its context is shorter.
+    /// at 512 symbols and at 256. Strings of more registers or other data have as many instructions. A model that
+    /// does not come from a run here counts as trained on 512 symbols, or 256 where its context is shorter.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
     pub(crate) set: Vec<String>,
     /// Strings of each set [default: as many as the set has].
@@ -199,7 +200,8 @@ pub(crate) struct FlipflopStudy {
     /// Size of the study.
     #[arg(long, value_enum, default_value_t = StudySize::Cpu)]
     pub(crate) preset: StudySize,
-    /// Rows: short, one setting of each group; full, every value of every group; or a file of rows.
+    /// Rows: short, one setting of each group but MLP dropout, AdamW and larger registers; full, every value
+    /// of every group; or a file of rows.
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "short")]
     pub(crate) grid: PathBuf,
     /// Folder of the runs and results.
@@ -314,7 +316,7 @@ pub(crate) struct FlipflopGenerate {
     #[arg(long, value_name = "T")]
     pub(crate) length: Option<usize>,
     /// Take the probabilities as those of strings of T symbols, and read and write less often in longer
-    /// ones, so that a string has as many reads and writes.
+    /// ones, so that a string has as many reads and writes; not with read-run and churn.
     #[arg(long, value_name = "T")]
     pub(crate) stretch_from: Option<usize>,
     /// How many strings [default: 10, or as many as the set has].

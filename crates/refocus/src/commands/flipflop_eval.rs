@@ -8,6 +8,7 @@ use refocus_study::flipflop::{
     sets_for,
 };
 use refocus_train::RunConfig;
+use refocus_train::flipflop::Mode;
 use serde::Serialize;
 
 use super::Ended;
@@ -48,12 +49,14 @@ pub(super) fn run(args: &FlipflopEval, global: &Global, printer: &Printer) -> Ou
     let path = model_arg::find(Some(&args.model), printer)?;
     let mut cpu = backend::cpu(global, printer)?;
     let mut subject = match open_run(&path, &mut cpu)? {
-        Some(run)
-            if run.config.as_ref().is_some_and(|c| c.task.mode == refocus_train::flipflop::Mode::World) =>
-        {
+        Some(run) if run.config.as_ref().is_some_and(|c| c.task.mode == Mode::World) => {
             let text =
                 format!("{}: a run of `train world` reads texts and no flip-flop strings", path.display());
             return Err(Failure::new(text).hint("`refocus flipflop probe` asks its folder model in words"));
+        }
+        Some(run) if run.config.as_ref().is_some_and(|c| c.task.mode == Mode::Automaton) => {
+            let text = format!("{}: the run learned the automaton, which has no reads", path.display());
+            return Err(Failure::new(text).hint("`refocus flipflop figures` looks into such models"));
         }
         Some(run) => run,
         None if path.join("curve.csv").is_file() => {

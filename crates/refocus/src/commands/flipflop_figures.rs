@@ -94,7 +94,7 @@ pub(super) fn run(args: &FlipflopFigures, global: &Global, printer: &Printer) ->
     let wanted = figures(args)?;
     let mut models: Vec<Automata> = Vec::new();
     for figure in &wanted {
-        for a in figure.models(args.seeds, args.steps)? {
+        for a in figure.models(global.seed, args.seeds, args.steps)? {
             if !models.contains(&a) {
                 models.push(a);
             }
@@ -127,13 +127,14 @@ pub(super) fn run(args: &FlipflopFigures, global: &Global, printer: &Printer) ->
         let isa = backend::isa()?;
         let threads = backend::threads(global);
         let mut kernels = || refocus_compute::Cpu::new(isa, threads);
-        let drawn = draw(figure, &args.out, args.seeds, args.steps, &mut kernels)?;
+        let drawn = draw(figure, &args.out, (global.seed, args.seeds), args.steps, &mut kernels)?;
         documents.push(serde_json::to_vec(&drawn)?);
         summaries.push(save(drawn, &args.out)?);
     }
     let page = args.out.join("report.html");
-    let subtitle =
-        format!("{} seeds · {} steps · refocus {}", args.seeds, args.steps, env!("CARGO_PKG_VERSION"));
+    let from = if global.seed == 0 { String::new() } else { format!(" from {} on", global.seed) };
+    let version = env!("CARGO_PKG_VERSION");
+    let subtitle = format!("{} seeds{from} · {} steps · refocus {version}", args.seeds, args.steps);
     output::write(&page, refocus_report::figures(subtitle, &documents)?)?;
     let d = Document {
         schema: "refocus.flipflop-figures/1",

@@ -43,7 +43,8 @@ struct PlannedRow {
     /// Runs of the row, and those that are left.
     runs: usize,
     left: usize,
-    /// Of one training step, one training and the tests of one run; none where nothing is left.
+    /// Of one training step, one training and the tests of one run; none where nothing is left, or the model's
+    /// numbers run away before that is known.
     step_seconds: Option<f64>,
     training_minutes: Option<f64>,
     testing_minutes: Option<f64>,
@@ -173,7 +174,15 @@ fn plan(grid: &Grid, jobs: &[Job], left: &[&Job], global: &Global, printer: &Pri
         let cost: Option<Cost> = match mine.first() {
             Some(job) => {
                 let sets: Vec<EvalSet> = job_sets(grid, job)?;
-                Some(measure(&row.config, &sets, backend::cpu(global, printer)?)?)
+                match measure(&row.config, &sets, backend::cpu(global, printer)?) {
+                    Ok(cost) => Some(cost),
+                    // Which of its runs fail is found out when they are trained.
+                    Err(e) if e.is_divergence() => {
+                        bar.suspend(|| printer.note(&format!("{}: its time is not known: {e}", row.name)));
+                        None
+                    }
+                    Err(e) => return Err(e.into()),
+                }
             }
             None => None,
         };
@@ -259,9 +268,7 @@ fn work(
                 bar.suspend(|| printer.note(&format!("{}: another process is at it", job.name())));
             }
             // The other rows can still be had.
-            Err(FlipflopError::Train(e))
-                if matches!(*e, TrainError::Loss { .. } | TrainError::Params { .. }) =>
-            {
+            Err(e) if e.is_divergence() => {
                 failed = true;
                 bar.suspend(|| printer.note(&format!("{} failed and is left out: {e}", job.name())));
             }

@@ -84,6 +84,8 @@ pub(super) fn world(args: &TrainWorld, global: &Global, printer: &Printer) -> Ou
 fn configure(asked: &Asked<'_>, global: &Global) -> Outcome<RunConfig> {
     let mut config = asked.preset.config()?;
     (config.seed, config.data_seed) = (global.seed, global.seed);
+    // Before the changes, whose messages would name another field.
+    config.check_seeds()?;
     if let Some(steps) = asked.args.steps {
         config.optimizer.steps = steps;
     }

@@ -184,6 +184,11 @@ w1w1w1w0w0w0w1r1
 
 "#]])
         .stderr_eq("");
+    let churn = "flipflop generate --p-ignore 0.8 --family churn --changes 3 --length 640 --stretch-from 64";
+    refused(refocus(churn)).stderr_eq(str![[r#"
+error: flip-flop: strings of the family churn cannot be stretched: how often they read and write follows from more than probabilities
+
+"#]]);
 }
 
 #[test]

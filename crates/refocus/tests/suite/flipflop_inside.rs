@@ -116,6 +116,15 @@ fn figures_are_made_and_nothing_is_trained_twice() {
     assert_eq!(page.matches("<svg").count(), 24, "a drawing for each chart");
     let again = tmp.refocus(command).assert().success().stderr_eq("");
     assert!(again.get_output().stdout == first);
+    // Other seeds are other models, and other test strings.
+    let other = "flipflop figures --out [TMP]/f --seeds 2 --steps 10 --seed 3 --only a,d --json";
+    let other = tmp.refocus(other).assert().success();
+    let other: serde_json::Value = serde_json::from_slice(&other.get_output().stdout).expect("JSON");
+    let finding = other["figures"][0]["finding"].as_str().unwrap_or_default().to_owned();
+    assert!(finding.contains("plain-noop0.5-seed3: ") && !finding.contains("seed0"), "{finding}");
+    let d: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(tmp.path("f/d.json")).expect("a figure")).expect("JSON");
+    assert_eq!(d["charts"][0]["series"][0]["x"], serde_json::json!([3.0, 4.0]));
     refused(tmp.refocus("flipflop figures --out [TMP]/f --only g")).stderr_eq(str![[r#"
 error: --only g: figures are a to f
 

@@ -74,7 +74,7 @@ fn a_study_that_is_killed_ends_the_same() {
     std::thread::sleep(Duration::from_millis(150));
     child.kill().expect("killed");
     child.wait().expect("ended");
-    // Stops after the next step.
+    // In no time: nothing is begun.
     let d = tmp.refocus(&format!("{} --max-hours 1e-9 --json", study("killed"))).assert().success();
     assert!(json(&d.get_output().stdout)["unfinished"].is_array());
     tmp.refocus(&study("killed")).assert().success();
@@ -230,4 +230,71 @@ cause: [..]
 "#]]);
     refused(tmp.refocus("flipflop study --grid [TMP]/rows.toml --out [TMP]/x --max-hours -1"));
     assert_eq!(tmp.list(), ["rows.toml"]);
+}
+
+/// What a run learned is what it is tested on, and its counts are those of its own test.
+#[test]
+fn a_run_on_more_registers_is_tested_on_them() {
+    let tmp = Tmp::new("eval-registers");
+    let run = tmp
+        .refocus(
+            "train flipflop --preset lstm --out [TMP]/run --steps 30 --set task.tokens=32 --set task.registers=2 \
+             --set task.symbols=2*2 --set task.ignore=[0.4] --set model.hidden=8 --json \
+             --set watch.sets=[{name=\"in\",ignore=0.4,sequences=50}]",
+        )
+        .assert()
+        .success();
+    let run = json(&run.get_output().stdout);
+    let eval = tmp.refocus("flipflop eval [TMP]/run --set in --count 50 --json").assert().success();
+    let set = json(&eval.get_output().stdout)["sets"][0].clone();
+    assert_eq!(set["alphabet"], "registers 2, symbols 2*2");
+    assert!(set["errors"].as_u64() > Some(0), "{set}");
+    for key in ["reads", "errors"] {
+        assert_eq!(set[key], run["sets"][0][key], "{key}");
+    }
+    refused(tmp.refocus("flipflop eval [TMP]/run --set long-0")).stderr_eq(str![[r#"
+error: flip-flop: a string has from 12 to 1048576 symbols, 4 for each instruction: not 0
+
+"#]]);
+    tmp.refocus("train flipflop --preset automaton --out [TMP]/a --steps 1 --set task.tokens=8")
+        .assert()
+        .success();
+    refused(tmp.refocus("flipflop eval [TMP]/a")).stderr_eq(str![[r#"
+error: [TMP]/a: the run learned the automaton, which has no reads
+hint: `refocus flipflop figures` looks into such models
+
+"#]]);
+}
+
+#[test]
+fn rows_that_run_away_leave_the_others() {
+    let tmp = Tmp::new("study-runaway");
+    let wild = r#"
+[[row]]
+name = "wild"
+group = "baseline"
+title = "its numbers run away at once"
+set = ["model.norm=layer", "optimizer.lr=1e30", "optimizer.warmup=0"]
+seeds = 1
+
+[[row]]
+name = "wild-lstm"
+group = "recurrence"
+title = "an LSTM whose numbers run away"
+set = ["model={kind=\"lstm\",hidden=8}", "optimizer.lr=3e38", "optimizer.warmup=0"]
+seeds = 1
+"#;
+    let (head, rows) = ROWS.split_once("\n[[row]]").expect("rows");
+    let rows = format!("{head}{wild}\n[[row]]{rows}").replace("steps=300", "steps=20");
+    tmp.write("rows.toml", &rows);
+    let study = "flipflop study --grid [TMP]/rows.toml --out [TMP]/out --rows wild,wild-lstm,lstm --json";
+    let d = tmp.refocus(study).assert().code(1);
+    let noted = String::from_utf8_lossy(&d.get_output().stderr).into_owned();
+    for row in ["wild", "wild-lstm"] {
+        assert!(noted.contains(&format!("{row}: its time is not known: step ")), "{noted}");
+        assert!(noted.contains(&format!("{row}-seed0 failed and is left out: step ")), "{noted}");
+    }
+    let d = json(&d.get_output().stdout);
+    assert_eq!(d["unfinished"], serde_json::json!(["wild-seed0", "wild-lstm-seed0"]));
+    assert_eq!(d["rows"][0]["name"], "lstm");
 }

@@ -190,3 +190,12 @@ error: task.registers = 2: the automaton has one bit and no families
 
 "#]]);
 }
+
+#[test]
+fn a_seed_that_no_configuration_holds_is_named() {
+    refused(refocus("train flipflop --preset cpu --show --seed 9223372036854775808 --set task.tokens=16"))
+        .stderr_eq(str![[r#"
+error: seed = 9223372036854775808: the largest seed is 9223372036854775807
+
+"#]]);
+}

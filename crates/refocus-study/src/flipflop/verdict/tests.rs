@@ -134,6 +134,32 @@ fn scale_is_held_against_rare_sequences() {
     assert_eq!(verdict(&rows(&more, &more)[..2], R5).0, CannotBeTested);
 }
 
+/// Where rare sequences do not win, nothing can lie above them, and that says nothing about scale.
+#[test]
+fn scale_needs_rare_sequences_that_win() {
+    let rows = |mixture: &[[u64; 3]], scaled: &[[u64; 3]]| {
+        [
+            row("baseline", "baseline", &[], &five([0, 10_000, 50], 500)),
+            row("mixture", "rare sequences", &[R5], mixture),
+            row("steps-3x", "data and steps", &[R5], scaled),
+        ]
+    };
+    let scaled = [[0, 8_000, 900], [0, 8_500, 950]];
+    let mut mixture = five([0, 10, 0], 10);
+    assert_eq!(verdict(&rows(&mixture, &scaled), R5).0, Holds);
+    // One seed did not learn its task.
+    mixture[0] = [2_500, 24_000, 13];
+    for scaled in [&scaled, &[[0, 10, 5]; 2]] {
+        let (v, why) = verdict(&rows(&mixture, scaled), R5);
+        assert_eq!(v, CannotBeTested, "{why}");
+        assert!(why.starts_with("4 of 5 seeds of mixture learned the task; mixture sparse "), "{why}");
+    }
+    // All learned it, and made as many sparse errors as before.
+    let (v, why) = verdict(&rows(&five([0, 9_000, 0], 10), &scaled), R5);
+    assert_eq!(v, CannotBeTested, "{why}");
+    assert!(why.starts_with("the sparse part of R4 does not hold; mixture sparse "), "{why}");
+}
+
 #[test]
 fn three_mitigations_are_judged_together() {
     let rows = |dropout: u64, sharpen: u64, learned: u64| {
