@@ -11,6 +11,8 @@ use crate::templates::Template;
 
 /// Each piece is a question of its own.
 const MOST_PIECES: usize = 256;
+/// Bytes of questions that are asked together at most: each holds the whole text.
+const MOST_TOGETHER: usize = 16 << 20;
 /// The answers to whether a piece is needed.
 const YES_NO: [&str; 2] = ["Yes", "No"];
 
@@ -34,15 +36,22 @@ pub(crate) fn below(job: &mut Job<'_>, original: &Original<'_>) -> Result<Vec<Re
 
 /// log P(yes) − log P(no) for each piece.
 fn needs(job: &mut Job<'_>, original: &Original<'_>, candidates: &[usize]) -> Result<Vec<f64>, Reason> {
-    let question = &original.text[original.question.clone()];
+    let (options, question) = (job.options, &original.text[original.question.clone()]);
     let asked = |&i: &usize| {
         let fields = [("text", original.text.trim()), ("question", question), ("piece", body(original, i))];
-        vec![Message::user(job.options.templates.fill(Template::Needed, &fields).0)]
+        vec![Message::user(options.templates.fill(Template::Needed, &fields).0)]
     };
-    let conversations: Vec<_> = candidates.iter().map(asked).collect();
-    let (rows, usage) = job.chat.score_each(&conversations, &YES_NO).map_err(reason)?;
-    job.usage += usage;
-    rows.iter().map(|row| if let [yes, no] = row[..] { Ok(yes - no) } else { Err(odd()) }).collect()
+    let mut scores = Vec::with_capacity(candidates.len());
+    for some in candidates.chunks((MOST_TOGETHER / original.text.len().max(1)).max(1)) {
+        let conversations: Vec<_> = some.iter().map(asked).collect();
+        let (rows, usage) = job.chat.score_each(&conversations, &YES_NO).map_err(reason)?;
+        job.usage += usage;
+        for row in rows {
+            let [yes, no] = row[..] else { return Err(odd()) };
+            scores.push(yes - no);
+        }
+    }
+    Ok(scores)
 }
 
 /// How much the answer's log-probability changes without each piece.
@@ -77,4 +86,47 @@ fn shares(row: &[f64], answers: usize) -> Vec<f64> {
 
 fn odd() -> Reason {
     Reason::Failed("the model gave another number of scores than was asked for".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{Ask, Chat, ChatError, Reply, Scores, Usage};
+    use crate::options::{Options, Request};
+    use crate::rewrite::rewrite;
+    use refocus_model::patch::Variant;
+
+    /// Takes no prompt, and remembers how much was asked at once.
+    struct Full(usize);
+
+    impl Chat for Full {
+        fn name(&self) -> &str {
+            "full"
+        }
+
+        fn complete(&mut self, _: &Ask<'_>) -> Result<Reply, ChatError> {
+            Err(ChatError::TooLong { tokens: 2, room: 1 })
+        }
+
+        fn score(&mut self, _: &[Message], _: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            Err(ChatError::TooLong { tokens: 2, room: 1 })
+        }
+
+        fn score_each(&mut self, all: &[Vec<Message>], _: &[&str]) -> Result<Scores, ChatError> {
+            let bytes = all.iter().flatten().map(|m| m.content.len()).sum();
+            self.0 = self.0.max(bytes);
+            Err(ChatError::TooLong { tokens: 2, room: 1 })
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_not_copied_for_every_piece_at_once() {
+        let sentence = format!("I heard of {}birds. ", "birds and ".repeat(54));
+        let text = format!("{}What is the capital of Chad?", sentence.repeat(250));
+        assert!(text.len() * 250 > MOST_TOGETHER * 2);
+        let mut chat = Full(0);
+        let done = rewrite(&mut chat, &Request::new(&*text), &Options::new(Variant::Scored));
+        assert_eq!(done.reason().map(Reason::name), Some("too_long"));
+        assert!(chat.0 > text.len() && chat.0 < MOST_TOGETHER / 2 * 3, "{}", chat.0);
+    }
 }

@@ -47,10 +47,10 @@ struct Submission {
     requests: Vec<Request>,
     updates: UnboundedSender<Update>,
     /// Held while it runs or waits.
-    place: Place,
+    place: Arc<Place>,
 }
 
-/// A place among the submissions that are prepared, wait or run; given back when it is dropped.
+/// A place among the requests that are prepared, rewritten, wait or run; given back when the last who holds it drops it.
 #[derive(Debug)]
 pub(super) struct Place(Arc<AtomicUsize>);
 
@@ -81,16 +81,16 @@ pub(super) enum NotTaken {
 
 impl Handle {
     /// Takes a place, before any work is done for a request.
-    pub(super) fn enter(&self) -> Result<Place, NotTaken> {
+    pub(super) fn enter(&self) -> Result<Arc<Place>, NotTaken> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(&self.taken));
-        if taken < self.most { Ok(place) } else { Err(NotTaken::Full(self.most)) }
+        if taken < self.most { Ok(Arc::new(place)) } else { Err(NotTaken::Full(self.most)) }
     }
 
     /// Hands requests over that belong together.
     pub(super) fn submit(
         &self,
-        place: Place,
+        place: Arc<Place>,
         requests: Vec<Request>,
     ) -> Result<UnboundedReceiver<Update>, NotTaken> {
         let (updates, receiver) = unbounded_channel();
@@ -278,7 +278,6 @@ impl Loop<'_> {
 
     fn accept(&mut self, submission: Submission) {
         let Submission { requests, updates, place } = submission;
-        let place = Arc::new(place);
         let (mut ids, mut first) = (Vec::new(), 0);
         for (i, request) in requests.into_iter().enumerate() {
             let n = request.n;

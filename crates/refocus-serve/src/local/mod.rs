@@ -110,7 +110,7 @@ pub struct Local {
     seeds: Philox,
     names: Philox,
     asked: AtomicU64,
-    drawn: AtomicU64,
+    arrived: AtomicU64,
     body_limit: usize,
     read_limit: Duration,
 }
@@ -189,7 +189,7 @@ impl Local {
             // Ids of answers are no results: they differ between starts.
             names: Philox::new(now.as_nanos() as u64, NAMES),
             asked: AtomicU64::new(0),
-            drawn: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
             body_limit: config.body_limit,
             read_limit: config.read_limit(),
         }))
@@ -223,9 +223,14 @@ impl Local {
         self.grammars.get_or_init(|| Grammars::new(&self.tokenizer, &self.spec)).as_ref()
     }
 
-    fn draw_seed(&self) -> u64 {
-        let n = self.drawn.fetch_add(1, Ordering::Relaxed);
-        let words = self.seeds.at((n >> 32) as u32, 0, n as u32);
+    /// How many requests came before this one.
+    fn number(&self) -> u64 {
+        self.arrived.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The seed of a prompt of a request that brings none.
+    fn seed(&self, request: u64, prompt: usize) -> u64 {
+        let words = self.seeds.at((request >> 32) as u32, prompt as u32, request as u32);
         (u64::from(words[0]) << 32) | u64::from(words[1])
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use refocus_model::generate::{Constraint, ConstraintError, Request, RequestError};
+use refocus_model::generate::{Constraint, ConstraintError, Request, RequestError, Sampling};
 use refocus_model::template::{Chat, TemplateError};
 use serde_json::{Value, json};
 
@@ -33,8 +33,8 @@ pub(super) struct Prepared {
 }
 
 impl Local {
-    /// A chat: messages through the template of the model.
-    pub(super) fn prepare_chat(&self, chat: ChatRequest, id: &str) -> ApiResult<Prepared> {
+    /// A chat: messages through the template of the model. `number` is that of its arrival.
+    pub(super) fn prepare_chat(&self, chat: ChatRequest, id: &str, number: u64) -> ApiResult<Prepared> {
         self.is_here(&chat.shared.model)?;
         let Some(template) = &self.template else {
             let text = "the model brings no chat template: ask /v1/completions with the whole prompt";
@@ -67,6 +67,7 @@ impl Local {
         };
         let constraint = schema.map(|schema| self.constraint(&schema, field)).transpose()?;
         let mut shared = chat.shared;
+        let seed = shared.seed.unwrap_or_else(|| self.seed(number, 0));
         let calls = chat.tools.as_ref().map(|tools| {
             if !tools.parallel {
                 shared.stop = shared.stop.iter().cloned().chain([CLOSE.to_owned()]).collect();
@@ -82,7 +83,7 @@ impl Local {
         let room = self.n_ctx.saturating_sub(prompt.len()).max(1);
         let tokens = prompt.len();
         let request =
-            self.request(&shared, prompt, shared.max_new.unwrap_or(room), chat.logprobs, constraint);
+            self.request(&shared, seed, prompt, shared.max_new.unwrap_or(room), chat.logprobs, constraint);
         let writer = |choice: u32| {
             let named = calls.as_ref().map(|c| c.named(format!("call_{id}_{choice}_")));
             let calls = if forced.is_some() { named.map(Calls::opened) } else { named };
@@ -100,12 +101,16 @@ impl Local {
         })
     }
 
-    /// Completions: prompts as they are.
-    pub(super) fn prepare_completion(&self, completion: CompletionRequest) -> ApiResult<Prepared> {
+    /// Completions: prompts as they are. `number` is that of their arrival.
+    pub(super) fn prepare_completion(
+        &self,
+        completion: CompletionRequest,
+        number: u64,
+    ) -> ApiResult<Prepared> {
         self.is_here(&completion.shared.model)?;
         let shared = completion.shared;
         let (mut requests, mut writers, mut echoes, mut tokens) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for prompt in completion.prompts {
+        for (i, prompt) in completion.prompts.into_iter().enumerate() {
             let mut echo = String::new();
             let ids = match prompt {
                 Prompt::Text(text) => {
@@ -125,7 +130,8 @@ impl Local {
             };
             tokens += ids.len();
             let max_new = shared.max_new.unwrap_or(MOST_NEW);
-            requests.push(self.request(&shared, ids, max_new, completion.logprobs, None));
+            let seed = shared.seed.unwrap_or_else(|| self.seed(number, i));
+            requests.push(self.request(&shared, seed, ids, max_new, completion.logprobs, None));
             for _ in 0..shared.n {
                 let offset = echo.chars().count();
                 writers.push(Writer::new(
@@ -152,15 +158,14 @@ impl Local {
     fn request(
         &self,
         shared: &Shared,
+        seed: u64,
         prompt: Vec<u32>,
         max_new: usize,
         logprobs: Option<usize>,
         constraint: Option<Constraint>,
     ) -> Request {
-        let mut sampling = shared.sampling.clone();
-        sampling.seed = shared.seed.unwrap_or_else(|| self.draw_seed());
         Request {
-            sampling,
+            sampling: Sampling { seed, ..shared.sampling.clone() },
             n: shared.n,
             stop: self.eos.clone(),
             stop_strings: Arc::clone(&shared.stop),

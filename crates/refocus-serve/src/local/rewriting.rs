@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use refocus_model::generate::{Request, Sampling, What};
+use refocus_model::generate::{Request, RequestError, Sampling, What};
 use refocus_model::patch::Rewrite;
 use refocus_system2::{Ask, Chat, ChatError, Finish, Message, Options, Reply, Scores, Usage};
 use serde_json::{Value, json};
@@ -18,18 +18,18 @@ use tokio::sync::watch;
 
 use super::Local;
 use super::answer::failure;
-use super::engine::Update;
-use super::prepare::Prepared;
-use super::router::{not_taken, submitted, whole};
+use super::engine::{Place, Update};
+use super::prepare::{Prepared, refused_by_engine};
+use super::router::{submitted, whole};
 use crate::error::{ApiError, ApiResult};
 use crate::exchange;
 use crate::openai::{ChatRequest, Choice};
 use crate::proxy::config::{CHATS, Mode};
 use crate::proxy::flights::Origin;
 use crate::proxy::json::{Splice, quoted, spliced};
-use crate::proxy::report::{Report, tokens};
+use crate::proxy::report::{APPLIED, Report, tokens};
 use crate::proxy::rewriter::{Cancel, rewritten};
-use crate::proxy::select::{self, MODE, Wish};
+use crate::proxy::select::{self, MODE, Skip, Target, Wish};
 use crate::proxy::{Rewritten, System2Config};
 
 /// How messages are rewritten.
@@ -58,65 +58,84 @@ impl Rewriting {
 pub(super) async fn before(
     local: &Arc<Local>,
     rewriting: &Arc<Rewriting>,
-    wish: &Wish,
+    wish: Wish,
     body: Bytes,
+    place: Arc<Place>,
 ) -> ApiResult<(Bytes, Report)> {
     local.is_here(&ChatRequest::parse(&body)?.shared.model)?;
     if wish.mode == Some(Mode::Audit) {
         let text = format!("the header {MODE} takes on or off here; audit is for a proxy");
         return Err(ApiError::invalid(MODE, text));
     }
-    let text = String::from_utf8_lossy(&body);
-    let usual = rewriting.options.variant;
-    let plan = select::plan(&rewriting.select, usual, CHATS, wish, &text);
-    let Some(plan) = plan else { return Ok((body.clone(), Report::skipped(select::Skip::Off))) };
-    let targets = match plan.targets {
-        Ok(targets) => targets,
-        Err(skip) => return Ok((body.clone(), Report::skipped(skip))),
-    };
     let began = Instant::now();
     let mut report =
         Report { what: "skipped", model: local.name.clone(), origin: Some(Origin::New), ..Report::default() };
     // Goes with this future: whoever left waits for nothing.
     let (_waiting, gone) = watch::channel(());
     let work = {
-        let (local, rewriting) = (Arc::clone(local), Arc::clone(rewriting));
-        let threshold = rewriting.options.threshold.filter(|_| plan.variant == usual);
-        let options = Options { variant: plan.variant, threshold, ..rewriting.options.clone() };
-        let runtime = Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let mut call = Call { local, runtime, gone: Cancel(gone), lost: None };
-            let one = |target: select::Target| {
-                let done = rewritten(&mut call, &target.text, target.question.as_deref(), &options);
-                (target, done)
-            };
-            let all: Vec<_> = targets.into_iter().map(one).collect();
-            call.lost.map_or(Ok(all), Err)
-        })
+        let (local, rewriting, body) = (Arc::clone(local), Arc::clone(rewriting), body.clone());
+        let call = Call { local, place, runtime: Handle::current(), gone: Cancel(gone), lost: None };
+        tokio::task::spawn_blocking(move || all(call, &rewriting, &wish, &String::from_utf8_lossy(&body)))
     };
     let all = work.await.map_err(|_| ApiError::internal("the rewriting ended before it was done"))??;
+    let all = match all {
+        Ok(all) => all,
+        Err(skip) => return Ok((body, Report::skipped(skip))),
+    };
     let (mut before, mut after) = (0, 0);
-    for (target, Rewritten { text, reason, usage, .. }) in all {
+    // Why a target was left out, beside others that were not.
+    let mut left_out = None;
+    for (target, Rewritten { text, reason, usage, failed, .. }) in all {
         report.usage += usage;
         before += tokens(&target.text);
         after += tokens(text.as_deref().unwrap_or(&target.text));
+        let why = reason.map_or("kept", |(name, _)| name);
         match text {
             Some(text) => report.splices.push(Splice { at: target.at, with: quoted(&text) }),
-            None => drop(report.reason.get_or_insert(reason.map_or("kept", |(name, _)| name))),
+            None if failed => drop(left_out.get_or_insert(why)),
+            None => drop(report.reason.get_or_insert(why)),
         }
     }
+    report.reason = left_out.or(report.reason);
     report.tokens = Some((before, after));
     report.elapsed = began.elapsed();
     if report.splices.is_empty() {
-        return Ok((body.clone(), report));
+        return Ok((body, report));
     }
-    (report.what, report.reason) = ("applied", None);
-    Ok((spliced(&text, &report.splices).into(), report))
+    (report.what, report.reason) = (APPLIED, left_out);
+    Ok((spliced(&String::from_utf8_lossy(&body), &report.splices).into(), report))
+}
+
+type All = Vec<(Target, Rewritten)>;
+
+/// All that there is to rewrite in a request, one after another, or why that is nothing. It blocks.
+fn all(mut call: Call, rewriting: &Rewriting, wish: &Wish, text: &str) -> ApiResult<Result<All, Skip>> {
+    let usual = rewriting.options.variant;
+    let Some(plan) = select::plan(&rewriting.select, usual, CHATS, wish, text) else {
+        return Ok(Err(Skip::Off));
+    };
+    let targets = match plan.targets {
+        Ok(targets) => targets,
+        Err(skip) => return Ok(Err(skip)),
+    };
+    let threshold = rewriting.options.threshold.filter(|_| plan.variant == usual);
+    let options = Options { variant: plan.variant, threshold, ..rewriting.options.clone() };
+    let mut all = Vec::with_capacity(targets.len());
+    for target in targets {
+        let done = rewritten(&mut call, &target.text, target.question.as_deref(), &options);
+        if let Some(lost) = call.lost.take() {
+            return Err(lost);
+        }
+        all.push((target, done));
+    }
+    Ok(Ok(all))
 }
 
 /// The served model as a [`Chat`], for the time of one request. It blocks.
 struct Call {
     local: Arc<Local>,
+    /// That of the request, which is busy here until the last work for it ends, whoever waits.
+    place: Arc<Place>,
     runtime: Handle,
     gone: Cancel,
     /// Why it could not be asked for a reason that is not the request's own.
@@ -130,7 +149,7 @@ impl Call {
         let outcome = self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = gone.cancelled() => Err(ApiError::internal("nobody waits for it any more")),
+                () = gone.cancelled() => Err(left()),
                 outcome = work => outcome,
             }
         });
@@ -147,6 +166,11 @@ impl Call {
     }
 }
 
+/// Why nothing is computed for who left.
+fn left() -> ApiError {
+    ApiError::internal("nobody waits for it any more")
+}
+
 impl Chat for Call {
     fn name(&self) -> &str {
         &self.local.name
@@ -155,9 +179,11 @@ impl Chat for Call {
     fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
         let local = Arc::clone(&self.local);
         let body = exchange::completion(&local.name, exchange::OLD_LIMIT, ask).to_string();
-        let prepared = ChatRequest::parse(body.as_bytes()).and_then(|chat| local.prepare_chat(chat, ""));
+        // It is greedy, so its number draws nothing.
+        let prepared = ChatRequest::parse(body.as_bytes()).and_then(|chat| local.prepare_chat(chat, "", 0));
         let prepared = prepared.map_err(|error| self.refused(error))?;
-        self.wait(written(&local, prepared))
+        let place = Arc::clone(&self.place);
+        self.wait(written(&local, place, prepared))
     }
 
     fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
@@ -167,10 +193,12 @@ impl Chat for Call {
 
     fn score_each(&mut self, conversations: &[Vec<Message>], answers: &[&str]) -> Result<Scores, ChatError> {
         let local = Arc::clone(&self.local);
-        let asked = asked(&local, conversations, answers).map_err(|error| self.refused(error))?;
+        let asked = asked(&local, &self.gone, conversations, answers);
+        let asked = asked.map_err(|error| self.refused(error))?;
         let usage = Usage { prompt: asked.tokens as u64, completion: 0 };
         // A request for each token of each answer, in order.
-        let logprobs = self.wait(read(&local, asked.requests))?;
+        let place = Arc::clone(&self.place);
+        let logprobs = self.wait(read(&local, place, asked.requests))?;
         let mut rest = logprobs.into_iter();
         let sums = asked.lengths.iter().map(|&n| rest.by_ref().take(n).map(f64::from).sum::<f64>());
         let sums: Vec<f64> = sums.collect();
@@ -187,11 +215,24 @@ struct Scored {
     tokens: usize,
 }
 
-fn asked(local: &Local, conversations: &[Vec<Message>], answers: &[&str]) -> ApiResult<Scored> {
+/// Stops where nobody waits any more, and at the first prompt that is too long: each holds the whole text.
+fn asked(
+    local: &Local,
+    gone: &Cancel,
+    conversations: &[Vec<Message>],
+    answers: &[&str],
+) -> ApiResult<Scored> {
     let mut out = Scored { requests: Vec::new(), lengths: Vec::new(), tokens: 0 };
     for messages in conversations {
+        if gone.is_cancelled() {
+            return Err(left());
+        }
         let messages: Vec<Value> = messages.iter().map(|m| json!(m)).collect();
         let (text, prompt) = local.rendered(&messages)?;
+        if !local.spec.fits(prompt.len()) {
+            let why = RequestError::Context { len: prompt.len(), n_ctx: local.n_ctx };
+            return Err(refused_by_engine(&why, "messages"));
+        }
         out.tokens += prompt.len();
         for answer in answers {
             // As they follow this prompt: a tokenizer may join them to what is before.
@@ -215,8 +256,7 @@ fn forced(prompt: &[u32], begun: &[u32], token: u32) -> Request {
 }
 
 /// The log-probability of the one token of each request.
-async fn read(local: &Local, requests: Vec<Request>) -> ApiResult<Vec<f32>> {
-    let place = local.engine.enter().map_err(|why| not_taken(local, why))?;
+async fn read(local: &Local, place: Arc<Place>, requests: Vec<Request>) -> ApiResult<Vec<f32>> {
     let mut logprobs = vec![f32::NEG_INFINITY; requests.len()];
     let mut left = requests.len();
     let tokens = requests.iter().map(|r| r.prompt.len()).sum();
@@ -240,14 +280,57 @@ async fn read(local: &Local, requests: Vec<Request>) -> ApiResult<Vec<f32>> {
 }
 
 /// The answer to a chat, by the model without the patch.
-async fn written(local: &Local, prepared: Prepared) -> ApiResult<Reply> {
+async fn written(local: &Local, place: Arc<Place>, prepared: Prepared) -> ApiResult<Reply> {
     let Prepared { mut requests, writers, prompt, .. } = prepared;
     requests.iter_mut().for_each(|request| request.changes = Arc::default());
-    let place = local.engine.enter().map_err(|why| not_taken(local, why))?;
     let updates = submitted(local, place, requests, "messages", prompt).await?;
     let (choices, completion) = whole(updates, writers, &[], &local.engine.stop()).await?;
     let (text, cut) = choices.first().map_or(("", false), Choice::said);
     let finish = if cut { Finish::Length } else { Finish::Stop };
     let usage = Usage { prompt: prompt as u64, completion: completion as u64 };
     Ok(Reply { text: text.to_owned(), finish, usage })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use refocus_compute::Isa;
+    use refocus_model::Checkpoint;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::keys::Keys;
+    use crate::local::Source;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn scores_are_not_prepared_for_who_left_nor_of_what_is_too_long() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/overthinking");
+        let folder = std::env::temp_dir().join(format!("refocus-scores-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("folder");
+        for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+            std::fs::copy(fixture.join(name), folder.join(name)).expect("copy");
+        }
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        std::fs::write(folder.join("chat_template.jinja"), template).expect("write");
+        let checkpoint = Checkpoint::open(&folder).expect("opens");
+        let (name, isa) = ("tiny".to_owned(), Isa::detect());
+        let source = Source { checkpoint, name, patch: None, isa, threads: 1, seed: 0 };
+        let local = Local::start(source, &Config::default(), Keys::default(), Arc::new(Metrics::default()));
+        let local = local.expect("starts");
+        let (waits, here) = watch::channel(());
+        let here = Cancel(here);
+        let of = |text: &str| vec![vec![Message::user(text)]];
+        let told = |texts: &[Vec<Message>]| {
+            asked(&local, &here, texts, &["Yes", "No"]).map(|s| s.lengths.len()).map_err(|e| e.to_string())
+        };
+        assert_eq!(told(&of("Once")), Ok(2));
+        let long = told(&of(&"Once ".repeat(local.n_ctx + 1))).expect_err("too long");
+        assert!(long.contains("the model's context is 512"), "{long}");
+        drop(waits);
+        assert_eq!(told(&of("Once")), Err(left().to_string()));
+        local.finish();
+        std::fs::remove_dir_all(folder).expect("remove");
+    }
 }

@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -68,27 +69,30 @@ async fn at_the_door(State(local): State<Arc<Local>>, request: Request, next: Ne
 async fn chat(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
     let Some(rewriting) = local.rewriting.clone() else {
         let body = body::whole(request, local.body_limit, local.read_limit).await?;
-        return chat_answer(local, body, None).await;
+        let turn = Turn::of(&local)?;
+        return chat_answer(local, turn, body, None).await;
     };
     let wish = Wish::read(request.headers())?;
     let body = body::whole(request, local.body_limit, local.read_limit).await?;
     let stream = ChatRequest::parse(&body)?.shared.stream;
+    // For the rewriting and for the answer behind it.
+    let turn = Turn::of(&local)?;
     let beat = rewriting.beat;
     let mut work = Box::pin({
-        let local = Arc::clone(&local);
+        let (local, place) = (Arc::clone(&local), Arc::clone(&turn.place));
         async move {
-            let (body, report) = rewriting::before(&local, &rewriting, &wish, body).await?;
+            let (body, report) = rewriting::before(&local, &rewriting, wish, body, place).await?;
             local.counts.rewriting(&report);
             Ok((body, report))
         }
     });
     if !stream {
         let (body, report) = work.await?;
-        return chat_answer(local, body, Some(report)).await;
+        return chat_answer(local, turn, body, Some(report)).await;
     }
     if let Ok(done) = tokio::time::timeout(beat, &mut work).await {
         let (body, report) = done?;
-        return chat_answer(local, body, Some(report)).await;
+        return chat_answer(local, turn, body, Some(report)).await;
     }
     // That takes long: the stream begins, and says so.
     let coming = async move {
@@ -97,17 +101,37 @@ async fn chat(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Re
             Err(error) => return in_a_stream("", Err(error)).await,
         };
         let comment = report.comment();
-        in_a_stream(&comment, chat_answer(local, body, Some(report)).await).await
+        in_a_stream(&comment, chat_answer(local, turn, body, Some(report)).await).await
     };
     Ok(Waiting::response(Box::pin(coming), beat))
 }
 
+/// What a request has from its arrival to its end.
+struct Turn {
+    place: Arc<Place>,
+    /// Counts arrivals: how long each takes to be prepared changes nobody's seed.
+    number: u64,
+}
+
+impl Turn {
+    fn of(local: &Local) -> ApiResult<Self> {
+        let place = local.engine.enter().map_err(|why| not_taken(local, why))?;
+        Ok(Self { place, number: local.number() })
+    }
+}
+
 /// The answer to a chat request, and what was done to it before.
-async fn chat_answer(local: Arc<Local>, body: Bytes, report: Option<Report>) -> ApiResult<Response> {
+async fn chat_answer(
+    local: Arc<Local>,
+    turn: Turn,
+    body: Bytes,
+    report: Option<Report>,
+) -> ApiResult<Response> {
     let id = local.draw_name();
     let rewrite = report.as_ref().map(|r| r.usage).filter(|usage| *usage != Usage::default());
-    let prepare = move |local: &Local, id: &str| local.prepare_chat(ChatRequest::parse(&body)?, id);
-    let mut response = answer(local, id, rewrite, prepare).await?;
+    let number = turn.number;
+    let prepare = move |local: &Local, id: &str| local.prepare_chat(ChatRequest::parse(&body)?, id, number);
+    let mut response = answer(local, turn, id, rewrite, prepare).await?;
     if let Some(report) = report {
         report.write(response.headers_mut());
     }
@@ -116,18 +140,22 @@ async fn chat_answer(local: Arc<Local>, body: Bytes, report: Option<Report>) -> 
 
 async fn completion(State(local): State<Arc<Local>>, request: Request) -> ApiResult<Response> {
     let body = body::whole(request, local.body_limit, local.read_limit).await?;
-    let id = local.draw_name();
-    answer(local, id, None, move |local, _| local.prepare_completion(CompletionRequest::parse(&body)?)).await
+    let (turn, id) = (Turn::of(&local)?, local.draw_name());
+    let number = turn.number;
+    let prepare =
+        move |local: &Local, _: &str| local.prepare_completion(CompletionRequest::parse(&body)?, number);
+    answer(local, turn, id, None, prepare).await
 }
 
 /// Prepares, submits, and answers as a stream or whole.
 async fn answer(
     local: Arc<Local>,
+    turn: Turn,
     id: String,
     rewrite: Option<Usage>,
     prepare: impl FnOnce(&Local, &str) -> ApiResult<Prepared> + Send + 'static,
 ) -> ApiResult<Response> {
-    let place = local.engine.enter().map_err(|why| not_taken(&local, why))?;
+    let place = turn.place;
     // Templates, tokenizers and schemas take their time, and do not stop where the client goes away meanwhile: the
     // place is theirs until then.
     let blocking = {
@@ -180,7 +208,7 @@ pub(super) fn not_taken(local: &Local, why: NotTaken) -> ApiError {
 /// Hands requests over, whose prompts have so many tokens, and waits until they are accepted.
 pub(super) async fn submitted(
     local: &Local,
-    place: Place,
+    place: Arc<Place>,
     requests: Vec<generate::Request>,
     field: &str,
     prompt: usize,
@@ -244,7 +272,13 @@ async fn models(State(local): State<Arc<Local>>) -> Response {
     document(&json!({"object": "list", "data": [described(&local)]}))
 }
 
-async fn model(State(local): State<Arc<Local>>, Path(name): Path<String>) -> ApiResult<Response> {
+async fn model(
+    State(local): State<Arc<Local>>,
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> ApiResult<Response> {
+    // What is no text is nobody's name.
+    let Ok(Path(name)) = name else { return Err(ApiError::no_model(uri.path(), &local.name)) };
     local.is_here(&name)?;
     Ok(document(&described(&local)))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::BoxError;
 use axum::body::Body;
 use axum::http::HeaderMap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
@@ -52,6 +52,9 @@ impl Patience {
     }
 }
 
+/// Frames below this are gathered: each that is kept as it came keeps the whole buffer that it was read into.
+const SMALL: usize = 16 << 10;
+
 /// The frames of a request's body that were read to look into it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
@@ -73,23 +76,40 @@ impl Held {
     /// # Errors
     /// The client went away or says nothing.
     pub(crate) async fn read(mut body: Body, most: usize, idle: Duration) -> Result<Read, BoxError> {
-        let (mut held, mut length) = (Self::default(), 0);
+        let (mut held, mut length, mut small) = (Self::default(), 0, BytesMut::new());
         loop {
             let frame = match tokio::time::timeout(idle, body.frame()).await {
-                Ok(None) => return Ok(Read::Whole(held)),
+                Ok(None) => {
+                    held.gather(&mut small);
+                    return Ok(Read::Whole(held));
+                }
                 Ok(Some(frame)) => frame.map_err(BoxError::from)?,
                 Err(_) => return Err(Silent { after: idle }.into()),
             };
             match frame.into_data() {
                 Ok(data) => {
                     length += data.len();
-                    held.data.push_back(data);
+                    // Most bodies are one frame.
+                    if held.data.is_empty() || data.len() >= SMALL {
+                        held.gather(&mut small);
+                        held.data.push_back(data);
+                    } else {
+                        small.extend_from_slice(&data);
+                    }
                 }
                 Err(frame) => held.trailers = frame.into_trailers().ok(),
             }
             if length > most {
+                held.gather(&mut small);
                 return Ok(Read::Beyond(held, body));
             }
+        }
+    }
+
+    /// Takes what was gathered.
+    fn gather(&mut self, small: &mut BytesMut) {
+        if !small.is_empty() {
+            self.data.push_back(std::mem::take(small).freeze());
         }
     }
 
@@ -100,10 +120,10 @@ impl Held {
 
     /// The bytes in one piece.
     pub(crate) fn bytes(&self) -> Bytes {
-        match self.data.iter().collect::<Vec<_>>().as_slice() {
+        match self.data.iter().map(Bytes::as_ref).collect::<Vec<_>>().as_slice() {
             [] => Bytes::new(),
-            [one] => Bytes::clone(one),
-            many => many.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>().into(),
+            [_] => self.data[0].clone(),
+            many => many.concat().into(),
         }
     }
 
@@ -129,18 +149,29 @@ struct Live {
     body: Body,
     touched: bool,
     patience: Patience,
+    /// When the client last sent something of it, or its end.
+    moved: Option<Instant>,
 }
 
 impl Source {
     /// What was held, and then what comes.
     pub(crate) fn new(held: Held, rest: Option<Body>, length: Option<u64>, idle: Duration) -> Self {
-        let live = |body| Arc::new(Mutex::new(Live { body, touched: false, patience: Patience::new(idle) }));
+        let live = |body| {
+            let patience = Patience::new(idle);
+            Arc::new(Mutex::new(Live { body, touched: false, patience, moved: None }))
+        };
         Self { held, live: rest.filter(|body| !body.is_end_stream()).map(live), length }
     }
 
     /// Whether it can be sent, for the first time or again.
     pub(crate) fn is_fresh(&self) -> bool {
         self.live.as_ref().is_none_or(|live| !live.lock().unwrap_or_else(PoisonError::into_inner).touched)
+    }
+
+    /// When the client last moved: now, while more of its body is waited for; nothing where all was read before.
+    pub(crate) fn moved(&self) -> Option<Instant> {
+        let live = self.live.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.patience.runs { Some(Instant::now()) } else { live.moved }
     }
 
     /// The body of one try.
@@ -170,6 +201,7 @@ impl HttpBody for Outgoing {
         match Pin::new(&mut live.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 live.patience.stop();
+                live.moved = Some(Instant::now());
                 Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
             }
             Poll::Pending => live.patience.poll(cx).map(|silent| Some(Err(silent.into()))),
@@ -326,6 +358,34 @@ mod tests {
         let Ok(Read::Beyond(held, rest)) = Held::read(body(), 5, idle).await else { panic!("it does not") };
         let out = Source::new(held, Some(rest), Some(6), idle).outgoing();
         assert_eq!(out.collect().await.expect("a body").to_bytes(), "abcdef");
+    }
+
+    /// A body of one frame for each byte.
+    struct Bytewise(Vec<u8>);
+
+    impl HttpBody for Bytewise {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let next = (!self.0.is_empty()).then(|| self.0.remove(0));
+            Poll::Ready(next.map(|byte| Ok(Frame::data(Bytes::from(vec![byte])))))
+        }
+    }
+
+    #[tokio::test]
+    async fn small_frames_are_gathered() {
+        let body = || Body::new(Bytewise(b"abcdefgh".to_vec()));
+        let idle = Duration::from_secs(5);
+        let Ok(Read::Whole(held)) = Held::read(body(), 8, idle).await else { panic!("it fits") };
+        assert_eq!((held.data.len(), &held.bytes()[..]), (2, &b"abcdefgh"[..]));
+        let Ok(Read::Beyond(held, rest)) = Held::read(body(), 5, idle).await else { panic!("it does not") };
+        assert_eq!((held.data.len(), &held.bytes()[..]), (2, &b"abcdef"[..]));
+        let out = Source::new(held, Some(rest), None, idle).outgoing();
+        assert_eq!(out.collect().await.expect("a body").to_bytes(), "abcdefgh");
     }
 
     #[tokio::test]

@@ -24,22 +24,28 @@ impl Breaker {
         Self { most, pause, state: Mutex::default() }
     }
 
-    /// Whether something may be tried.
+    /// Lets something be tried, and says whether it is the one that finds out for all.
     ///
     /// # Errors
     /// How long nothing should be. After that, one caller a pause is let through.
-    pub(crate) fn ask(&self) -> Result<(), Duration> {
+    pub(crate) fn ask(&self) -> Result<bool, Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match state.until {
             Some(until) if now < until => Err(until - now),
             Some(_) => {
-                // Whoever gets through now finds out for all.
                 state.until = Some(now + self.pause);
-                Ok(())
+                Ok(true)
             }
-            None => Ok(()),
+            None => Ok(false),
         }
+    }
+
+    /// As if the pause were over.
+    #[cfg(test)]
+    pub(super) fn pause_is_over(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.until = state.until.map(|_| Instant::now());
     }
 
     /// What was tried went well.
@@ -67,20 +73,20 @@ mod tests {
         breaker.failed();
         breaker.went_well();
         breaker.failed();
-        assert_eq!(breaker.ask(), Ok(()));
+        assert_eq!(breaker.ask(), Ok(false));
         breaker.failed();
         assert!(breaker.ask().is_err());
-        breaker.state.lock().expect("a state").until = Some(Instant::now());
-        assert_eq!(breaker.ask(), Ok(()), "the pause is over");
+        breaker.pause_is_over();
+        assert_eq!(breaker.ask(), Ok(true), "the pause is over");
         assert!(breaker.ask().is_err(), "for one");
         breaker.went_well();
-        assert_eq!(breaker.ask(), Ok(()));
+        assert_eq!(breaker.ask(), Ok(false));
     }
 
     #[test]
     fn none_never_opens() {
         let breaker = Breaker::new(0, Duration::from_secs(3600));
         (0..100).for_each(|_| breaker.failed());
-        assert_eq!(breaker.ask(), Ok(()));
+        assert_eq!(breaker.ask(), Ok(false));
     }
 }

@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 
 use super::body::{Held, Read, Silent, Source};
 use super::config::Mode;
-use super::flights::Origin;
+use super::flights::{Lost, Origin};
 use super::json::{Splice, quoted, spliced};
 use super::lines::Lines;
-use super::report::{Report, tokens};
+use super::report::{APPLIED, Report, tokens};
 use super::rewriter::{CREDENTIALS, Job, Rewritten};
 use super::select::{self, Plan, Skip, Target, Wish};
 use super::upstream::How;
@@ -29,6 +29,9 @@ use crate::error::{ApiError, ApiResult};
 
 /// A larger answer passes without its usage summed.
 const MOST_SUMMED: usize = 32 << 20;
+/// A larger body is looked into on a thread where that holds up nobody: to split a text takes up to a second for each
+/// MiB.
+const LARGE: usize = 16 << 10;
 
 /// Whether a request could be one that System 2 Attention selects.
 pub(super) fn is_chat(head: &Parts) -> bool {
@@ -98,9 +101,8 @@ impl Proxy {
         wish: Wish,
     ) -> ApiResult<Response<Body>> {
         let bytes = held.bytes();
+        let plan = self.planned(head.uri.path(), &wish, bytes.clone()).await;
         let text = std::str::from_utf8(&bytes).ok();
-        let plan = text
-            .and_then(|text| select::plan(&self.config.system2, self.variant, head.uri.path(), &wish, text));
         let (Some(plan), Some(text)) = (plan, text) else {
             let config = &self.config.system2;
             let wanted = wish.mode.unwrap_or(config.mode) != Mode::Off;
@@ -131,6 +133,19 @@ impl Proxy {
             }
             (_, Ok(targets)) => self.rewritten(chat, targets).await,
         }
+    }
+
+    /// What is to be done with a body, where it is a request that is selected.
+    async fn planned(self: &Arc<Self>, path: &str, wish: &Wish, body: Bytes) -> Option<Plan> {
+        let (this, path, wish, large) = (self.clone(), path.to_owned(), wish.clone(), body.len() > LARGE);
+        let work = move || {
+            let text = std::str::from_utf8(&body).ok()?;
+            select::plan(&this.config.system2, this.variant, &path, &wish, text)
+        };
+        if !large {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.ok().flatten()
     }
 
     /// Rewrites and then answers. A client that wants a stream gets comments when that takes long.
@@ -171,7 +186,7 @@ impl Proxy {
         theirs.filter_map(|name| headers.get(&name).cloned().map(|value| (name, value))).collect()
     }
 
-    /// Rewrites all targets at once.
+    /// Rewrites all targets: as many side by side as leave other requests places, and all before the deadline.
     async fn rewrites(
         self: &Arc<Self>,
         mode: &'static str,
@@ -183,8 +198,8 @@ impl Proxy {
         let began = Instant::now();
         let model = self.flights.rewriter().model(&plan.model).to_owned();
         let mut report = Report { what: "skipped", model: model.clone(), ..Report::default() };
-        let mut set = JoinSet::new();
-        for target in targets {
+        let deadline = Duration::from_millis(self.config.system2.deadline_ms);
+        let one = |target: Target, deadline: Duration| {
             let (this, job) = (
                 self.clone(),
                 Job {
@@ -194,23 +209,36 @@ impl Proxy {
                     model: model.clone(),
                     path: path.clone(),
                     credentials: credentials.clone(),
-                    deadline: Duration::from_millis(self.config.system2.deadline_ms),
+                    deadline,
+                    spent: Arc::default(),
                 },
             );
-            set.spawn(async move { (target, this.flights.get(job).await) });
+            async move { (target, this.flights.get(job).await) }
+        };
+        let (mut set, mut later) = (JoinSet::new(), targets.into_iter());
+        let side_by_side = self.config.system2.at_once.div_ceil(2).max(1);
+        for target in later.by_ref().take(side_by_side) {
+            set.spawn(one(target, deadline));
         }
         let (mut before, mut after) = (0, 0);
+        // Why a target was left out, beside others that were not.
+        let mut left_out = None;
         while let Some(done) = set.join_next().await {
+            if let Some(target) = later.next() {
+                set.spawn(one(target, deadline.saturating_sub(began.elapsed())));
+            }
             let Ok((target, outcome)) = done else {
-                report.reason.get_or_insert(Skip::Failed.name());
+                left_out.get_or_insert(Skip::Failed.name());
                 continue;
             };
             before += tokens(&target.text);
             let (rewritten, origin) = match outcome {
                 Ok(outcome) => outcome,
-                Err(skip) => {
+                Err(Lost { skip, origin, usage }) => {
                     after += tokens(&target.text);
-                    report.reason.get_or_insert(skip.name());
+                    report.usage += usage;
+                    report.origin = report.origin.or(origin);
+                    left_out.get_or_insert(skip.name());
                     continue;
                 }
             };
@@ -219,18 +247,21 @@ impl Proxy {
                 self.note(mode, &model, &target.text, &rewritten);
             }
             report.origin.get_or_insert(origin);
-            let Rewritten { text, reason, .. } = &*rewritten;
+            let Rewritten { text, reason, failed, own_fault, .. } = &*rewritten;
             after += tokens(text.as_deref().unwrap_or(&target.text));
+            let why = reason.as_ref().map_or("kept", |(name, _)| name);
             match text {
                 Some(text) => report.splices.push(Splice { at: target.at, with: quoted(text) }),
-                None => drop(report.reason.get_or_insert(reason.as_ref().map_or("kept", |(name, _)| name))),
+                None if *failed || *own_fault => drop(left_out.get_or_insert(why)),
+                None => drop(report.reason.get_or_insert(why)),
             }
         }
         report.tokens = Some((before, after));
         report.elapsed = began.elapsed();
+        report.reason = left_out.or(report.reason);
         if !report.splices.is_empty() {
-            report.what = "applied";
-            report.reason = None;
+            report.what = APPLIED;
+            report.reason = left_out;
         }
         report
     }
@@ -318,4 +349,63 @@ fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("application/json")
         && !headers.contains_key(CONTENT_ENCODING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ProxyConfig;
+    use super::super::rewriter::{Cancel, Rewriter};
+    use super::super::upstream::{self, Upstream};
+    use super::*;
+    use crate::keys::Keys;
+    use crate::metrics::Metrics;
+
+    struct Nobody;
+
+    impl Rewriter for Nobody {
+        fn model<'a>(&'a self, asked: &'a str) -> &'a str {
+            asked
+        }
+
+        fn needs_credentials(&self) -> bool {
+            false
+        }
+
+        fn rewrite(&self, _job: &Job, _cancel: Cancel) -> Rewritten {
+            unreachable!("nothing is rewritten here")
+        }
+    }
+
+    #[test]
+    fn a_large_body_is_not_looked_into_where_others_wait() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let config = ProxyConfig::new("http://h".to_owned());
+            let pool = upstream::pool(&config).expect("a pool");
+            let upstream = Upstream::new(&config, pool, "http://h", None, false).expect("an upstream");
+            let (upstream, metrics) = (Arc::new(upstream), Arc::new(Metrics::default()));
+            let proxy = Proxy::new(config, Keys::default(), metrics, upstream, Arc::new(Nobody));
+            let (proxy, wish) = (Arc::new(proxy.expect("a proxy")), Wish::default());
+            let planned = |sentences: usize| {
+                let text = quoted(&"It is so. ".repeat(sentences));
+                let messages = format!("[{{\"role\":\"user\",\"content\":{text}}}]");
+                let body = format!("{{\"model\":\"s2a/m\",\"messages\":{messages}}}");
+                proxy.planned("/chat/completions", &wish, Bytes::from(body))
+            };
+            // The only thread for work that blocks is busy.
+            let (done, busy) = std::sync::mpsc::channel::<()>();
+            let blocked = tokio::task::spawn_blocking(move || busy.recv());
+            assert_eq!(planned(9).await.map(|plan| plan.mode), Some(Mode::On));
+            let mut large = Box::pin(planned(LARGE / 9));
+            tokio::select! {
+                biased;
+                _ = &mut large => panic!("it was looked into here"),
+                () = std::future::ready(()) => (),
+            }
+            drop(done);
+            assert_eq!(large.await.map(|plan| plan.mode), Some(Mode::On));
+            assert!(blocked.await.expect("no panic").is_err());
+        });
+    }
 }

@@ -7,11 +7,12 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
+use refocus_system2::Usage;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Proxy;
-use super::flights::Origin;
+use super::flights::{Lost, Origin};
 use super::report::Report;
 use super::rewriter::{Job, Rewritten};
 use super::select::{self, Skip};
@@ -60,12 +61,15 @@ fn counted(proxy: &Proxy, address: &str, outcome: ApiResult<Response>) -> ApiRes
 }
 
 /// A rewriting as all others are made, counted and logged.
-async fn made(proxy: &Arc<Proxy>, mode: &'static str, job: Job) -> Result<(Arc<Rewritten>, Origin), Skip> {
+async fn made(proxy: &Arc<Proxy>, mode: &'static str, job: Job) -> Result<(Arc<Rewritten>, Origin), Lost> {
     let (began, model, text) = (Instant::now(), job.model.clone(), job.text.clone());
     let outcome = proxy.flights.get(job).await;
     let mut report = Report { what: "skipped", model, elapsed: began.elapsed(), ..Report::default() };
     match &outcome {
-        Err(skip) => report.reason = Some(skip.name()),
+        Err(lost) => {
+            report.reason = Some(lost.skip.name());
+            (report.origin, report.usage) = (lost.origin, lost.usage);
+        }
         Ok((rewritten, origin)) => {
             report.origin = Some(*origin);
             report.reason = rewritten.reason.as_ref().map(|(name, _)| *name);
@@ -120,16 +124,21 @@ async fn rewritten(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> 
         model: model.clone(),
         credentials,
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
+        spent: Arc::default(),
     };
     let original = job.text.clone();
     let whole = json!([{"start": 0, "end": original.len()}]);
     let mut document = json!({
         "object": "rewrite", "outcome": "kept", "reason": null, "text": original, "kept": whole, "removed": [],
         "model": model, "variant": variant.name(),
-        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, "ms": 0, "cache": null,
+        "usage": counted_tokens(Usage::default()), "ms": 0, "cache": null,
     });
     match made(proxy, "rewrite", job).await {
-        Err(skip) => document["reason"] = json!({"name": skip.name(), "message": sentence(skip)}),
+        Err(lost) => {
+            let skip = lost.skip;
+            document["reason"] = json!({"name": skip.name(), "message": sentence(skip)});
+            document["usage"] = counted_tokens(lost.usage);
+        }
         Ok((rewritten, origin)) => {
             if let Some(text) = &rewritten.text {
                 document["outcome"] = "applied".into();
@@ -143,16 +152,17 @@ async fn rewritten(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> 
             if let Some((name, message)) = &rewritten.reason {
                 document["reason"] = json!({"name": name, "message": message});
             }
-            let usage = rewritten.usage;
-            document["usage"] = json!({
-                "prompt_tokens": usage.prompt, "completion_tokens": usage.completion,
-                "total_tokens": usage.prompt + usage.completion,
-            });
+            document["usage"] = counted_tokens(rewritten.usage);
             document["ms"] = (rewritten.elapsed.as_millis() as u64).into();
             document["cache"] = origin.name().into();
         }
     }
     Ok(answer(&document))
+}
+
+fn counted_tokens(usage: Usage) -> Value {
+    let Usage { prompt, completion } = usage;
+    json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
 }
 
 /// What a caller of an address of ours is told where there is no rewriting.
@@ -270,6 +280,7 @@ async fn guarded(proxy: &Arc<Proxy>, request: Request) -> ApiResult<Response> {
         // The header is LiteLLM's key for us, not a user's key for a model.
         credentials: HeaderMap::new(),
         deadline: Duration::from_millis(proxy.config.system2.deadline_ms),
+        spent: Arc::default(),
     };
     let Ok((rewritten, _)) = made(proxy, "guardrail", job).await else { return Ok(none()) };
     Ok(match &rewritten.text {

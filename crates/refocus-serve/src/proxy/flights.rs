@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
+use refocus_system2::Usage;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
@@ -40,6 +41,22 @@ impl Origin {
     }
 }
 
+/// Why there is no rewrite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) skip: Skip,
+    /// Where one was begun or waited for.
+    pub(crate) origin: Option<Origin>,
+    /// Tokens that it took until then, where it was made for this request.
+    pub(crate) usage: Usage,
+}
+
+impl From<Skip> for Lost {
+    fn from(skip: Skip) -> Self {
+        Self { skip, origin: None, usage: Usage::default() }
+    }
+}
+
 /// A rewriting that somebody waits for. The last who does not any more ends it.
 struct Flight {
     result: watch::Receiver<Option<Arc<Rewritten>>>,
@@ -70,6 +87,8 @@ pub(crate) struct Flights {
     breaker: Arc<Breaker>,
     most: usize,
     keep: Duration,
+    /// What a rewriting has where it begins with its request.
+    deadline: Duration,
 }
 
 impl Flights {
@@ -84,6 +103,7 @@ impl Flights {
             )),
             most: config.cache_entries,
             keep: Duration::from_secs(config.cache_seconds),
+            deadline: Duration::from_millis(config.deadline_ms),
         }
     }
 
@@ -95,8 +115,8 @@ impl Flights {
     ///
     /// # Errors
     /// There is none: too many are under way, they fail, or it took too long.
-    pub(crate) async fn get(&self, job: Job) -> Result<(Arc<Rewritten>, Origin), Skip> {
-        let (key, deadline) = (key(&job), job.deadline);
+    pub(crate) async fn get(&self, job: Job) -> Result<(Arc<Rewritten>, Origin), Lost> {
+        let (key, deadline, spent) = (key(&job), job.deadline, job.spent.clone());
         let (flight, origin) = match self.known_or_begun(key, job)? {
             Found::Done(rewritten) => return Ok((rewritten, Origin::Cached)),
             Found::UnderWay(flight, origin) => (flight, origin),
@@ -108,16 +128,17 @@ impl Flights {
                 Err(_) => None,
             }
         };
-        match tokio::time::timeout(deadline, wait).await {
-            Ok(Some(rewritten)) => Ok((rewritten, origin)),
-            Ok(None) => Err(Skip::Failed),
+        let skip = match tokio::time::timeout(deadline, wait).await {
+            Ok(Some(rewritten)) => return Ok((rewritten, origin)),
+            Ok(None) => Skip::Failed,
             Err(_) => {
-                if origin == Origin::New {
+                if origin == Origin::New && deadline >= self.deadline {
                     self.breaker.failed();
                 }
-                Err(Skip::TimedOut)
+                Skip::TimedOut
             }
-        }
+        };
+        Err(Lost { skip, origin: Some(origin), usage: spent.so_far() })
     }
 
     fn known_or_begun(&self, key: Key, job: Job) -> Result<Found, Skip> {
@@ -134,6 +155,9 @@ impl Flights {
         if let Some(flight) = known.under_way.get(&key).and_then(Weak::upgrade) {
             return Ok(Found::UnderWay(flight, Origin::Shared));
         }
+        if job.deadline.is_zero() {
+            return Err(Skip::TimedOut);
+        }
         let place = self.places.clone().try_acquire_owned().map_err(|_| Skip::Busy)?;
         self.breaker.ask().map_err(|_| Skip::Down)?;
         let (tell, result) = watch::channel(None);
@@ -142,18 +166,19 @@ impl Flights {
         let this = Arc::downgrade(&flight);
         known.under_way.insert(key, this.clone());
         let (rewriter, all, breaker) = (self.rewriter.clone(), self.known.clone(), self.breaker.clone());
+        let in_full = job.deadline >= self.deadline;
         let bounds = Bounds { entries: self.most, bytes: MOST_BYTES, keep: self.keep };
         tokio::task::spawn_blocking(move || {
             let cancel = Cancel(cancel);
             let rewritten = Arc::new(rewriter.rewrite(&job, cancel.clone()));
             drop(place);
-            // Nobody's patience says nothing about the server, and neither does what one client did wrong: the
-            // breaker is everybody's.
+            // Nobody's patience says nothing about the server, and neither does what one client did wrong or what
+            // had only the rest of its request's time: the breaker is everybody's.
             if !cancel.is_cancelled() && !rewritten.own_fault {
-                if rewritten.failed {
-                    breaker.failed();
-                } else {
+                if !rewritten.failed {
                     breaker.went_well();
+                } else if in_full {
+                    breaker.failed();
                 }
             }
             lock(&all).finish(key, &this, &rewritten, bounds);
@@ -254,8 +279,6 @@ fn key(job: &Job) -> Key {
 
 #[cfg(test)]
 mod tests {
-    use refocus_system2::Usage;
-
     use super::*;
 
     const BOUNDS: Bounds = Bounds { entries: 100, bytes: 10_000, keep: Duration::from_secs(3600) };

@@ -11,6 +11,8 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::rewriter::API_KEY;
+
 /// Names that belong to refocus: they steer it or report about it, and never go upstream.
 pub(crate) const OWN: &str = "x-refocus-";
 
@@ -77,6 +79,10 @@ impl Upward<'_> {
             if named && is_named(from, name) || self.keep_credentials && name == AUTHORIZATION {
                 continue;
             }
+            // A key of ours stands in the place of all that the client shows.
+            if self.authorization.is_some() && name == API_KEY {
+                continue;
+            }
             let replaced = if name == HOST {
                 self.host.cloned()
             } else if name == AUTHORIZATION {
@@ -114,9 +120,12 @@ impl Upward<'_> {
 /// The fields of an answer that go back to the client.
 pub(crate) fn downward(from: &HeaderMap) -> HeaderMap {
     let named = from.contains_key(CONNECTION);
+    // Beside a coding a length says nothing, and must not go on (RFC 9112, 6.3).
+    let coded = from.contains_key(TRANSFER_ENCODING);
     let mut to = HeaderMap::with_capacity(from.len() + 6);
     for (name, value) in from {
-        if !(concerns_the_connection(name) || named && is_named(from, name)) {
+        let overridden = coded && name == CONTENT_LENGTH;
+        if !(overridden || concerns_the_connection(name) || named && is_named(from, name)) {
             to.append(name, value.clone());
         }
     }
@@ -168,9 +177,12 @@ mod tests {
         let from = map(&[
             ("content-length", "5"),
             ("accept-encoding", "gzip"),
+            ("api-key", "a"),
             ("accept-encoding", "br"),
             ("x", "y"),
         ]);
+        let kept = Upward::default().fields(&from);
+        assert_eq!(kept.get("api-key"), from.get("api-key"));
         let key = HeaderValue::from_static("Bearer k");
         let to = Upward { authorization: Some(&key), length: Some(7), plain: true, ..Upward::default() }
             .fields(&from);
@@ -196,5 +208,13 @@ mod tests {
             ("trailer", "x-sum"),
         ]);
         assert_eq!(lines(&downward(&from)), [("set-cookie", "a"), ("set-cookie", "b"), ("trailer", "x-sum")]);
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_does_not_come_back() {
+        let from = map(&[("content-length", "3"), ("transfer-encoding", "chunked"), ("x", "y")]);
+        assert_eq!(lines(&downward(&from)), [("x", "y")]);
+        let from = map(&[("content-length", "3")]);
+        assert_eq!(lines(&downward(&from)), [("content-length", "3")]);
     }
 }

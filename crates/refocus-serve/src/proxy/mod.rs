@@ -28,7 +28,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response, Version};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http_body::Body as _;
@@ -41,7 +41,7 @@ pub use self::endpoints::OPENAPI;
 use self::flights::Flights;
 use self::lines::Lines;
 use self::report::{Log, Report};
-pub use self::rewriter::{Cancel, Job, Rewriter, Rewritten};
+pub use self::rewriter::{Cancel, Job, Rewriter, Rewritten, Spent};
 use self::select::Skip;
 use self::step_one::StepOne;
 use self::upstream::{How, Upstream};
@@ -123,17 +123,7 @@ fn router_with(
     upstream: Arc<Upstream>,
     rewriter: Arc<dyn Rewriter>,
 ) -> Result<Router, ConfigError> {
-    let variant = config.check()?;
-    let proxy = Arc::new(Proxy {
-        keep_credentials: !keys.is_empty(),
-        upstream,
-        flights: Flights::new(&config.system2, rewriter),
-        variant,
-        log: config.system2.log_file.clone().map(|path| Arc::new(Log::new(path, metrics.clone()))),
-        config,
-        keys,
-        metrics,
-    });
+    let proxy = Proxy::new(config, keys, metrics, upstream, rewriter)?;
     Ok(Router::new()
         .route("/v1/rewrite", post(endpoints::rewrite))
         .route("/beta/litellm_basic_guardrail_api", post(endpoints::guardrail))
@@ -142,7 +132,7 @@ fn router_with(
         .route("/metrics", get(endpoints::metrics))
         .method_not_allowed_fallback(endpoints::no_method)
         .fallback(pass)
-        .with_state(proxy))
+        .with_state(Arc::new(proxy)))
 }
 
 /// How connections from clients have to be served so that the proxy loses nothing: names of header fields keep their
@@ -168,6 +158,26 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request<Body>) -> Respon
 }
 
 impl Proxy {
+    fn new(
+        config: ProxyConfig,
+        keys: Keys,
+        metrics: Arc<Metrics>,
+        upstream: Arc<Upstream>,
+        rewriter: Arc<dyn Rewriter>,
+    ) -> Result<Self, ConfigError> {
+        let variant = config.check()?;
+        Ok(Self {
+            keep_credentials: !keys.is_empty(),
+            upstream,
+            flights: Flights::new(&config.system2, rewriter),
+            variant,
+            log: config.system2.log_file.clone().map(|path| Arc::new(Log::new(path, metrics.clone()))),
+            config,
+            keys,
+            metrics,
+        })
+    }
+
     async fn passed(self: &Arc<Self>, request: Request<Body>) -> ApiResult<Response<Body>> {
         if request.method() == Method::CONNECT {
             return Err(ApiError::no_method(&Method::CONNECT, "a proxy in front of one server"));
@@ -203,6 +213,8 @@ impl Proxy {
     fn relayed(self: &Arc<Self>, answer: Response<Incoming>, change: Option<Lines>) -> Response<Body> {
         let (mut head, body) = answer.into_parts();
         head.headers = headers::downward(&head.headers);
+        // A body without a length ends with the connection in HTTP/1.0, and one that broke off would look whole.
+        head.version = Version::HTTP_11;
         let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let events = is_stream(&head.headers).then(|| change.unwrap_or_else(Lines::new));
         let metrics = self.metrics.clone();

@@ -35,12 +35,15 @@ static UNLOGGED: Metric = Metric {
     kind: Kind::Counter,
 };
 
+/// What [`Report::what`] says where something was.
+pub(crate) const APPLIED: &str = "applied";
+
 /// What became of a request that was selected.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report {
     /// `applied`, `skipped` or `audit`.
     pub(crate) what: &'static str,
-    /// A name of a fixed set, where nothing was applied.
+    /// A name of a fixed set, where nothing was applied, or not to everything.
     pub(crate) reason: Option<&'static str>,
     /// Model that rewrote.
     pub(crate) model: String,
@@ -100,7 +103,8 @@ impl Report {
         if self.origin.is_some() {
             metrics.observe(&SECONDS, &[], self.elapsed.as_secs_f64());
         }
-        self.count_as(self.reason.unwrap_or(self.what), metrics);
+        let outcome = if self.what == APPLIED { APPLIED } else { self.reason.unwrap_or(self.what) };
+        self.count_as(outcome, metrics);
     }
 
     /// Counts a rewriting that was made beside its request: nothing was applied, and nobody waited for it.

@@ -1,6 +1,7 @@
 //! Who rewrites: something that blocks, and that stops when nobody waits for it any more.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
@@ -9,8 +10,10 @@ use axum::http::uri::PathAndQuery;
 use refocus_system2::{Options, Outcome, Reason, Removed, Request, Rewrite, Usage, Variant};
 use tokio::sync::watch;
 
+/// Header field that carries a key in Azure's way.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 /// Header fields that carry a key: OpenAI's way and Azure's.
-pub(crate) const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("api-key")];
+pub(crate) const CREDENTIALS: [HeaderName; 2] = [AUTHORIZATION, API_KEY];
 
 /// One text to rewrite.
 #[derive(Clone, Debug)]
@@ -29,6 +32,24 @@ pub struct Job {
     pub credentials: HeaderMap,
     /// How long it may take.
     pub deadline: Duration,
+    /// Tokens that it has taken so far, for whoever cannot wait for the end.
+    pub spent: Arc<Spent>,
+}
+
+/// Tokens of a rewriting while it goes on.
+#[derive(Debug, Default)]
+pub struct Spent(Mutex<Usage>);
+
+impl Spent {
+    /// What one more answer took.
+    pub fn add(&self, usage: Usage) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += usage;
+    }
+
+    /// All of it until now.
+    pub fn so_far(&self) -> Usage {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What came of it.

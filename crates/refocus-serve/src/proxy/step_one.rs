@@ -44,6 +44,8 @@ impl Rewriter for StepOne {
         let mut call = Call { one: self, job, cancel, until, limit: exchange::OLD_LIMIT, own_fault: false };
         let options = Options { deadline: Some(job.deadline), ..Options::new(job.variant) };
         let mut done = rewritten(&mut call, &job.text, job.question.as_deref(), &options);
+        // What a rewriting that failed on the way tells of is not all that it took.
+        done.usage = job.spent.so_far();
         done.own_fault = done.failed && call.own_fault;
         done
     }
@@ -72,6 +74,9 @@ impl Call<'_> {
     fn ask(&mut self, mut body: Value) -> Result<Value, No> {
         loop {
             let outcome = self.asked(&body);
+            if let Ok(answer) = &outcome {
+                self.job.spent.add(exchange::usage(answer));
+            }
             self.own_fault =
                 matches!(&outcome, Err(No::Refused(refused)) if refused.status.is_some_and(blames));
             match outcome {

@@ -1,6 +1,7 @@
 //! The server behind the proxy: connections to it, and what is said to a client when it fails.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -8,8 +9,8 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
+use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
+use hyper_util::client::legacy::{Client, Error, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::body::{Outgoing, Source};
@@ -104,13 +105,19 @@ impl Upstream {
         source: &Source,
         how: How,
     ) -> Result<Response<Incoming>, ApiError> {
-        match tokio::time::timeout(self.answer, self.tried(head, source, how)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::upstream_timeout(format!(
-                "the upstream did not begin to answer within {} ms",
-                self.answer.as_millis()
-            ))),
+        let mut work = pin!(self.tried(head, source, how));
+        let mut left = self.answer;
+        while !left.is_zero() {
+            if let Ok(outcome) = tokio::time::timeout(left, &mut work).await {
+                return outcome;
+            }
+            // Nobody answers before the request is there: the time counts from the last of what the client sent.
+            left = source.moved().map_or(Duration::ZERO, |at| self.answer.saturating_sub(at.elapsed()));
         }
+        Err(ApiError::upstream_timeout(format!(
+            "the upstream did not begin to answer within {} ms",
+            self.answer.as_millis()
+        )))
     }
 
     async fn tried(&self, head: Parts, source: &Source, how: How) -> Result<Response<Incoming>, ApiError> {
@@ -129,13 +136,19 @@ impl Upstream {
         let again = how.status_retries.unwrap_or(self.status_retries);
         let (mut connects, mut statuses) = (0, 0);
         loop {
-            self.breaker.ask().map_err(down)?;
+            let finds_out = self.breaker.ask().map_err(down)?;
             let mut request = Request::new(source.outgoing());
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
             *request.extensions_mut() = head.extensions.clone();
-            match self.pool.request(request).await {
+            let outcome = if finds_out {
+                let connection = capture_connection(&mut request);
+                self.heard(connection, self.pool.request(request)).await
+            } else {
+                self.pool.request(request).await
+            };
+            match outcome {
                 Ok(answer) => {
                     self.breaker.went_well();
                     let status = answer.status();
@@ -166,6 +179,25 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// The answer to a request that finds out for all whether the upstream is there. It is once the connection stands,
+    /// however long the answer takes.
+    async fn heard(
+        &self,
+        mut connection: CaptureConnection,
+        answer: ResponseFuture,
+    ) -> Result<Response<Incoming>, Error> {
+        let mut answer = pin!(answer);
+        let stands = tokio::select! {
+            biased;
+            outcome = &mut answer => return outcome,
+            stands = connection.wait_for_connection_metadata() => stands.is_some(),
+        };
+        if stands {
+            self.breaker.went_well();
+        }
+        answer.await
     }
 
     /// How long to wait before another try, in full where the upstream said how long.
@@ -216,4 +248,43 @@ fn told(error: &Error) -> ApiError {
         return ApiError::invalid("body", format!("the body of the request broke off: {why}"));
     }
     ApiError::upstream(format!("the upstream broke off before it answered: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::proxy::body::Held;
+
+    #[tokio::test]
+    async fn an_upstream_that_takes_a_connection_counts_as_up_before_it_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let config =
+            ProxyConfig { breaker_failures: 1, breaker_ms: 3_600_000, ..ProxyConfig::new(url.clone()) };
+        let pool = pool(&config).expect("a pool");
+        let upstream = Arc::new(Upstream::new(&config, pool, &url, None, false).expect("an upstream"));
+        upstream.breaker.failed();
+        assert!(upstream.breaker.ask().is_err());
+        upstream.breaker.pause_is_over();
+        let asked = upstream.clone();
+        let waits = tokio::spawn(async move {
+            let source = Source::new(Held::default(), None, None, Duration::from_secs(60));
+            let head = Request::new(()).into_parts().0;
+            asked.send(head, &source, How::default()).await.map(drop)
+        });
+        let (stream, _) = listener.accept().await.expect("the proxy");
+        let up = async {
+            while upstream.breaker.ask().is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), up).await.expect("others get through");
+        assert!(!waits.is_finished(), "and nothing was answered");
+        drop(stream);
+        assert!(waits.await.expect("no panic").is_err());
+    }
 }

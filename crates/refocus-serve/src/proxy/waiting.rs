@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
@@ -70,15 +70,19 @@ pub(crate) async fn in_a_stream(comment: &str, answer: ApiResult<Response<Body>>
         return (Bytes::from(comment.to_owned()), Some(response.into_body()));
     }
     let status = response.status().as_u16();
+    let what = match response.headers().get(CONTENT_ENCODING) {
+        Some(_) => {
+            "a compressed body, which cannot go on in this stream: it began before, without an encoding"
+        }
+        None => "no stream",
+    };
     let told = match axum::body::to_bytes(response.into_body(), MOST_ERROR).await {
         Ok(bytes) => serde_json::from_slice::<Value>(&bytes).ok().filter(|body| body.get("error").is_some()),
         Err(_) => None,
     };
     ended(match told {
         Some(body) => format!("data: {body}\n\n"),
-        None => {
-            ApiError::upstream(format!("the upstream answered with status {status} and no stream")).event()
-        }
+        None => ApiError::upstream(format!("the upstream answered with status {status} and {what}")).event(),
     })
 }
 

@@ -149,6 +149,45 @@ fn a_body_that_is_cut_is_cut_for_the_client_too() {
     }
 }
 
+/// In HTTP/1.0 the end of the connection would be that of the body.
+#[test]
+fn a_body_that_ends_with_its_connection_is_cut_for_the_client_too() {
+    let upstream = Upstream::start(move |_, out| {
+        out.write_all(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"a\":1")?;
+        let _ = out.read(&mut [0; 1]);
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    });
+    let got = ask(&with(hasty(upstream.url())));
+    assert_eq!((got.first.as_str(), got.text().as_str()), ("HTTP/1.1 200 OK", "{\"a\":1"));
+    assert!(!got.whole, "an answer that is not whole must not look whole");
+}
+
+#[test]
+fn a_length_beside_a_coding_cuts_nothing() {
+    let upstream = Upstream::start(move |_, out| {
+        out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n")?;
+        out.write_all(&[&chunk(b"{\"a\":123}")[..], b"0\r\n\r\n"].concat())
+    });
+    let got = ask(&with(hasty(upstream.url())));
+    assert_eq!((got.field("content-length"), got.text().as_str()), (None, "{\"a\":123}"));
+    assert!(got.whole);
+}
+
+/// Nobody answers what has not come yet.
+#[test]
+fn an_upload_takes_longer_than_an_answer_may() {
+    let upstream = Upstream::fixed(wire::json("{}"));
+    let server = with(ProxyConfig { idle_ms: 20_000, answer_ms: 1_000, ..hasty(upstream.url()) });
+    let mut client = server.connect();
+    client.send(b"POST /v1/files HTTP/1.1\r\nhost: h\r\ncontent-length: 8\r\n\r\n");
+    for byte in b"01234567" {
+        std::thread::sleep(Duration::from_millis(200));
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.receive("POST").status(), 200);
+    assert_eq!(upstream.last().body, b"01234567");
+}
+
 #[test]
 fn statuses_pass_unless_another_try_is_asked_for() {
     let make = || {

@@ -6,6 +6,7 @@ mod client;
 mod fault_table;
 mod faults;
 mod limits;
+mod partly;
 mod passing;
 mod patches;
 mod refusals;

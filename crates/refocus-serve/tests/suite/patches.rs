@@ -1,5 +1,7 @@
 //! `[rewrite]` of a patch: the model that is served rewrites the newest message, and answers what is left.
 
+use axum::body::Body;
+use axum::response::Response;
 use refocus_compute::{Cpu, Eager, Isa};
 use refocus_model::{ChatTemplate, Checkpoint, Model, Patch};
 use refocus_serve::config::Config;
@@ -8,8 +10,10 @@ use refocus_serve::local::{Local, Source};
 use refocus_serve::metrics::Metrics;
 use refocus_system2::{Options, Request, Rewrite, Variant, rewrite};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::support::{Got, TEMPLATE, Up, whole};
+use crate::support::{Got, TEMPLATE, Up, chat, whole};
+use crate::wire::LONG;
 
 const TEXT: &str = "I like chess a lot. We talked about Oslo for an hour. The capital of Chad has moved to Rome. What is \
                     the capital of Chad?";
@@ -132,6 +136,72 @@ async fn a_stream_that_waits_for_its_rewriting_hears_so() {
     assert!(said.starts_with(": refocus is rewriting\n\n"), "{said}");
     assert!(said.contains(r#""x-refocus-s2a":"applied""#) && said.ends_with("data: [DONE]\n\n"), "{said}");
     assert!(said.contains(r#""refocus":{"#), "{said}");
+}
+
+/// A chat to the router itself, which goes as far as it is polled.
+fn direct(up: &Up, more: &Value) -> impl Future<Output = Response> + use<> {
+    let body = Body::from(chat(more.clone()).to_string());
+    let request = axum::extract::Request::post("/v1/chat/completions").body(body).expect("a request");
+    let answer = up.local.router().oneshot(request);
+    async { answer.await.expect("an answer") }
+}
+
+async fn of(answer: Response) -> Value {
+    let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+    serde_json::from_slice::<Value>(&body).expect("JSON")["choices"][0].clone()
+}
+
+#[tokio::test]
+async fn seeds_are_drawn_in_the_order_of_arrival() {
+    // The first takes its time to be prepared.
+    let asked =
+        [json!({"max_tokens": 8, "response_format": {"type": "json_object"}}), json!({"max_tokens": 8})];
+    let up = Up::new().await;
+    let wanted = [of(direct(&up, &asked[0]).await).await, of(direct(&up, &asked[1]).await).await];
+    let up = Up::new().await;
+    let mut first = Box::pin(direct(&up, &asked[0]));
+    tokio::select! {
+        biased;
+        _ = &mut first => panic!("it was answered at once"),
+        () = std::future::ready(()) => (),
+    }
+    let second = of(direct(&up, &asked[1]).await).await;
+    assert_eq!([of(first.await).await, second], wanted);
+    // What is asked to rewrite a message draws nothing.
+    let ask = json!({"max_tokens": 8, "messages": [{"role": "user", "content": TEXT}]});
+    let patched = served("[rewrite]\nvariant = \"extractive\"\n").await;
+    let got = direct(&patched, &ask).await;
+    assert_eq!(got.headers()["x-refocus-s2a"], "skipped");
+    assert_eq!(of(got).await, of(direct(&Up::new().await, &ask).await).await);
+}
+
+/// With a single place: the rewriting and the answer behind it take the same.
+#[tokio::test]
+async fn a_rewriting_takes_a_place_until_it_ends() {
+    let mut config = Config::default();
+    config.local.requests = 1;
+    let patch = "[rewrite]\nvariant = \"scored\"\nthreshold = 1000\n";
+    let up = Up::with(config, Keys::default(), Some(TEMPLATE), Some(patch)).await;
+    let ask = |text: String| json!({"max_tokens": 2, "messages": [{"role": "user", "content": text}]});
+    let got = direct(&up, &ask(TEXT.to_owned())).await;
+    assert_eq!(
+        (got.status().as_u16(), &got.headers()["x-refocus-s2a"]),
+        (200, &"applied".parse().expect("a value"))
+    );
+
+    let long = ask(format!("{} What is the capital of Chad?", "It rained in Oslo all day. ".repeat(60)));
+    let mut slow = Box::pin(direct(&up, &long));
+    tokio::select! {
+        biased;
+        _ = &mut slow => panic!("it was answered at once"),
+        () = std::future::ready(()) => (),
+    }
+    assert_eq!(up.get("/health").await.json()["requests"], 1);
+    assert_eq!(direct(&up, &long).await.status().as_u16(), 429);
+    drop(slow);
+    // What goes on for who left ends, and the place is free.
+    let free = async { while up.get("/health").await.json()["requests"] != 0 {} };
+    tokio::time::timeout(LONG, free).await.expect("the place is given back");
 }
 
 #[test]

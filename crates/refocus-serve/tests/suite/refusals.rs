@@ -82,6 +82,7 @@ async fn every_refusal_has_its_status_and_code() {
         ),
         ("POST", "/v1/completions", long, 413, "request_too_large", Value::Null),
         ("GET", "/v1/models/other/name", String::new(), 404, "model_not_found", json!("model")),
+        ("GET", "/v1/models/%ff", String::new(), 404, "model_not_found", json!("model")),
         ("GET", "/v2/models", String::new(), 404, "unknown_url", Value::Null),
         ("GET", "/v1/completions", String::new(), 405, "method_not_allowed", Value::Null),
         ("DELETE", "/v1/models", String::new(), 405, "method_not_allowed", Value::Null),

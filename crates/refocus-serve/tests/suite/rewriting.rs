@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use crate::wire::{self, EVENTS, LONG, Server, Upstream, chunk};
 
-const ASK: &str = "I am sure that it is Sydney. What is the capital of Australia?";
-const CUT: &str = "What is the capital of Australia?";
+pub const ASK: &str = "I am sure that it is Sydney. What is the capital of Australia?";
+pub const CUT: &str = "What is the capital of Australia?";
 const STEP_ONE: Usage = Usage { prompt: 100, completion: 7 };
 
-fn applied(text: &str) -> Rewritten {
+pub fn applied(text: &str) -> Rewritten {
     Rewritten {
         text: Some(text.to_owned()),
         reason: None,
@@ -36,24 +36,24 @@ fn applied(text: &str) -> Rewritten {
     }
 }
 
-fn kept(name: &'static str, failed: bool) -> Rewritten {
+pub fn kept(name: &'static str, failed: bool) -> Rewritten {
     Rewritten { text: None, reason: Some((name, format!("because of {name}"))), failed, ..applied("") }
 }
 
 type Act = dyn Fn(&Job, Cancel) -> Rewritten + Send + Sync;
 
 /// A rewriter that does what a test says, and counts.
-struct Fake {
+pub struct Fake {
     act: Box<Act>,
     calls: AtomicUsize,
 }
 
 impl Fake {
-    fn new(act: impl Fn(&Job, Cancel) -> Rewritten + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(act: impl Fn(&Job, Cancel) -> Rewritten + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { act: Box::new(act), calls: AtomicUsize::new(0) })
     }
 
-    fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
@@ -73,14 +73,14 @@ impl Rewriter for Fake {
     }
 }
 
-fn over(upstream: &Upstream, change: impl FnOnce(&mut System2Config), fake: Arc<Fake>) -> Server {
+pub fn over(upstream: &Upstream, change: impl FnOnce(&mut System2Config), fake: Arc<Fake>) -> Server {
     let mut config = ProxyConfig::new(upstream.url());
     change(&mut config.system2);
     Server::start(router_over(config, Keys::default(), Arc::new(Metrics::default()), fake).expect("a proxy"))
 }
 
 /// Odd in every way that may be kept: spaces, escapes, unknown fields, numbers that no float holds.
-fn body(model: &str, content: &str, more: &str) -> String {
+pub fn body(model: &str, content: &str, more: &str) -> String {
     format!(
         "{{ \"messages\" :[{{\"role\":\"system\",\"content\":\"\\u00e9\"}}, {{\"content\":{},\"role\" : \"user\", \"x\":1e999}}],\
          \"model\":\"{model}\",\"temperature\":0.70, \"tools\":[{{\"type\":\"function\"}}]{more} }}\n",
@@ -88,7 +88,7 @@ fn body(model: &str, content: &str, more: &str) -> String {
     )
 }
 
-const ANSWER: &str = "{\"id\":\"1\",\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3,\"total_tokens\":13,\"x\":1.50}, \"choices\":[]}";
+pub const ANSWER: &str = "{\"id\":\"1\",\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":3,\"total_tokens\":13,\"x\":1.50}, \"choices\":[]}";
 
 #[test]
 fn one_string_and_the_model_s_name_change_and_nothing_else() {
@@ -261,7 +261,7 @@ fn what_is_skipped_goes_on_as_it_is_and_the_client_is_told_why() {
 }
 
 /// What the server counted.
-fn numbers(server: &Server) -> String {
+pub fn numbers(server: &Server) -> String {
     let mut client = server.connect();
     client.send(b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n");
     client.receive("GET").text()
@@ -305,7 +305,7 @@ fn an_audit_touches_nothing_and_writes_a_line_without_the_words() {
 }
 
 /// Waits until something is there.
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -561,7 +561,7 @@ fn model_and_answer(
     })
 }
 
-fn before(upstream: &Upstream, change: impl FnOnce(&mut ProxyConfig)) -> Server {
+pub fn before(upstream: &Upstream, change: impl FnOnce(&mut ProxyConfig)) -> Server {
     let mut config = ProxyConfig { retry_ms: 1, ..ProxyConfig::new(upstream.url()) };
     change(&mut config);
     Server::start(router(config, Keys::default(), Arc::new(Metrics::default())).expect("a proxy"))

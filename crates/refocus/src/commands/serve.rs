@@ -1,10 +1,11 @@
 //! `serve`.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use refocus_model::patch::Job;
-use refocus_serve::config::Config;
+use refocus_serve::config::{API_KEYS, Config, LISTEN, SYSTEM2_KEY, UPSTREAM, UPSTREAM_KEY};
 use refocus_serve::keys::Keys;
 use refocus_serve::local::{Local, Source};
 use refocus_serve::metrics::Metrics;
@@ -20,7 +21,8 @@ use crate::{backend, model_arg};
 
 /// Runs the command.
 pub(super) fn run(args: &Serve, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let variable = |name: &str| std::env::var(name).ok();
+    let variables = variables(|name| std::env::var_os(name))?;
+    let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|v| v.1.clone());
     let config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
     let mut config = config.with_environment(variable)?;
     if let Some(listen) = args.listen {
@@ -42,9 +44,37 @@ pub(super) fn run(args: &Serve, global: &Global, printer: &Printer) -> Outcome<E
             if let Some(url) = upstream {
                 config.proxy.get_or_insert_default().upstream.clone_from(url);
             }
+            if config.proxy.as_ref().is_some_and(|proxy| !proxy.upstream.is_empty()) {
+                without_a_model(args)?;
+            }
             config.secrets(variable)?;
             of_upstream(&config, keys, printer)
         }
+    }
+}
+
+/// The variables of the environment that are settings. One that is no text is refused: were it passed over, keys that
+/// somebody has set would not be asked for.
+fn variables(look: impl Fn(&str) -> Option<OsString>) -> Outcome<Vec<(&'static str, String)>> {
+    let mut all = Vec::new();
+    for name in [LISTEN, API_KEYS, UPSTREAM, UPSTREAM_KEY, SYSTEM2_KEY] {
+        if let Some(value) = look(name) {
+            let value = value.into_string();
+            all.push((name, value.map_err(|_| Failure::new(format!("{name}: the value is not UTF-8")))?));
+        }
+    }
+    Ok(all)
+}
+
+/// Refuses flags that a proxy has no use for; clap does so only where the upstream is named by a flag too.
+fn without_a_model(args: &Serve) -> Outcome<()> {
+    let flags = [("--patch", args.patch.patch.is_some()), ("--name", args.name.is_some())];
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Failure::new(format!(
+            "{flag} is for a model on this machine, and none is named"
+        ))
+        .hint(format!("the settings or {UPSTREAM} name another server: add --model, or leave out {flag}"))),
     }
 }
 
@@ -123,6 +153,17 @@ fn usual_name(model: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn keys_that_are_no_text_are_refused_and_not_shown() {
+        use std::os::unix::ffi::OsStringExt;
+        let look = |name: &str| (name == API_KEYS).then(|| OsString::from_vec(b"sk-\xff".to_vec()));
+        let Err(Failure::Told(told)) = variables(look) else { panic!("it is refused") };
+        assert_eq!(told.lines(), [("error", "REFOCUS_API_KEYS: the value is not UTF-8".to_owned())]);
+        let known = variables(|name| (name == LISTEN).then(|| "[::1]:0".into())).expect("text");
+        assert_eq!(known, [(LISTEN, "[::1]:0".to_owned())]);
+    }
 
     #[test]
     fn a_model_is_called_as_its_user_calls_it() {

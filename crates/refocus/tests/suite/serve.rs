@@ -27,6 +27,17 @@ error: REFOCUS_UPSTREAM_KEY: API key 1 has a character that a header cannot hold
 }
 
 #[test]
+fn flags_of_a_model_where_the_environment_names_another_server() {
+    for flag in ["--patch p.toml", "--name n"] {
+        let refused = refused(refocus(&format!("serve {flag}")).env("REFOCUS_UPSTREAM", "http://h"));
+        let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+        let flag = flag.split(' ').next().expect("a flag");
+        let wanted = format!("error: {flag} is for a model on this machine, and none is named\n");
+        assert!(told.starts_with(&wanted) && told.contains("REFOCUS_UPSTREAM"), "{told}");
+    }
+}
+
+#[test]
 fn settings_of_a_proxy_with_a_slip() {
     let tmp = Tmp::new("serve-proxy-settings");
     tmp.write("s.toml", "[proxy]\nupstream = \"http://h\"\n[proxy.system2]\nvariant = \"best\"\n");
