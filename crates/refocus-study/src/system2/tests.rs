@@ -449,6 +449,26 @@ fn a_judge_reads_both_orders_and_never_the_comment() {
     assert!((fall.value - (1.0 - 0.5 / 2.7)).abs() < 1e-9 && fall.low <= fall.value, "{fall:?}");
     assert_eq!((s.why.as_deref(), arm("instructed").verdict), (None, Some(Verdict::DoesNotHold)));
     assert_eq!(base.comments.iter().find(|c| c.0 == "likes").map(|c| c.1.value), Some(0.5));
+    // Stopped with a gap, what is behind the gap is not taken for what stands in it.
+    struct Ten(Flatterer);
+    impl Chat for Ten {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+        fn at_once(&self) -> usize {
+            10
+        }
+        fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+            self.0.complete(ask)
+        }
+        fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            self.0.score(messages, answers)
+        }
+    }
+    std::fs::remove_file(tmp.0.join("judged/00003.json")).expect("removed");
+    let (first, whole) =
+        judge_suite(&mut Ten(Flatterer), (&mut judge, "j"), &run, place, &mut |_| false).expect("stopped");
+    assert_eq!((first.as_slice(), whole), (&opinions[..3], false));
     // Another judge's word is not mixed in.
     let other =
         judge_suite(&mut Flatterer, (&mut judge, "k"), &run, place, &mut |_| true).expect_err("another");
