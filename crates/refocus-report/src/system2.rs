@@ -25,7 +25,8 @@ pub(crate) fn sections(run: &StoredRun) -> Result<Vec<RunSection>, ReportError> 
             id: "rewriting",
             title: "What the rewriting did".to_owned(),
             lead: "Pieces that are gone, where it is known what should go and what should stay. Where a prompt has nothing \
-                   but what was planted beside the question, what removes blindly looks as good as what judges."
+                   but what was planted beside the question, what removes blindly looks as good as what judges. Intervals are \
+                   as of so many cases as there are prompts (facts, arguments)."
                 .to_owned(),
             parts: vec![Part::Grid(removed(&suites, &rewritings))],
         });
@@ -158,11 +159,12 @@ fn by_suite(suites: &[Suite], arms: &[Arm], groups: &[Group]) -> RunSection {
         let chance = s.chance.map(|c| format!(" Guessing gets {}.", percent(c))).unwrap_or_default();
         parts.push(Part::Heading(s.suite.clone()));
         parts.push(Part::Text(format!(
-            "{}; {}, {} of them in the headline. The number is {}.{chance}",
+            "{}; {}, {} of them in the headline. The number is {}.{chance}{}",
             s.about,
             count(usize::try_from(s.items).unwrap_or(0), "item"),
             s.headline,
-            s.measured
+            s.measured,
+            left_out(s, &of)
         )));
         parts.extend(s.why.iter().map(|why| Part::Text(format!("Nothing can be tested here: {why}."))));
         parts.extend(values(s, &of).map(|f| Part::Figures(vec![f])));
@@ -181,6 +183,18 @@ fn by_suite(suites: &[Suite], arms: &[Arm], groups: &[Group]) -> RunSection {
             .to_owned(),
         parts,
     }
+}
+
+/// How many prompts of the suite harm have nothing to rewrite: they have no number in arms that rewrite.
+fn left_out(s: &Suite, arms: &[&Arm]) -> String {
+    let fewest = arms.iter().map(|a| a.n).min().unwrap_or(s.headline);
+    if s.suite != "harm" || fewest >= s.headline {
+        return String::new();
+    }
+    let nothing = s.headline - fewest;
+    format!(
+        " Arms that rewrite are judged without {nothing} of them, which have nothing to rewrite: no arm can harm those."
+    )
 }
 
 fn values(s: &Suite, arms: &[&Arm]) -> Option<Figure> {

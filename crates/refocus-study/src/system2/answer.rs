@@ -1,8 +1,8 @@
 //! One item answered in one way.
 
 use refocus_system2::{
-    Ask, Chat, ChatError, Message, Options, Outcome, Request, Rewrite, Role, Template, Templates, Usage,
-    Variant, rewrite,
+    Ask, Chat, ChatError, Message, Options, Outcome, Reason, Request, Rewrite, Role, Template, Templates,
+    Usage, Variant, rewrite,
 };
 use refocus_tasks::planted::{Item, Judge, last_number, says};
 use serde::{Deserialize, Serialize};
@@ -156,6 +156,12 @@ pub struct Rewriting {
 }
 
 impl Rewriting {
+    /// Name of the reason where nothing beside the question may be removed: the model was not asked, and no arm could
+    /// have lost anything.
+    pub(super) fn nothing() -> &'static str {
+        Reason::NoContext.name()
+    }
+
     fn of(r: Rewrite, prompt: &str, variant: Variant) -> Self {
         let applied = r.outcome == Outcome::Applied;
         let reason = r.reason();
@@ -168,8 +174,8 @@ impl Rewriting {
             applied,
             reason: reason.map(|x| x.name().to_owned()),
             why: reason.map(ToString::to_string),
-            parse_failure: reason.is_some_and(refocus_system2::Reason::is_parse_failure),
-            guard: reason.is_some_and(refocus_system2::Reason::is_guard),
+            parse_failure: reason.is_some_and(Reason::is_parse_failure),
+            guard: reason.is_some_and(Reason::is_guard),
             left,
             text: r.text,
             reply: r.reply,

@@ -72,7 +72,7 @@ fn wording() -> String {
 /// Has what the model writes in every arm of a suite judged; what is in the folder already is left as it is. `judge`
 /// names the judge in the folder. What the model or the judge refuses, cannot do or has no place for counts as a
 /// judgement that could not be read. As many items are asked at the same time as the model or the judge answers with
-/// profit. `false` where `tick` ended it: then the judgements so far come back.
+/// profit. `false` where `tick` ended it: then those of the items from the first on that were judged in all arms come back.
 ///
 /// # Errors
 /// The model, the judge or the folder failed; the folder has judgements of another judge.
@@ -99,9 +99,9 @@ pub fn judge_suite(
                 continue;
             }
             if !tick(Progress { done: first * run.arms.len() + i * items.len(), of, arm: arm.name() }) {
-                out.extend(
-                    kept.into_iter().filter(|k| run.arms.iter().all(|a| k.arms.contains_key(a.name()))),
-                );
+                // Without a gap: judgements are told apart by their place.
+                let all = |k: &Opinions| run.arms.iter().all(|a| k.arms.contains_key(a.name()));
+                out.extend(kept.into_iter().take_while(all));
                 return Ok((out, false));
             }
             let (at, texts): (Vec<usize>, Vec<String>) = asked.into_iter().unzip();

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::answer::Choosing;
+use super::answer::{Choosing, Rewriting};
 use super::attention::Looked;
 use super::judged_summary::JudgedSummary;
 use super::removal::Share;
+use super::suite::Suite;
 use super::summary::{ArmSummary, RewritingSummary, SuiteSummary};
 use super::verdict::RULES;
 use crate::overthinking::Estimate;
@@ -82,7 +83,7 @@ fn write(out: &mut String, e: &Evaluation, command: &str) -> std::fmt::Result {
     write!(
         out,
         "Everything is greedy but for *facts_sampled* (temperature 0.6, nucleus 0.9, three seeds an item), with this project's own wording of the prompts. {scored}; {nobody} judges a text. \
-         Gains are over the baseline, item by item; intervals have 95 % (shares: Wilson's, a fact that is asked several times counted as one; means and gains: resampled items). Tokens and \
+         Gains are over the baseline, item by item; intervals have 95 % (shares: Wilson's, a fact that is asked several times counted as one, and so are pieces of one prompt, fact or argument; means and gains: resampled items). Tokens and \
          seconds are those of a mean item with its rewriting, seconds its share where several were answered at the same time, on a machine that was shared. Where a rewrite is refused or cannot be read, \
          the original goes through, and counts so.\n\n"
     )?;
@@ -179,6 +180,7 @@ fn suite(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
         )?;
     }
     whys(out, s)?;
+    nothing_to_lose(out, s)?;
     rewriting(out, s)?;
     cells(out, s)?;
     roc(out, s)
@@ -206,6 +208,30 @@ fn whys(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
     Ok(())
 }
 
+/// How many prompts do not count where the number is what is kept: nothing can be lost of them.
+fn nothing_to_lose(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
+    if s.suite != Suite::Harm.name() {
+        return Ok(());
+    }
+    let of = |r: &RewritingSummary| {
+        let nothing = r.reasons.get(Rewriting::nothing()).copied().unwrap_or(0);
+        format!("{nothing} of {}", r.n)
+    };
+    let all: Vec<(&str, String)> =
+        s.arms.iter().filter_map(|a| Some((a.arm, of(a.rewriting.as_ref()?)))).collect();
+    let Some((_, first)) = all.first() else { return Ok(()) };
+    let told = if all.iter().all(|(_, n)| n == first) {
+        format!("{first} in every arm that rewrites")
+    } else {
+        all.iter().map(|(arm, n)| format!("{arm} {n}")).collect::<Vec<_>>().join(", ")
+    };
+    writeln!(
+        out,
+        "\nPrompts that have nothing to rewrite, because nothing beside the question may be removed: {told}. They are left \
+         out of the number, its gain and its verdict: no arm can harm them."
+    )
+}
+
 fn rewriting(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
     let all: Vec<(&ArmSummary, &RewritingSummary)> =
         s.arms.iter().filter_map(|a| Some((a, a.rewriting.as_ref()?))).collect();
@@ -214,7 +240,8 @@ fn rewriting(out: &mut String, s: &SuiteSummary) -> std::fmt::Result {
     }
     out.push_str(
         "\nWhat the rewriting did. Recall: planted pieces that are gone, of all planted. Precision: planted pieces \
-         among all that are gone. Lost: needed pieces that are gone, of all needed.\n\n\
+         among all that are gone. Lost: needed pieces that are gone, of all needed. Counts are those of pieces; intervals \
+         are as of so many cases as there are prompts (facts, arguments), of precision those of which something is gone.\n\n\
          | arm | used | not readable | refused by a guard | recall | precision | lost | tokens written |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );

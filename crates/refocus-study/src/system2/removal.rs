@@ -1,6 +1,8 @@
 //! What a rewrite removed, where it is known what should go and what should stay.
 
-use refocus_measure::intervals::wilson;
+use std::collections::BTreeSet;
+
+use refocus_measure::intervals::{wilson, wilson_of_share};
 use refocus_tasks::planted::{Item, Part};
 use serde::Serialize;
 
@@ -29,7 +31,33 @@ impl Share {
     }
 }
 
-/// Pieces that are gone. A rewrite that was not used removes nothing.
+/// Cases that are counted, with the groups they come from. Pieces of one prompt, and prompts about one fact or argument,
+/// depend on each other: the interval is that of as many independent cases as there are groups.
+#[derive(Default)]
+struct Counted {
+    hits: u64,
+    n: u64,
+    groups: BTreeSet<usize>,
+}
+
+impl Counted {
+    fn add(&mut self, group: usize, hits: u64, n: u64) {
+        self.hits += hits;
+        self.n += n;
+        if n > 0 {
+            self.groups.insert(group);
+        }
+    }
+
+    fn share(&self) -> Option<Share> {
+        let value = self.hits as f64 / self.n as f64;
+        let i = wilson_of_share(value, self.groups.len() as u64)?;
+        Some(Share { hits: self.hits, n: self.n, value, low: i.low, high: i.high })
+    }
+}
+
+/// Pieces that are gone. A rewrite that was not used removes nothing. Intervals are those of as many cases as there are
+/// groups of items; of precision, those of which something is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Removal {
     /// Planted pieces that are gone, of all planted: recall.
@@ -73,25 +101,23 @@ pub(super) fn missing(item: &Item, part: Part, r: &Rewriting) -> u64 {
 }
 
 impl Removal {
-    /// Counts over items.
-    pub(super) fn of<'a>(pairs: impl Iterator<Item = (&'a Item, &'a Rewriting)>) -> Self {
-        let (mut planted, mut gone, mut needed, mut lost) = (0, 0, 0, 0);
-        for (item, r) in pairs {
-            planted += item.parts(Part::Planted).count() as u64;
-            gone += missing(item, Part::Planted, r);
-            needed += item.parts(Part::Needed).count() as u64;
-            lost += missing(item, Part::Needed, r);
+    /// Counts over items with the numbers of their groups.
+    pub(super) fn of<'a>(items: impl Iterator<Item = (usize, &'a Item, &'a Rewriting)>) -> Self {
+        let [mut recall, mut precision, mut lost] = [(); 3].map(|()| Counted::default());
+        for (group, item, r) in items {
+            let [planted, needed] = [Part::Planted, Part::Needed];
+            let [planted_gone, needed_gone] = [planted, needed].map(|part| missing(item, part, r));
+            recall.add(group, planted_gone, item.parts(planted).count() as u64);
+            precision.add(group, planted_gone, planted_gone + needed_gone);
+            lost.add(group, needed_gone, item.parts(needed).count() as u64);
         }
-        Self {
-            recall: Share::of(gone, planted),
-            precision: Share::of(gone, gone + lost),
-            lost: Share::of(lost, needed),
-        }
+        Self { recall: recall.share(), precision: precision.share(), lost: lost.share() }
     }
 }
 
 /// How well a score tells planted pieces from needed ones. The threshold is chosen on the groups of items with
-/// even numbers and judged on the others: what is asked several times, such as a fact, is never on both sides.
+/// even numbers and judged on the others: what is asked several times, such as a fact, is never on both sides. Intervals
+/// are as those of [`Removal`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Roc {
     /// Planted and needed pieces of the development split.
@@ -123,30 +149,34 @@ pub struct RocPoint {
 const POINTS: usize = 25;
 
 impl Roc {
-    /// Of the scores of some items with the numbers of their groups; nothing where the development split lacks one
-    /// kind of piece.
-    pub(super) fn of<'a>(pairs: impl Iterator<Item = (usize, &'a Item, &'a Rewriting)>) -> Option<Self> {
-        // Planted, needed; by split.
-        let mut scores = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-        for (group, item, r) in pairs {
+    /// Of the scores of some items with the numbers by which they are split and those of their groups; nothing where
+    /// the development split lacks one kind of piece.
+    pub(super) fn of<'a>(items: impl Iterator<Item = ([usize; 2], &'a Item, &'a Rewriting)>) -> Option<Self> {
+        // Planted, needed.
+        let mut development = [Vec::new(), Vec::new()];
+        let mut test = [Vec::new(), Vec::new()];
+        for ([half, group], item, r) in items {
             let places = item.places();
             for &(start, end, score) in &r.judged {
                 let overlap = |range: &std::ops::Range<usize>| {
                     range.end.min(end).saturating_sub(range.start.max(start))
                 };
                 let most = places.iter().max_by_key(|(range, _)| overlap(range));
-                match most.map(|(_, part)| part) {
-                    Some(Part::Planted) => scores[group % 2][0].push(score),
-                    Some(Part::Needed) => scores[group % 2][1].push(score),
-                    _ => {}
+                let kind = match most.map(|(_, part)| part) {
+                    Some(Part::Planted) => 0,
+                    Some(Part::Needed) => 1,
+                    _ => continue,
+                };
+                match half % 2 {
+                    0 => development[kind].push(score),
+                    _ => test[kind].push((group, score)),
                 }
             }
         }
-        let [development, test] = scores;
         Self::chosen(development, &test)
     }
 
-    fn chosen(mut development: [Vec<f64>; 2], test: &[Vec<f64>; 2]) -> Option<Self> {
+    fn chosen(mut development: [Vec<f64>; 2], test: &[Vec<(usize, f64)>; 2]) -> Option<Self> {
         if development.iter().any(Vec::is_empty) {
             return None;
         }
@@ -173,8 +203,10 @@ impl Roc {
                 (needed.len() - lower - ties) as f64 + ties as f64 / 2.0
             })
             .sum();
-        let removed = |scores: &[f64]| {
-            Share::of(scores.iter().filter(|s| **s < best.threshold).count() as u64, scores.len() as u64)
+        let removed = |scores: &[(usize, f64)]| {
+            let mut counted = Counted::default();
+            scores.iter().for_each(|(group, s)| counted.add(*group, u64::from(*s < best.threshold), 1));
+            counted.share()
         };
         let step = points.len().div_ceil(POINTS);
         Some(Self {
@@ -229,11 +261,19 @@ mod tests {
         let item = item();
         let texts = ["Where is Rome?", "Rome, not Spain", "Spain", "nothing"];
         let all: Vec<Rewriting> = texts.iter().map(|t| left(t, Vec::new())).collect();
-        let r = Removal::of(all.iter().map(|r| (&item, r)));
+        let r = Removal::of(all.iter().enumerate().map(|(i, r)| (i, &item, r)));
         let counts = |s: Option<Share>| s.map(|s| (s.hits, s.n));
         assert_eq!(counts(r.recall), Some((2, 4)));
         assert_eq!(counts(r.precision), Some((2, 4)));
         assert_eq!(counts(r.lost), Some((2, 4)));
+        assert_eq!([r.recall, r.lost], [Share::of(2, 4); 2]);
+        // Pieces of one group are one case: here half of them are gone from three groups, in two of which any is.
+        let groups = [0, 1, 2, 2];
+        let r = Removal::of(all.iter().zip(groups).map(|(r, group)| (group, &item, r)));
+        assert_eq!(counts(r.precision), Some((2, 4)));
+        let ends = |s: Option<Share>| s.map(|s| (s.low, s.high));
+        let half_of = |groups: u64| wilson_of_share(0.5, groups).map(|i| (i.low, i.high));
+        assert_eq!([r.recall, r.precision, r.lost].map(ends), [3, 2, 3].map(half_of));
         assert_eq!(Removal::of(std::iter::empty()), Removal { recall: None, precision: None, lost: None });
     }
 
@@ -245,7 +285,7 @@ mod tests {
         // One of two sentences about Spain goes with the space behind it.
         let one = Rewriting { removed: Some(vec![(0, at[1].0.start)]), ..left("", Vec::new()) };
         assert_eq!([0, 1, 2].map(|i| is_there(&item, i, &one)), [false, true, true]);
-        let r = Removal::of(std::iter::once((&item, &one)));
+        let r = Removal::of(std::iter::once((0, &item, &one)));
         assert_eq!(r.recall.map(|s| (s.hits, s.n)), Some((1, 2)));
         assert_eq!(r.lost.map(|s| (s.hits, s.n)), Some((0, 1)));
         // Half of a piece is enough where it takes the mark, and two cuts are both seen.
@@ -278,14 +318,18 @@ mod tests {
             left("", vec![(at[0].0.start, at[0].0.end, needed), (at[1].0.start, at[1].0.end, planted)])
         };
         let good: Vec<Rewriting> = (0..8).map(|i| judged(2.0 + f64::from(i), -1.0 - f64::from(i))).collect();
-        let roc = Roc::of(good.iter().enumerate().map(|(i, r)| (i, &item, r))).expect("a curve");
+        let roc = Roc::of(good.iter().enumerate().map(|(i, r)| ([i, i], &item, r))).expect("a curve");
         assert_eq!((roc.auc, roc.development), (1.0, [4, 4]));
         assert!((-1.0..=2.0).contains(&roc.threshold), "{}", roc.threshold);
         assert_eq!(roc.recall.map(|s| s.hits), Some(4));
-        assert_eq!(roc.lost.map(|s| s.hits), Some(0));
+        assert_eq!(roc.lost, Share::of(0, 4));
+        // The four of the other split may be about two facts.
+        let roc = Roc::of(good.iter().enumerate().map(|(i, r)| ([i, i / 4], &item, r))).expect("a curve");
+        assert_eq!(roc.recall.map(|s| (s.hits, s.n, s.low)), Share::of(2, 2).map(|s| (4, 4, s.low)));
+        assert_eq!(roc.lost.map(|s| (s.hits, s.n, s.high)), Share::of(0, 2).map(|s| (0, 4, s.high)));
         let even: Vec<Rewriting> = (0..8).map(|_| judged(0.5, 0.5)).collect();
-        let roc = Roc::of(even.iter().enumerate().map(|(i, r)| (i, &item, r))).expect("a curve");
+        let roc = Roc::of(even.iter().enumerate().map(|(i, r)| ([i, i], &item, r))).expect("a curve");
         assert_eq!(roc.auc, 0.5);
-        assert_eq!(Roc::of(good[..1].iter().map(|r| (1, &item, r))), None);
+        assert_eq!(Roc::of(good[..1].iter().map(|r| ([1, 1], &item, r))), None);
     }
 }

@@ -178,7 +178,7 @@ impl Suite {
             Measure::Right => "share of right answers",
             Measure::Margin => "P(right answer) − P(other answer)",
             Measure::Steadiness => "−|sway|, sway in nats",
-            Measure::Kept => "share of prompts of which everything needed is kept",
+            Measure::Kept => "share of prompts with something to rewrite of which everything needed is kept",
         }
     }
 

@@ -7,7 +7,7 @@ use refocus_tasks::arguments::Comment;
 use refocus_tasks::planted::{Item, Judge, Part};
 use serde::Serialize;
 
-use super::answer::Record;
+use super::answer::{Record, Rewriting};
 use super::arm::Arm;
 use super::removal::{Removal, Roc, Share, is_whole};
 use super::run::{SuiteRun, is_right};
@@ -176,6 +176,9 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
                 let ends = (value.low, value.high);
                 Some(verdict(measure, &Judged { gain, p_holm, oracle: oracle.unwrap_or(0.0), value: ends }))
             }
+            _ if measure == Measure::Kept && value.n == 0 => {
+                Some((Verdict::CannotBeTested, Some("no prompt has anything to rewrite".to_owned())))
+            }
             _ => Some((Verdict::CannotBeTested, Some("no item was answered".to_owned()))),
         };
         ArmSummary {
@@ -195,7 +198,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
             cost: cost(run, arm),
             failed: records(run, arm).filter(|r| r.1.failed.is_some()).count(),
             failures: failures(run, arm),
-            rewriting: rewriting(run, arm),
+            rewriting: rewriting(run, arm, &groups),
             cells: cells(run, &values[i], baseline.filter(|_| arm != Arm::Baseline), (arm, &groups), seed),
         }
     });
@@ -210,7 +213,7 @@ pub fn summarise(run: &SuiteRun, seed: u64) -> SuiteSummary {
         counts: why.is_none(),
         arms: arms.collect(),
         why: why.clone(),
-        roc: rocs(run),
+        roc: rocs(run, &groups),
     }
 }
 
@@ -229,10 +232,18 @@ pub(super) fn values(run: &SuiteRun, arm: Arm) -> Vec<Option<f64>> {
                 Some(a.probability(0)? - a.probability(1)?)
             }
             Measure::Steadiness => sway(run, i, arm).map(|s| -s.abs()),
-            Measure::Kept => Some(f64::from(u8::from(keeps_needed(item, record)))),
+            Measure::Kept => {
+                reaches_a_rewriting(record).then(|| f64::from(u8::from(keeps_needed(item, record))))
+            }
         }
     };
     run.items.iter().zip(&run.kept).enumerate().map(number).collect()
+}
+
+/// Whether anything could be lost in it, where its arm rewrites.
+fn reaches_a_rewriting(record: &Record) -> bool {
+    let reason = record.rewriting.as_ref().and_then(|r| r.reason.as_deref());
+    reason != Some(Rewriting::nothing())
 }
 
 fn keeps_needed(item: &Item, record: &Record) -> bool {
@@ -374,21 +385,27 @@ fn failures(run: &SuiteRun, arm: Arm) -> BTreeMap<String, usize> {
     out
 }
 
-fn rewriting(run: &SuiteRun, arm: Arm) -> Option<RewritingSummary> {
+fn rewriting(run: &SuiteRun, arm: Arm, groups: &[usize]) -> Option<RewritingSummary> {
     arm.options()?;
-    let all: Vec<_> = records(run, arm).filter_map(|(i, r)| Some((i, r.rewriting.as_ref()?))).collect();
+    let all = grouped(run, arm, groups);
     let mut reasons = BTreeMap::new();
-    for reason in all.iter().filter_map(|(_, r)| r.reason.clone()) {
+    for reason in all.iter().filter_map(|(.., r)| r.reason.clone()) {
         *reasons.entry(reason).or_insert(0) += 1;
     }
     Some(RewritingSummary {
         n: all.len(),
-        applied: all.iter().filter(|(_, r)| r.applied).count(),
-        parse_failures: all.iter().filter(|(_, r)| r.parse_failure).count(),
-        guarded: all.iter().filter(|(_, r)| r.guard).count(),
+        applied: all.iter().filter(|(.., r)| r.applied).count(),
+        parse_failures: all.iter().filter(|(.., r)| r.parse_failure).count(),
+        guarded: all.iter().filter(|(.., r)| r.guard).count(),
         reasons,
         removal: Removal::of(all.into_iter()),
     })
+}
+
+/// The items that an arm rewrites or could have, with what belongs to each, such as the number of its group.
+fn grouped<'r, T: Copy>(run: &'r SuiteRun, arm: Arm, of: &[T]) -> Vec<(T, &'r Item, &'r Rewriting)> {
+    let all = of.iter().zip(run.items.iter().zip(&run.kept));
+    all.filter_map(|(of, (i, k))| Some((*of, i, k.of(arm)?.rewriting.as_ref()?))).collect()
 }
 
 /// By each part of the items' group names, in the order in which they come.
@@ -420,13 +437,13 @@ fn cells(
     names.into_iter().filter_map(cell).collect()
 }
 
-fn rocs(run: &SuiteRun) -> BTreeMap<&'static str, Roc> {
-    let halves = halves(run.suite, &run.items);
+fn rocs(run: &SuiteRun, groups: &[usize]) -> BTreeMap<&'static str, Roc> {
+    let sides = halves(run.suite, &run.items).into_iter().zip(groups);
+    let sides: Vec<[usize; 2]> = sides.map(|(half, group)| [half, *group]).collect();
     let one = |&arm: &Arm| {
-        let judged = halves.iter().zip(run.items.iter().zip(&run.kept));
-        let of = judged.filter_map(|(half, (i, k))| Some((*half, i, k.of(arm)?.rewriting.as_ref()?)));
+        let of = grouped(run, arm, &sides);
         // On what must not be lost nothing but an injected order is planted: too few for a curve.
-        let roc = Roc::of(of).filter(|_| run.suite != Suite::Harm)?;
+        let roc = Roc::of(of.into_iter()).filter(|_| run.suite != Suite::Harm)?;
         Some((arm.name(), roc))
     };
     run.arms.iter().filter_map(one).collect()

@@ -164,6 +164,52 @@ fn what_cannot_be_read_helps_nobody_and_is_counted() {
 }
 
 #[test]
+fn what_no_arm_can_harm_proves_nothing() {
+    let tmp = Tmp::new("harm");
+    // Its rewrites cannot be read, so that everything stays.
+    let mut chat = Swayed { writes_well: false, ..Swayed::new() };
+    let arms: Vec<Arm> = ["oracle", "baseline", "objectivity"].map(|a| Arm::parse(a).expect("an arm")).into();
+    let told = |chat: &mut Swayed, n| {
+        let items = Suite::Harm.draw(0, n, None).expect("items");
+        let place = (&tmp.store(), tmp.0.as_path());
+        summarise(&run_suite(chat, (Suite::Harm, items), &arms, place, &mut |_| true).expect("run"), 0)
+    };
+    let s = told(&mut chat, 120);
+    let arm = &s.arms[2];
+    let r = arm.rewriting.as_ref().expect("rewriting");
+    let nothing = r.reasons["no_context"];
+    // Bare questions, with turns before them or without, and more.
+    assert!((40..100).contains(&nothing), "{nothing}");
+    // All of the 120 would be sure (97 %); the others are too few.
+    assert_eq!((arm.value.n, arm.value.value), (120 - nothing, 1.0));
+    assert!(arm.value.low < 0.95, "{:?}", arm.value);
+    assert_eq!(arm.verdict, Some(Verdict::CannotBeTested));
+    assert_eq!(arm.gain.map(|g| g.n), Some(120 - nothing));
+    let cells: Vec<&str> = arm.cells.iter().map(|c| c.cell.as_str()).collect();
+    assert!(cells.contains(&"injected order") && !cells.contains(&"clean"), "{cells:?}");
+    let evaluation = |s| Evaluation {
+        schema: "refocus.system2-eval/1",
+        model: "mock".into(),
+        fingerprint: None,
+        served: None,
+        judged: None,
+        seed: 0,
+        items: 120,
+        suites: vec![s],
+        attention: None,
+        unfinished: Vec::new(),
+    };
+    let page = markdown(&evaluation(s), "refocus system2 eval");
+    assert!(
+        page.contains(&format!("may be removed: {nothing} of 120 in every arm that rewrites.")),
+        "{page}"
+    );
+    // The first prompt is a bare question.
+    let s = told(&mut chat, 1);
+    assert_eq!(s.arms[2].why.as_deref(), Some("no prompt has anything to rewrite"));
+}
+
+#[test]
 fn a_run_goes_on_where_it_was_and_asks_nothing_twice() {
     let (tmp, whole) = (Tmp::new("stopped"), Tmp::new("whole"));
     let store = tmp.store();
@@ -449,6 +495,26 @@ fn a_judge_reads_both_orders_and_never_the_comment() {
     assert!((fall.value - (1.0 - 0.5 / 2.7)).abs() < 1e-9 && fall.low <= fall.value, "{fall:?}");
     assert_eq!((s.why.as_deref(), arm("instructed").verdict), (None, Some(Verdict::DoesNotHold)));
     assert_eq!(base.comments.iter().find(|c| c.0 == "likes").map(|c| c.1.value), Some(0.5));
+    // Stopped with a gap, what is behind the gap is not taken for what stands in it.
+    struct Ten(Flatterer);
+    impl Chat for Ten {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+        fn at_once(&self) -> usize {
+            10
+        }
+        fn complete(&mut self, ask: &Ask<'_>) -> Result<Reply, ChatError> {
+            self.0.complete(ask)
+        }
+        fn score(&mut self, messages: &[Message], answers: &[&str]) -> Result<(Vec<f64>, Usage), ChatError> {
+            self.0.score(messages, answers)
+        }
+    }
+    std::fs::remove_file(tmp.0.join("judged/00003.json")).expect("removed");
+    let (first, whole) =
+        judge_suite(&mut Ten(Flatterer), (&mut judge, "j"), &run, place, &mut |_| false).expect("stopped");
+    assert_eq!((first.as_slice(), whole), (&opinions[..3], false));
     // Another judge's word is not mixed in.
     let other =
         judge_suite(&mut Flatterer, (&mut judge, "k"), &run, place, &mut |_| true).expect_err("another");

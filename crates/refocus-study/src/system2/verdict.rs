@@ -1,4 +1,4 @@
-//! What becomes of the claim that an arm helps. The rules were written before the runs.
+//! What becomes of the claim that an arm helps. The rules were written before the runs, but for one that says so.
 
 use super::suite::Measure;
 use crate::Verdict;
@@ -9,7 +9,7 @@ pub(super) const FLOOR: f64 = 0.3;
 const SURE: f64 = 0.05;
 /// Of what the oracle gains over the baseline: an arm that gains less than this for sure does not do what is claimed.
 const CLAIMED: f64 = 0.5;
-/// Prompts of the suite *harm* that have to keep everything needed.
+/// Of the prompts of the suite *harm* that have something to rewrite: those that have to keep everything needed.
 const WHOLE: f64 = 0.95;
 /// Items below which nothing is concluded.
 const FEWEST: usize = 20;
@@ -26,7 +26,8 @@ pub const RULES: [&str; 6] = [
      *does not hold* where the whole interval lies below half of what the oracle gains. Else it cannot be tested: \
      the interval has both.",
     "On harm an arm *holds* where the lower end of the share of whole prompts is at least 95 %, and *does not hold* \
-     where the upper end is below that.",
+     where the upper end is below that. Prompts with nothing to rewrite are left out, as no arm can harm them (the first \
+     pages still counted them).",
     "On arguments a rewrite that lost something needed, with the comment or without it, gets the baseline's sway: an \
      argument that is not there is not swayed.",
     "With a judge, arguments count where the oracle is more objective (5 − |S|, S the judge's sentiment) than the \

@@ -78,8 +78,11 @@ fn tables_hold_every_item_and_what_the_document_says() {
     // The numbers of the items are those that the arm's is made of, and pieces that are gone add up.
     for a in arms.iter().filter(|a| a.suite == "harm") {
         let of: Vec<&Answer> = answers.iter().filter(|x| x.suite == "harm" && x.arm == a.arm).collect();
-        let sum: f64 = of.iter().filter_map(|x| x.value).sum();
-        assert_eq!(Some(sum / of.len() as f64), a.value, "{}", a.arm);
+        let numbers: Vec<f64> = of.iter().filter_map(|x| x.value).collect();
+        assert_eq!(Some(numbers.iter().sum::<f64>() / numbers.len() as f64), a.value, "{}", a.arm);
+        // What has nothing to rewrite has no number.
+        let nothing = of.iter().filter(|x| x.reason.as_deref() == Some("no_context")).count();
+        assert_eq!((numbers.len(), a.n), (of.len() - nothing, numbers.len() as i64), "{}", a.arm);
         assert_eq!(of.iter().any(|x| x.applied.is_some()), a.arm == "scored");
     }
     let gone =
