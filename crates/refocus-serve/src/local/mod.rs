@@ -146,8 +146,8 @@ impl Local {
         let rewrite = rewrite.map(|(how, _)| how);
         let beat = Duration::from_millis(config.local.heartbeat_ms);
         let text = checkpoint.chat_template()?.unwrap_or_default();
-        let named = template.as_ref().is_some_and(|t| t.names().any(|n| n == "tool_use"));
-        let tools = ToolForm { shown: named || text.contains("tools"), tagged: text.contains(OPEN) };
+        let shown = template.as_ref().is_some_and(ChatTemplate::shows_tools);
+        let tools = ToolForm { shown, tagged: text.contains(OPEN) };
         let changes = Arc::new(patch.as_ref().map(Changes::from).unwrap_or_default());
         let fingerprint = fingerprint(&checkpoint.fingerprint()?, &changes, rewrite);
         let counts = Arc::new(Counts::new(metrics));

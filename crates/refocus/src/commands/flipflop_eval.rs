@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use refocus_compute::Eager;
+use refocus_results::Lock;
 use refocus_study::flipflop::{
     BinResult, EvalSet, Kept, SetResult, Skipped, Subject, SubjectError, Wrong, evaluate, open_run, percent,
     sets_for,
@@ -91,6 +92,14 @@ pub(super) fn run(args: &FlipflopEval, global: &Global, printer: &Printer) -> Ou
     }
     subject.widen(sets.iter().map(|s| s.language.tokens()).max().unwrap_or(0));
 
+    let _lock = match &args.out {
+        Some(dir) => {
+            std::fs::create_dir_all(dir)
+                .map_err(|e| Failure::because(format!("{}: cannot be made", dir.display()), e))?;
+            Some(Lock::take(dir)?)
+        }
+        None => None,
+    };
     let o = &mut Eager::new(cpu);
     let tokens = |s: &EvalSet, strings: u32| s.language.tokens() as u64 * u64::from(strings);
     let bar = printer.count_bar(sets.iter().map(|s| tokens(s, s.strings)).sum());

@@ -234,7 +234,10 @@ impl Document {
     }
 
     pub(super) fn keep(&self, out: Option<&Path>) -> Outcome<()> {
-        out.map_or(Ok(()), |path| output::write_document(path, self))
+        let Some(path) = out else { return Ok(()) };
+        // Another run may have begun there meanwhile; what it did is not overwritten.
+        output::kept::<Self>(path, SCHEMA, "flipflop probe", &self.settings)?;
+        output::write_document(path, self)
     }
 
     pub(super) fn show(&self, printer: &Printer) -> Outcome<Ended> {
