@@ -51,7 +51,7 @@ fn arm(arm: &str, value: Option<f64>, verdict: Option<&str>) -> Arm {
 
 /// An evaluation of two suites, one of which cannot be tested.
 pub fn system2(dir: &Path) -> StoredRun {
-    let mut run = RunFolder::create(dir, info("system2/2", Some("models/small.gguf"))).expect("create");
+    let mut run = RunFolder::create(dir, info("system2/3", Some("models/small.gguf"))).expect("create");
     run.write(&[suite("facts", "capitals", None), suite("ladder", "sums", Some("floor: <low>"))])
         .expect("suites");
     let arms = [

@@ -4,7 +4,7 @@ use refocus_model::patch::Variant;
 use refocus_system2::{Judge, Options};
 
 /// Name and version of the study in run folders; the version grows when an item or a prompt changes.
-pub const STUDY: &str = "system2/2";
+pub const STUDY: &str = "system2/3";
 
 /// A way to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

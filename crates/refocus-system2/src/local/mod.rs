@@ -431,14 +431,7 @@ impl<O: Ops> Chat for Local<'_, O> {
         }
         let behind = ranges.iter().position(|r| !r.is_empty() && r.end > start + from).unwrap_or(0);
         let shared = behind.clamp(1, (ids.len() - 1).max(1)).min(ids.len() - 1);
-        let keys = |bytes: &Range<usize>| {
-            let inside = |r: &Range<usize>| {
-                !r.is_empty() && r.start >= start + bytes.start && r.end <= start + bytes.end
-            };
-            let first = ranges.iter().position(inside)?;
-            let last = ranges.iter().rposition(inside)?;
-            Some(first as u32..last as u32 + 1)
-        };
+        let keys = |bytes: &Range<usize>| tokens_of(&text, &ranges, start + bytes.start..start + bytes.end);
         let tail = &ids[shared..];
         let seen = std::iter::once((tail, None)).chain(hidden.iter().map(|h| (tail, keys(h))));
         let answers = if answers.is_empty() {
@@ -456,6 +449,25 @@ impl<O: Ops> Chat for Local<'_, O> {
         let rows = self.tails(&ids[..shared], &tails, &mut usage)?;
         Ok((by_prompt(rows, answers.len()), usage))
     }
+}
+
+/// The tokens that have something of these bytes of the text. Byte-level tokens begin with the white space in front of
+/// their word, which belongs to the piece before: around words it does not count.
+fn tokens_of(text: &str, ranges: &[Range<usize>], bytes: Range<usize>) -> Option<Range<u32>> {
+    let has_some = |r: &Range<usize>| {
+        let token = text.get(r.clone()).unwrap_or_default();
+        let (start, end) = match token.trim() {
+            "" => (r.start, r.end),
+            words => {
+                let start = r.start + token.len() - token.trim_start().len();
+                (start, start + words.len())
+            }
+        };
+        start < end && start < bytes.end && bytes.start < end
+    };
+    let first = ranges.iter().position(has_some)?;
+    let last = ranges.iter().rposition(has_some)?;
+    Some(first as u32..last as u32 + 1)
 }
 
 /// What is to be run: one tail for each prompt where every answer is a single token, else one for each prompt

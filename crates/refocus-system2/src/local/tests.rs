@@ -151,17 +151,18 @@ fn what_is_chosen_together_is_chosen_as_alone() {
 fn a_hidden_range_is_hidden_from_all_layers() {
     let mut small = Small::new();
     let mut chat = small.chat();
-    let text = "One is red. Two is blue. Which?";
+    let text = "one is red. the sea is in. which?";
     let answers = ["red", "blue"];
-    let (rows, _) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 0).expect("scores");
+    let (rows, _) = chat.score_hidden(&user(text), &answers, &[12..27, 0..12], 0).expect("scores");
     let near = |row: &[f64], want: &[f64]| row.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
     assert!(near(&rows[0], &plainly(&mut chat, text, &answers, Changes::default())));
     let prompt = chat.prompt(&user(text)).expect("prompt");
-    let start = prompt.find(text).expect("the text") + 12;
-    let (_, ranges) = chat.tokenizer.encode_with_offsets(&prompt, false).expect("ids");
-    let inside = |r: &Range<usize>| !r.is_empty() && r.start >= start && r.end <= start + 13;
-    let first = ranges.iter().position(inside).expect("a token") as u32;
-    let last = ranges.iter().rposition(inside).expect("a token") as u32;
+    let tokens: Vec<String> =
+        chat.encode(&prompt).expect("ids").into_iter().map(|id| chat.tokenizer.token(id)).collect();
+    // The first word with the space before it, and not the " w" behind.
+    let piece = [" the", " s", "e", "a", " ", "is", " ", "in", "."];
+    let first = tokens.windows(piece.len()).position(|w| w == piece).expect("the piece") as u32;
+    let last = first + piece.len() as u32 - 1;
     let block = |layer| {
         Arc::new(Intervention {
             site: Site::new(layer, Kind::Pattern),
@@ -176,13 +177,37 @@ fn a_hidden_range_is_hidden_from_all_layers() {
     assert!(near(&rows[1], &want), "{rows:?} {want:?}");
     assert!(!near(&rows[1], &rows[0]) && !near(&rows[2], &rows[1]), "{rows:?}");
     // With what is before the question read once, less is read, and the whole text gives the same.
-    let (late, less) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 25).expect("scores");
-    let (_, more) = chat.score_hidden(&user(text), &answers, &[12..25, 0..12], 0).expect("scores");
+    let (late, less) = chat.score_hidden(&user(text), &answers, &[12..27, 0..12], 27).expect("scores");
+    let (_, more) = chat.score_hidden(&user(text), &answers, &[12..27, 0..12], 0).expect("scores");
     assert!(less.prompt < more.prompt);
     assert_eq!(late[0], rows[0]);
     // Without answers the model's own first token is looked at: none is likelier.
-    let (own, _) = chat.score_hidden(&user(text), &[], &[0..12, 12..25], 25).expect("scores");
+    let (own, _) = chat.score_hidden(&user(text), &[], &[0..12, 12..27], 27).expect("scores");
     assert!(own[0].len() == 1 && own[0][0] >= rows[0][0].max(rows[0][1]));
+}
+
+#[test]
+fn a_piece_has_its_first_word_and_not_that_of_the_next() {
+    // Tokens one behind another, and the pieces in bytes of their text.
+    let hidden = |tokens: &[&str], bytes: Range<usize>| {
+        let mut ranges = vec![0..0];
+        for token in tokens {
+            let end = ranges.last().map_or(0, |r| r.end);
+            ranges.push(end..end + token.len());
+        }
+        let found = tokens_of(&tokens.concat(), &ranges, bytes);
+        let found = found.map_or(0..0, |r| r.start as usize - 1..r.end as usize - 1);
+        tokens[found].iter().map(|t| (*t).to_owned()).collect::<Vec<_>>()
+    };
+    let spaces = ["Rain", " fell", ".", " Sydney", ",", " I", " guess", ".", " What", "?"];
+    assert_eq!(hidden(&spaces, 0..11), ["Rain", " fell", "."]);
+    assert_eq!(hidden(&spaces, 11..28), [" Sydney", ",", " I", " guess", "."]);
+    // White space on its own, or at the end of a token, stays with what it follows.
+    let lines = ["Rain", ".", "\n", "Sydney", ".\n\n", " ", "What", "?\n\n", "Assistant", ":"];
+    assert_eq!(hidden(&lines, 0..6), ["Rain", ".", "\n"]);
+    assert_eq!(hidden(&lines, 6..16), ["Sydney", ".\n\n", " "]);
+    assert_eq!(hidden(&lines, 16..21), ["What", "?\n\n"]);
+    assert!(hidden(&lines, 40..44).is_empty());
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn tables_hold_every_item_and_what_the_document_says() {
     tmp.refocus(run).assert().success();
     let document = document(&tmp);
     let stored = StoredRun::open(&tmp.path("run")).expect("a run");
-    assert_eq!(stored.info().study, "system2/2");
+    assert_eq!(stored.info().study, "system2/3");
     assert_eq!(
         stored.info().model.as_ref().map(|m| m.fingerprint.as_str()),
         document["fingerprint"].as_str()
