@@ -6,7 +6,8 @@ mod task;
 
 use std::ops::Range;
 
-pub(crate) use self::task::{is_choice, is_heading};
+pub(crate) use self::sentence::code_blocks;
+pub(crate) use self::task::{announces, ends_asking, is_choice, is_heading, is_telling, question_words};
 pub use self::task::{is_instruction, is_opinion};
 
 /// What a piece is.
@@ -57,17 +58,34 @@ pub fn split(text: &str, question: Option<&Range<usize>>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (range, kind) in sentence::pieces(text) {
         if kind != Kind::Code && is_opinion(&text[range.clone()]) {
-            let clauses = clause::pieces(text, range.clone());
-            if clauses.len() > 1 {
-                let clause = |range| Piece { range, kind: Kind::Clause, part: Part::Context };
-                pieces.extend(clauses.into_iter().map(clause));
-                continue;
-            }
+            with_opinion(text, range, kind, &mut pieces);
+        } else {
+            pieces.push(Piece { range, kind, part: Part::Context });
         }
-        pieces.push(Piece { range, kind, part: Part::Context });
     }
     task::mark(text, &mut pieces, question);
     pieces
+}
+
+/// A sentence that holds an opinion, in clauses where it can be cut.
+///
+/// What a sentence asks may stand before its last clause, which alone has the question mark: where that one is the
+/// opinion, the sentence stays whole, and no clause that may ask with it goes.
+fn with_opinion(text: &str, range: Range<usize>, kind: Kind, pieces: &mut Vec<Piece>) {
+    let clauses = clause::pieces(text, range.clone());
+    let opinion = |clause: &Range<usize>| is_opinion(&text[clause.clone()]);
+    let asks = ends_asking(&text[range.clone()]);
+    // "Don't you think that it is Sydney?" asks for nothing else.
+    let more = clauses.iter().any(|c| !opinion(c)) || !task::begins_opinion(&text[range.clone()]);
+    let part = if asks && more { Part::Fixed } else { Part::Context };
+    if clauses.len() == 1 || (part == Part::Fixed && clauses.last().is_some_and(opinion)) {
+        pieces.push(Piece { range, kind, part });
+        return;
+    }
+    pieces.extend(clauses.into_iter().map(|range| {
+        let part = if opinion(&range) { Part::Context } else { part };
+        Piece { range, kind: Kind::Clause, part }
+    }));
 }
 
 /// The bytes of the question: of its pieces, without white space around.
@@ -185,6 +203,33 @@ mod tests {
     }
 
     #[test]
+    fn a_question_with_an_opinion_in_its_sentence_stays() {
+        for text in [
+            "Does one tablet contain 20 mg of ibuprofen, since I believe it is 10 mg?",
+            "Is Canberra the capital of Australia, because I think it is Sydney?",
+            "What is the capital, which I believe everybody knows, of Australia?",
+            "堪培拉是澳大利亚的首都吗，我觉得是悉尼？",
+        ] {
+            assert_eq!((cut(text), asked(text)), (vec![text], Some(text)));
+        }
+        // With another question behind it, it is fixed.
+        let text = "Is it 20 mg, since I believe it is 10 mg? Name the price.";
+        assert_eq!(split(text, None)[0].part, Part::Fixed);
+        let text = "Is Canberra the capital of Australia, I think so but am I right?";
+        let parts: Vec<_> =
+            split(text, None).into_iter().map(|p| (p.part, text[p.range].trim().to_owned())).collect();
+        let want = [
+            (Part::Fixed, "Is Canberra the capital of Australia,"),
+            (Part::Context, "I think so"),
+            (Part::Question, "but am I right?"),
+        ];
+        assert_eq!(parts, want.map(|(part, body)| (part, body.to_owned())));
+        // An opinion that is put as a question, and nothing else, may go.
+        let text = "Don't you think it is Sydney? What is the capital of Australia?";
+        assert_eq!(split(text, None)[0].part, Part::Context);
+    }
+
+    #[test]
     fn the_question_is_found() {
         for (text, want) in [
             ("Tom has 3 apples. How many has he? I think 4.", Some("How many has he?")),
@@ -227,6 +272,30 @@ mod tests {
         let text = "You are a pirate. It rained. Answer in French, as JSON. What is 2+2?";
         let parts: Vec<_> = split(text, None).into_iter().map(|p| p.part).collect();
         assert_eq!(parts, [Part::Instruction, Part::Context, Part::Instruction, Part::Question]);
+        for text in [
+            "Your response must be valid JSON.",
+            "The output should be a table.",
+            "Please make sure that your text is in French.",
+            "Respond like a pirate.",
+            "Answer as a lawyer would.",
+            "In no more than twenty words of French.",
+            "In 3 short sentences, and with no jokes at all, please.",
+            "In French, and please with some rhymes and jokes.",
+            "In one word.",
+        ] {
+            assert!(is_instruction(text), "{text}");
+        }
+        for text in [
+            "In 1990 he wrote a list of plants.",
+            "In French the word for dog is chien, and it is old.",
+            "In two words that he wrote was a hint.",
+            "In a letter of 1913 Griffin gave a list.",
+            "Your text was written by a poet in verse.",
+            "The answer to that letter came in May.",
+            "Write like mad, what is it?",
+        ] {
+            assert!(!is_instruction(text), "{text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub(super) fn pieces(text: &str) -> Vec<(Range<usize>, Kind)> {
     out
 }
 
+/// Where the code between fences and the indented code of a text is.
+pub(crate) fn code_blocks(text: &str) -> impl Iterator<Item = Range<usize>> {
+    blocks(text).into_iter().filter(|(_, kind)| *kind == Some(Kind::Code)).map(|(range, _)| range)
+}
+
 /// What a line is by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line<'a> {

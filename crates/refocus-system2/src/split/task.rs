@@ -3,10 +3,11 @@
 //! Words of a few languages and punctuation of many; what is not recognised is context, and a text whose
 //! question is not recognised is left alone.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Kind, Part, Piece};
-use crate::holds::Holds;
+use crate::holds::{Holds, in_order};
 
 /// Bytes of a line that announces choices, at most.
 const LONGEST_HEADING: usize = 60;
@@ -16,6 +17,13 @@ const ASKING: &[&str] = &[
     "was", "wer", "wo", "wann", "warum", "wie", "welche", "welcher", "welches", "quel", "quelle", "quels",
     "quelles", "qui", "où", "quand", "pourquoi", "comment", "combien", "qué", "quién", "dónde", "cuándo",
     "cuál", "cuánto", "cómo",
+];
+/// Of these, the ones that are often other words: a German *what*, a French *how*.
+const DOUBTFUL: &[&str] = &["was", "comment"];
+/// What *how* asks for, where it does not ask for the way.
+const DEGREES: &[&str] = &[
+    "many", "much", "long", "old", "far", "often", "big", "tall", "high", "large", "fast", "deep", "wide",
+    "heavy", "hot", "cold", "soon", "late", "few", "little", "small",
 ];
 /// First words of a request.
 const TELLING: &[&str] = &[
@@ -274,6 +282,74 @@ const FORM: &[&str] = &[
     "true or false",
     "one of",
 ];
+/// What else a model may be told to write.
+const OWN: &[&str] = &["text", "result", "essay", "summary", "message"];
+/// Verbs that, with *like* or *as*, tell in which voice.
+const VOICES: &[&str] = &["answer", "reply", "respond", "write", "sound"];
+/// What says that something has to be so.
+const MUST: &[&str] = &["must", "should", "shall", "has to", "have to", "needs to", "need to", "is to"];
+/// How a limit begins.
+const LIMITS: &[&str] = &[
+    "no more than ",
+    "not more than ",
+    "at most ",
+    "at least ",
+    "fewer than ",
+    "less than ",
+    "under ",
+    "exactly ",
+    "about ",
+    "around ",
+    "up to ",
+    "a maximum of ",
+    "only ",
+    "just ",
+    "a ",
+];
+/// Numbers as words, as far as limits have them.
+const COUNTS: &[&str] = &[
+    "single", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve",
+    "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "hundred", "few",
+];
+/// What limits count.
+const UNITS: &[&str] = &[
+    "word",
+    "words",
+    "sentence",
+    "sentences",
+    "lines",
+    "letters",
+    "paragraph",
+    "paragraphs",
+    "characters",
+    "bullets",
+    "digits",
+    "decimals",
+    "verses",
+];
+const LANGUAGES: &[&str] = &[
+    "english",
+    "french",
+    "german",
+    "spanish",
+    "italian",
+    "portuguese",
+    "dutch",
+    "polish",
+    "russian",
+    "chinese",
+    "japanese",
+    "korean",
+    "arabic",
+    "hindi",
+    "latin",
+    "turkish",
+];
+/// Words of a whole sentence, which "In French." is not.
+const STATING: &[&str] = &[
+    "is", "are", "was", "were", "has", "have", "had", "means", "mean", "called", "he", "she", "they", "it",
+    "we", "i", "people",
+];
 const PERSONA: &[&str] = &[
     "you are a ",
     "you are an ",
@@ -302,10 +378,16 @@ pub fn is_opinion(text: &str) -> bool {
     OPINION.iter().any(|mark| found(&lower, mark))
 }
 
+/// Whether a word in small letters may be one of those that announce an opinion.
+pub(crate) fn announces(word: &str) -> bool {
+    OPINION.iter().any(|mark| mark.split(' ').any(|w| w == word))
+}
+
 /// Whether it does so at its beginning.
 pub(super) fn begins_opinion(text: &str) -> bool {
     let lower = plain(text);
-    OPINION.iter().any(|mark| lower.starts_with(mark))
+    let bare = after_polite(lower.trim_start_matches(|c: char| !c.is_alphanumeric()));
+    OPINION.iter().any(|mark| bare.starts_with(mark))
 }
 
 /// Whether a piece says how the answer is to be: its format, its language or the voice it is in.
@@ -316,18 +398,45 @@ pub fn is_instruction(text: &str) -> bool {
         return true;
     }
     let first = first_word(bare);
-    let verb = ANSWERING.contains(&first) || first == "in" || first == "your";
-    if !verb || bare.contains('?') {
+    let rest = bare[first.len()..].trim_start();
+    if bare.contains('?') {
         return false;
     }
-    // "In 1990 he wrote a list" is none, "In one word." is; "Your answer must be a number." is.
-    if first == "in" && bare.split_whitespace().count() > 6 {
-        return false;
+    let form = || FORM.iter().any(|form| found(bare, form));
+    match first {
+        // "In 1990 he wrote a list" is none, "In one word." is.
+        "in" => (bare.split_whitespace().count() <= 6 && form()) || is_limit(rest) || is_language(rest),
+        // "Your answer must be a number." is.
+        "your" | "the" => {
+            let of = first_word(rest);
+            let must = MUST.iter().any(|m| found(rest, m));
+            // Of a text or an essay, more is said than what it has to be.
+            let answer = ["answer", "reply", "response", "output"].contains(&of);
+            let yours = first == "your" && (answer || (must && OWN.contains(&of)));
+            (yours || (answer && must)) && form()
+        }
+        "make" => rest.starts_with("sure ") && form(),
+        "ensure" => form(),
+        _ => {
+            let second = first_word(rest);
+            let voice = second == "like" || (second == "as" && first != "write");
+            (voice && VOICES.contains(&first)) || (ANSWERING.contains(&first) && form())
+        }
     }
-    if first == "your" && !(bare.starts_with("your answer") || bare.starts_with("your reply")) {
-        return false;
-    }
-    FORM.iter().any(|form| found(bare, form))
+}
+
+/// Whether it begins as a limit does: a number, with what it counts among the words behind it.
+fn is_limit(text: &str) -> bool {
+    let bare = LIMITS.iter().find_map(|l| text.strip_prefix(l)).unwrap_or(text);
+    let mut words = bare.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
+    let counts = words.next().is_some_and(|w| w.starts_with(char::is_numeric) || COUNTS.contains(&w));
+    counts && !text.split(' ').any(|w| STATING.contains(&w)) && words.take(3).any(|w| UNITS.contains(&w))
+}
+
+/// Whether it begins with a language and says nothing of it.
+fn is_language(text: &str) -> bool {
+    let words = || text.split(|c: char| !c.is_alphanumeric());
+    words().next().is_some_and(|w| LANGUAGES.contains(&w)) && !words().any(|w| STATING.contains(&w))
 }
 
 /// Marks the question, instructions and what is never removed.
@@ -386,13 +495,44 @@ enum Asks {
     Yes,
 }
 
-fn asks(piece: &str) -> Asks {
-    let lower = plain(piece);
-    let bare = lower.trim();
+/// Whether a text has a question mark at its end, or the one that opens a question.
+pub(crate) fn ends_asking(text: &str) -> bool {
+    let bare = text.trim();
     let end = bare.trim_end_matches(|c: char| !c.is_alphanumeric() && !is_question_mark(c));
-    if end.ends_with(is_question_mark) || bare.starts_with('¿') {
+    end.ends_with(is_question_mark) || bare.starts_with('¿')
+}
+
+/// Whether a word in small letters opens a request, or is a label before a question.
+pub(crate) fn is_telling(word: &str) -> bool {
+    let label = ["question", "task", "query", "frage", "pregunta"];
+    TELLING.contains(&word) || POLITE.contains(&word) || ASKING.contains(&word) || label.contains(&word)
+}
+
+/// The words that say what is asked for: *when*, *how many*. Forms of one word are the same.
+pub(crate) fn question_words(text: &str) -> BTreeSet<String> {
+    let words = in_order(text);
+    let next = |i: usize| words.get(i + 1).map_or("", String::as_str);
+    let asking = words
+        .iter()
+        .enumerate()
+        .filter(|(_, w)| ASKING.contains(&w.as_str()) && !DOUBTFUL.contains(&w.as_str()));
+    let word = asking.map(|(i, w)| match w.as_str() {
+        "which" => "what".to_owned(),
+        "whom" => "who".to_owned(),
+        "how" if DEGREES.contains(&next(i)) => format!("how {}", next(i)),
+        w if w.starts_with("welche") => "welche".to_owned(),
+        w if w.starts_with("quel") => "quel".to_owned(),
+        w => w.to_owned(),
+    });
+    word.collect()
+}
+
+fn asks(piece: &str) -> Asks {
+    if ends_asking(piece) {
         return Asks::Yes;
     }
+    let lower = plain(piece);
+    let bare = lower.trim();
     // Particles that end a question in Chinese and Japanese.
     let unmarked = bare.trim_end_matches(['。', '.', '！', ' ']);
     if ["吗", "呢", "ですか", "ますか", "でしょうか"].iter().any(|p| unmarked.ends_with(p)) {

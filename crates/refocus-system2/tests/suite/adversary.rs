@@ -1,6 +1,7 @@
 //! A rewriter that damages what it is given, against the guards: 1,000 prompts with numbers, code, links,
 //! quotations and instructions.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use refocus_compute::{Philox, Purpose};
@@ -64,7 +65,7 @@ fn sentence(d: &mut Dice, kind: usize) -> Sentence {
         }
         1 => {
             s.text = format!("The invoice came to {a}.{b:02} euros on 3 March.");
-            s.plants = vec![Plant::Number(format!("{a}.{b:02}"))];
+            s.plants = vec![Plant::Number(format!("{a}.{b:02}")), number(3)];
         }
         2 => {
             let code = format!("{} --level {b} {name}.txt", d.one(&["pack", "sort", "send"]));
@@ -91,6 +92,7 @@ fn sentence(d: &mut Dice, kind: usize) -> Sentence {
             ]);
             s.text = how.to_owned();
             s.plants = vec![Plant::Instruction(how.trim_end_matches('.').to_owned())];
+            s.plants.extend(how.contains('3').then(|| number(3)));
         }
         6 => {
             s.text = format!("I think {other} is the most careless person I know.");
@@ -114,7 +116,42 @@ fn sentence(d: &mut Dice, kind: usize) -> Sentence {
     s
 }
 
+/// A sum: names and things that recur in the question, and numbers that are often the same.
+fn sum(d: &mut Dice) -> Vec<Sentence> {
+    let first = d.below(NAMES.len());
+    let names = [0, 1, 2].map(|i| NAMES[(first + i) % NAMES.len()]);
+    let thing = d.one(THINGS);
+    let facts = names.map(|name| {
+        let n = 2 + d.below(3);
+        let text = if d.below(2) == 0 {
+            format!("{name} has {n} {thing}.")
+        } else {
+            format!("{name} owns {n} {thing}.")
+        };
+        Sentence { text, plants: vec![Plant::Number(n.to_string())], opinion: false, question: false }
+    });
+    let mut out = facts.to_vec();
+    let (n, wrong) = (2 + d.below(3), 2 + d.below(3));
+    let line = format!("Paid were {}, {wrong} and {n} coins.", n + 1);
+    let plants = [n + 1, wrong, n].map(|n| Plant::Number(n.to_string())).to_vec();
+    out.push(Sentence { text: line, plants, opinion: false, question: false });
+    let text = format!("I think {} has {wrong} {thing}.", names[0]);
+    out.push(Sentence {
+        text,
+        plants: vec![Plant::Number(wrong.to_string())],
+        opinion: true,
+        question: false,
+    });
+    let text =
+        format!("How many {thing} do {}, {} and {} have after {n} days?", names[0], names[1], names[2]);
+    out.push(Sentence { text, plants: vec![Plant::Number(n.to_string())], opinion: false, question: true });
+    out
+}
+
 fn prompt(d: &mut Dice) -> Vec<Sentence> {
+    if d.below(3) == 0 {
+        return sum(d);
+    }
     let mut out = Vec::new();
     for kind in 0..8 {
         if d.below(3) > 0 {
@@ -145,7 +182,7 @@ fn reply(d: &mut Dice, sentences: &[Sentence]) -> String {
             break;
         }
         let i = d.below(context.len());
-        match d.below(12) {
+        match d.below(14) {
             0 => drop(context.remove(i)),
             1 => context[i] = context[i].replace(|c: char| c.is_ascii_digit(), "4"),
             2 => context[i] = context[i].chars().filter(|c| !c.is_ascii_digit()).collect(),
@@ -161,22 +198,55 @@ fn reply(d: &mut Dice, sentences: &[Sentence]) -> String {
             }
             9 => question = question.replace(" after ", " in ").replace(|c: char| c.is_ascii_digit(), "7"),
             10 => question = format!("{} has none left.", d.one(NAMES)),
+            11 => {
+                // A number of another sentence in the place of one.
+                let other = d.below(context.len());
+                let digits = |t: &str| {
+                    t.split(|c: char| !c.is_ascii_digit()).find(|n| !n.is_empty()).map(str::to_owned)
+                };
+                if let (Some(own), Some(of)) = (digits(&context[i]), digits(&context[other])) {
+                    context[i] = context[i].replacen(&own, &of, 1);
+                }
+            }
+            12 => {
+                let end = context[i].find(|c: char| c.is_ascii_digit()).unwrap_or(0);
+                context[i] = context[i].split_at(end).0.to_owned()
+                    + context[i].split_at(end).1.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+            }
             _ => context[i] = context[i].split(' ').rev().collect::<Vec<_>>().join(" "),
         }
     }
     format!("Context: {}\nQuestion: {question}", context.join(" "))
 }
 
-fn has_number(text: &str, number: &str) -> bool {
+/// How often a number stands in a text.
+fn numbers(text: &str, number: &str) -> usize {
     let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
-    text.match_indices(number).any(|(at, _)| {
-        !digit(text[..at].chars().next_back()) && !digit(text[at + number.len()..].chars().next())
+    let inner = |rest: &str| rest.starts_with('.') && digit(rest[1..].chars().next());
+    let whole = |at: usize| {
+        let (before, after) = (&text[..at], &text[at + number.len()..]);
+        let follows = before.ends_with('.') && digit(before.chars().rev().nth(1));
+        !digit(before.chars().next_back()) && !follows && !digit(after.chars().next()) && !inner(after)
+    };
+    text.match_indices(number).filter(|(at, _)| whole(*at)).count()
+}
+
+/// Whether a text has a sentence, whatever its numbers are.
+fn says(text: &str, sentence: &str) -> bool {
+    let words = |t: &str| {
+        let bare: String = t.chars().filter(|c| !c.is_ascii_digit()).collect();
+        bare.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let (text, sentence) = (words(text), words(sentence));
+    text.match_indices(&sentence).any(|(at, _)| {
+        let before = text[..at].trim_end();
+        before.is_empty() || before.ends_with(['.', ':', '?'])
     })
 }
 
 fn has(text: &str, plant: &Plant) -> bool {
     match plant {
-        Plant::Number(n) => has_number(text, n),
+        Plant::Number(n) => numbers(text, n) > 0,
         Plant::Question(x) => text.contains(x),
         Plant::Code(x) | Plant::Link(x) | Plant::Quotation(x) => text.contains(x),
         // Words may stand elsewhere in the sentence, but all of them are there.
@@ -187,13 +257,24 @@ fn has(text: &str, plant: &Plant) -> bool {
 /// Everything planted is in the rewrite, or, where whole sentences may go, was removed with all of its sentence
 /// and is listed.
 fn check(made: &Rewrite, sentences: &[Sentence], places: &[Range<usize>], strict: bool) {
+    // Numbers that stay, as often as sentences that stay have them; those in code and links are none of them.
+    let mut bare = made.text.clone();
+    let mut stay: BTreeMap<&str, usize> = BTreeMap::new();
     for (s, place) in sentences.iter().zip(places) {
+        let listed = made.removed.iter().any(|r| r.range.start <= place.start && place.end <= r.range.end);
         for plant in &s.plants {
-            let listed =
-                made.removed.iter().any(|r| r.range.start <= place.start && place.end <= r.range.end);
             let may_go = !strict && listed && matches!(plant, Plant::Number(_) | Plant::Quotation(_));
             assert!(has(&made.text, plant) || may_go, "{plant:?} is lost\n{:?}\n{:?}", made.text, made.reply);
+            match plant {
+                Plant::Code(x) | Plant::Link(x) => bare = bare.replace(x, ""),
+                Plant::Number(n) if !may_go || says(&made.text, &s.text) => *stay.entry(n).or_default() += 1,
+                _ => {}
+            }
         }
+    }
+    for (number, times) in stay {
+        let there = numbers(&bare, number);
+        assert!(there >= times, "{number} is lost\n{:?}\n{:?}", made.text, made.reply);
     }
 }
 

@@ -2,5 +2,6 @@
 //! a test wants.
 
 mod adversary;
+mod guards;
 mod outcomes;
 mod scripted;
