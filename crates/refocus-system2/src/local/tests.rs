@@ -190,7 +190,7 @@ fn a_hidden_range_is_hidden_from_all_layers() {
 fn a_piece_has_its_first_word_and_not_that_of_the_next() {
     // Tokens one behind another, and the pieces in bytes of their text.
     let hidden = |tokens: &[&str], bytes: Range<usize>| {
-        let mut ranges = vec![0..0];
+        let mut ranges = Vec::from([Range::default()]);
         for token in tokens {
             let end = ranges.last().map_or(0, |r| r.end);
             ranges.push(end..end + token.len());

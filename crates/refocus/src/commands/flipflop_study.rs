@@ -62,7 +62,9 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
     let deadline = match args.max_hours {
         None => None,
         Some(h) if h > 0.0 && h <= 10_000.0 => Some(Instant::now() + Duration::from_secs_f64(h * 3600.0)),
-        Some(h) => return Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense"))),
+        Some(h) => {
+            return Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense")));
+        }
     };
     if let Some((i, seed)) = args.seeds.iter().enumerate().find(|(i, s)| args.seeds[..*i].contains(s)) {
         return Err(Failure::new(format!("--seeds: {seed} is given twice, at place {}", i + 1)));
