@@ -30,7 +30,8 @@ fn chunk_strings(set: &EvalSet, pass: usize) -> u32 {
 }
 
 /// Asks a model at all reads of the strings of a set that were not asked before; a read is right if every
-/// symbol of its datum is. In its last layer only reads are computed. `after` hears of each finished chunk, and says whether to go on; gives whether all are done.
+/// symbol of its datum is. In its last layer only reads are computed. `after` hears of each finished chunk, and
+/// says whether to go on; gives whether all are done.
 ///
 /// # Errors
 /// As [`refocus_model::forward`], and of `after`.
