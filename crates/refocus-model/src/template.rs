@@ -72,6 +72,14 @@ pub enum TemplateError {
     Messages(String),
 }
 
+/// Whether the text of a template has the word *tools*: it has a place for them then.
+pub(crate) fn speaks_of_tools(text: &str) -> bool {
+    const WORD: &str = "tools";
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(WORD)
+        .any(|(i, _)| !text[..i].ends_with(part) && !text[i + WORD.len()..].starts_with(part))
+}
+
 fn at(line: Option<usize>) -> String {
     line.map(|n| format!(", line {n}")).unwrap_or_default()
 }
@@ -174,7 +182,7 @@ impl ChatTemplate {
         let mut paths = BTreeMap::new();
         let mut shows_tools = false;
         for Source { name, path, text } in sources {
-            shows_tools |= name == TOOLS || (name == DEFAULT && text.contains("tools"));
+            shows_tools |= name == TOOLS || (name == DEFAULT && speaks_of_tools(&text));
             env.add_template_owned(name.clone(), without_generation(&text))
                 .map_err(|e| failure(&path, &name, &e))?;
             paths.insert(name, path);

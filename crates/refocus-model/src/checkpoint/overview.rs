@@ -13,6 +13,7 @@ use super::parts::{self, Parts};
 use super::{Entry, folder, metadata, read_json};
 use crate::error::{LoadError, LoadResult};
 use crate::export::TEMPLATES;
+use crate::template::speaks_of_tools;
 use crate::tokenizer::summary::Summary;
 
 /// Tensors of one stored type.
@@ -199,16 +200,14 @@ fn values(tensors: &BTreeMap<String, Entry>) -> usize {
 
 /// What the words of a template say about it; whether it uses them well is another matter.
 fn template(name: &str, text: &str) -> ChatTemplate {
-    let word = |word: &str| {
-        text.match_indices(word).any(|(i, _)| {
-            let part = |c: char| c.is_alphanumeric() || c == '_';
-            !text[..i].ends_with(part) && !text[i + word.len()..].starts_with(part)
-        })
-    };
     // Some name it only to refuse it.
     let refused = text.contains("ystem role not supported");
     let named = ["'system'", "\"system\""].iter().any(|w| text.contains(w));
-    ChatTemplate { name: name.to_owned(), system: !refused && (named || generic(text)), tools: word("tools") }
+    ChatTemplate {
+        name: name.to_owned(),
+        system: !refused && (named || generic(text)),
+        tools: speaks_of_tools(text),
+    }
 }
 
 /// A template that prints whatever role a message has takes a system message too.

@@ -234,22 +234,6 @@ const FORM: &[&str] = &[
     "format",
     "style",
     "tone",
-    "english",
-    "french",
-    "german",
-    "spanish",
-    "italian",
-    "portuguese",
-    "dutch",
-    "polish",
-    "russian",
-    "chinese",
-    "japanese",
-    "korean",
-    "arabic",
-    "hindi",
-    "latin",
-    "turkish",
     "language",
     "uppercase",
     "lowercase",
@@ -402,7 +386,7 @@ pub fn is_instruction(text: &str) -> bool {
     if bare.contains('?') {
         return false;
     }
-    let form = || FORM.iter().any(|form| found(bare, form));
+    let form = || FORM.iter().chain(LANGUAGES).any(|form| found(bare, form));
     match first {
         // "In 1990 he wrote a list" is none, "In one word." is.
         "in" => (bare.split_whitespace().count() <= 6 && form()) || is_limit(rest) || is_language(rest),

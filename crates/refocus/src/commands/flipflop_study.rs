@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use refocus_results::{ResultsError, RunFolder, RunInfo, StoredRun};
 use refocus_study::flipflop::{
@@ -14,7 +14,7 @@ use refocus_train::TrainError;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Ended;
+use super::{Ended, deadline};
 use crate::cli::{FlipflopStudy, Global, StudySize};
 use crate::failure::{Failure, Outcome};
 use crate::output::Pending;
@@ -59,13 +59,7 @@ pub(super) fn run(args: &FlipflopStudy, global: &Global, printer: &Printer) -> O
         _ => Grid::read(&args.grid),
     }?;
     grid.keep(&args.rows)?;
-    let deadline = match args.max_hours {
-        None => None,
-        Some(h) if h > 0.0 && h <= 10_000.0 => Some(Instant::now() + Duration::from_secs_f64(h * 3600.0)),
-        Some(h) => {
-            return Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense")));
-        }
-    };
+    let deadline = deadline(args.max_hours)?;
     if let Some((i, seed)) = args.seeds.iter().enumerate().find(|(i, s)| args.seeds[..*i].contains(s)) {
         return Err(Failure::new(format!("--seeds: {seed} is given twice, at place {}", i + 1)));
     }

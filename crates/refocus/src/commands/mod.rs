@@ -47,6 +47,7 @@ mod train_lens;
 mod upstream;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use refocus_model::{Checkpoint, Patch, patch::Job};
 
@@ -54,7 +55,7 @@ use crate::cli::{
     Cli, Command, FlipflopCommand, ModelCommand, PatchArg, PatchCommand, System2Command, TasksCommand,
     TrainCommand,
 };
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 
 /// How a command ended that could do its work.
@@ -64,6 +65,15 @@ pub(crate) enum Ended {
     Well,
     /// It was, and a check failed.
     CheckFailed,
+}
+
+/// When a command with --max-hours begins nothing more.
+fn deadline(hours: Option<f64>) -> Outcome<Option<Instant>> {
+    match hours {
+        None => Ok(None),
+        Some(h) if h > 0.0 && h <= 10_000.0 => Ok(Some(Instant::now() + Duration::from_secs_f64(h * 3600.0))),
+        Some(h) => Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense"))),
+    }
 }
 
 impl From<Ended> for ExitCode {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use refocus_compute::Eager;
 use refocus_model::Model;
@@ -21,7 +21,7 @@ use refocus_tasks::planted::Item;
 use serde_json::{Map, Value, json};
 
 use super::tasks::DATA;
-use super::{Ended, upstream};
+use super::{Ended, deadline, upstream};
 use crate::cli::{Global, System2Eval};
 use crate::failure::{Failure, Outcome};
 use crate::output::Pending;
@@ -40,13 +40,7 @@ struct Wanted {
 
 /// Runs the command.
 pub(super) fn run(args: &System2Eval, global: &Global, printer: &Printer) -> Outcome<Ended> {
-    let deadline = match args.max_hours {
-        None => None,
-        Some(h) if h > 0.0 && h <= 10_000.0 => Some(Instant::now() + Duration::from_secs_f64(h * 3600.0)),
-        Some(h) => {
-            return Err(Failure::new(format!("--max-hours {h}: more than 0 and at most 10000 make sense")));
-        }
-    };
+    let deadline = deadline(args.max_hours)?;
     match &args.upstream.server.upstream {
         Some(url) => at_a_server(args, url, deadline, global, printer),
         None => here(args, deadline, global, printer),

@@ -91,6 +91,11 @@ hint: `refocus diagnose --list-metrics` lists the metrics; a condition is such a
     assert!(!tmp.path("run").exists());
     tmp.refocus(&format!("{RUN} -q --probes recall")).assert().success();
     let before = std::fs::read(tmp.path("run/findings.json")).expect("findings");
+    tmp.refocus("report --compare [TMP]/run [TMP]/run").assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: [TMP]/run: a diagnosis; --compare puts two runs of a study side by side
+hint: a study is what overthinking, recall and system2 eval write; a diagnosis has a page of its own
+
+"#]]);
     tmp.refocus(&format!("{RUN} --seed 1")).assert().code(2).stdout_eq("").stderr_eq(str![[r#"
 error: [TMP]/run/findings.json: made with seed 0, not 1
 hint: give another --out, or the settings of that run

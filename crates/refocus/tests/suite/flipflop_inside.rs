@@ -96,6 +96,21 @@ error: the model knows [..] ids and the strings have 5
 }
 
 #[test]
+fn one_evaluation_a_folder() {
+    let tmp = Tmp::new("eval-busy");
+    tmp.refocus("flipflop handset --out [TMP]/h --length 256 --quiet").assert().success();
+    std::fs::create_dir(tmp.path("out")).expect("a folder");
+    let lock = refocus_results::Lock::take(&tmp.path("out")).expect("the lock");
+    let eval = "flipflop eval [TMP]/h --set in --count 1 --out [TMP]/out";
+    refused(tmp.refocus(eval)).stderr_eq(str![[r#"
+error: [TMP]/out: another run is writing to this folder
+
+"#]]);
+    drop(lock);
+    tmp.refocus(eval).assert().success();
+}
+
+#[test]
 fn figures_are_made_and_nothing_is_trained_twice() {
     let tmp = Tmp::new("figures");
     let command = "flipflop figures --out [TMP]/f --seeds 1 --steps 10 --json";

@@ -556,6 +556,25 @@ hello<|im_end|>
 }
 
 #[test]
+fn what_a_prompt_cannot_take_is_refused() {
+    let tmp = Tmp::new("generate-refused");
+    tmp.write("chat.json", r#"[{"role": "user", "content": "hello"}]"#);
+    tmp.write("tools.json", r#"[{"type": "function", "function": {"name": "f"}}]"#);
+    for other in ["--text hello", "--messages [TMP]/chat.json", "--tokens [TMP]/ids.json"] {
+        let e = tmp.refocus(&format!("model generate {GGUF} {other} --system the")).output().expect("run");
+        let told = String::from_utf8_lossy(&e.stderr);
+        assert_eq!(e.status.code(), Some(2), "{other}");
+        assert!(told.contains("cannot be used with") && told.contains("'--system <STR>'"), "{told}");
+    }
+    let tools = format!("model generate {GGUF} --message hello --tools [TMP]/tools.json");
+    refused(tmp.refocus(&tools)).stderr_eq(str![[r#"
+error: [..]: the chat template has no place for tools
+hint: leave --tools out, or put them into the system message
+
+"#]]);
+}
+
+#[test]
 fn messages_need_a_template_and_a_form() {
     refused(refocus_args(&["model", "generate", GGUF, "--messages", "-"]).stdin("{}")).stderr_eq(str![[r#"
 error: standard input: not a JSON list of messages, objects with role and content

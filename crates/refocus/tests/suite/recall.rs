@@ -28,6 +28,9 @@ note: the page is [TMP]/run/report.html, everything else is in [TMP]/run/summary
 
 "#]]);
     let json = tmp.refocus(&format!("{RUN} --json -q")).output().expect("run").stdout;
+    let few = tmp.refocus(&format!("{RUN}-few --facts 12 -q")).output().expect("run").stdout;
+    let few = String::from_utf8_lossy(&few);
+    assert!(few.contains("mine: too few: --facts 12 is too few, 20 are needed"), "{few}");
     assert_eq!(json, std::fs::read(tmp.path("run/summary.json")).expect("a summary"));
     let d: Value = serde_json::from_slice(&json).expect("JSON");
     assert_eq!((&d["schema"], &d["falls"]), (&Value::from("refocus.recall/1"), &serde_json::json!([])));

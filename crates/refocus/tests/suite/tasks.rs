@@ -27,6 +27,16 @@ note: no data folder: give --data DIR or set REFOCUS_DATA
 }
 
 #[test]
+fn list_of_no_folder_is_refused() {
+    let tmp = Tmp::new("tasks-nowhere");
+    refused(tmp.refocus("tasks list --data [TMP]/none")).stderr_eq(str![[r#"
+error: [TMP]/none: there is no such folder
+hint: --data or REFOCUS_DATA names the folder of data sets
+
+"#]]);
+}
+
+#[test]
 fn show_marks_what_is_scored() {
     refocus("tasks show unnatural --demos 3")
         .assert()
